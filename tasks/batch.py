@@ -1,0 +1,104 @@
+"""What is a session called, what is a batch called, and which files belong to it?
+
+The one place that formats and parses file names. Names sort in order of recording, hold nothing but
+`[A-Za-z0-9-]`, and cannot collide across machines: a session's name ends in 32 random bits.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_BATCH = re.compile(rf"({_SESSION.pattern})-(\d{{1,5}})-(\d{{6}})")
+
+
+def session_name(started_ns: int, random_bytes: Callable[[int], bytes]) -> str:
+    """The name of a session that starts at `started_ns` (UTC ns), such as `20261124T143000Z-9f3c01ab`."""
+    start = datetime.fromtimestamp(started_ns // 1_000_000_000, UTC)
+    return f"{start:%Y%m%dT%H%M%SZ}-{random_bytes(4).hex()}"
+
+
+def is_session_name(text: str) -> bool:
+    """Whether `text` is what `session_name` gives."""
+    return _SESSION.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BatchName:
+    """A batch: the `number`-th (from 0) file of one lane (from 0) of one session."""
+
+    session: str
+    lane: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.session}-{self.lane}-{self.number:06d}"
+
+    @classmethod
+    def parse(cls, text: str) -> "BatchName":
+        """The name that `text` spells, with or without a file's endings. Raises ValueError for any other text."""
+        match = _BATCH.fullmatch(text.split(".", 1)[0])
+        if match is None:
+            raise ValueError(f"{text!r} is not the name of a batch (SESSION-LANE-NUMBER)")
+        return cls(match[1], int(match[2]), int(match[3]))
+
+    # In spool/<session>/, while it is written
+    @property
+    def journal(self) -> str:
+        return f"{self}.csv.open"
+
+    @property
+    def sums(self) -> str:
+        """The journal's sidecar: a checksum for each write."""
+        return f"{self}.sums"
+
+    # In sealed/
+    @property
+    def sealed(self) -> str:
+        return f"{self}.csv"
+
+    @property
+    def seal(self) -> str:
+        return f"{self}.seal.json"
+
+    # In validated/
+    @property
+    def validated(self) -> str:
+        return f"{self}.arrow"
+
+    @property
+    def report(self) -> str:
+        return f"{self}.report.json"
+
+    # In quarantine/
+    @property
+    def rejected_rows(self) -> str:
+        return f"{self}.rows.csv"
+
+    @property
+    def rejected_frames(self) -> str:
+        return f"{self}.frames.jsonl"
+
+    @property
+    def cut(self) -> str:
+        """What a recovery cut from the end of a journal."""
+        return f"{self}.cut"
+
+    @property
+    def rejected_batch(self) -> str:
+        """A sealed file that could not be read as a journal at all."""
+        return f"{self}.csv"
+
+    # In archive/feed=…/date=…/
+    @property
+    def archived(self) -> str:
+        return f"{self}.parquet"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self}.manifest.json"
+
+    @property
+    def receipt(self) -> str:
+        return f"{self}.receipt.json"

@@ -1,0 +1,1 @@
+"""Capture: from the websocket to sealed CSV batches."""

@@ -1,0 +1,1 @@
+"""Compress: valid rows become Parquet with a manifest."""

@@ -1,0 +1,1 @@
+"""Export: the archive becomes a tape again."""

@@ -1,0 +1,140 @@
+"""Do the counts of every stage agree, for one session, from the socket to the archive?
+
+`SessionRecord` is what the capture says of itself when it ends; `Ledger` sets it beside what the batches'
+own records say. Nothing here is measured twice from the same place: the frames are counted where they are cut
+from the socket and again where they are read, the rows where they are written, split and archived.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Outcome = Literal["complete", "stopped", "failed", "killed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameCounts:
+    """Messages by kind. `received` is counted at the socket, the others by whoever read the message.
+
+    Fragments of one message count as one frame; WebSocket's own ping, pong and close count as control frames.
+    """
+
+    received: int = 0
+    trade: int = 0
+    control: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: "FrameCounts") -> "FrameCounts":
+        return FrameCounts(
+            received=self.received + other.received,
+            trade=self.trade + other.trade,
+            control=self.control + other.control,
+            rejected=self.rejected + other.rejected,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of time (UTC ns) in which these symbols could not be heard. `end_ns` is None while it lasts."""
+
+    symbols: tuple[str, ...]
+    start_ns: int
+    end_ns: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """What the capture says of one session when it has ended: `sessions/<session>/session.json`.
+
+    `outcome` is complete (its deadline came), stopped (it was told to end early), failed (`error` says why) or
+    killed (a later start recovered what it had written). `batches` counts the sealed batches of each lane.
+    `never_heard` names the symbols from which no trade came; `refused` those the vendor would not send.
+    """
+
+    session: str
+    feed: str
+    symbols: tuple[str, ...]
+    started_ns: int
+    listening_ns: int | None
+    ended_ns: int
+    deadline_ns: int
+    outcome: Outcome
+    error: str | None
+    connections: int
+    frames_received: int
+    batches: tuple[int, ...]
+    gaps: tuple[Gap, ...]
+    never_heard: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradeCounts:
+    """Trades of one session by stage.
+
+    received = journalled + refused; journalled = valid + quarantined; valid = archived. `refused` trades stood
+    in a readable message but cannot be a row (no symbol, no time, …): they lie in quarantine as received.
+    `duplicates` equal an earlier print of their batch in every vendor field; they are kept, and counted here.
+    """
+
+    received: int = 0
+    refused: int = 0
+    journalled: int = 0
+    valid: int = 0
+    quarantined: int = 0
+    archived: int = 0
+    duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCounts:
+    """Batches of one session by how far they have come; each later stage counts within the earlier ones."""
+
+    sealed: int = 0
+    validated: int = 0
+    archived: int = 0
+    uploaded: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """One session's account. `per_symbol` counts the archived trades of each symbol."""
+
+    record: SessionRecord
+    frames: FrameCounts
+    trades: TradeCounts
+    batches: BatchCounts
+    upload_expected: bool = False
+    per_symbol: dict[str, int] = field(default_factory=dict)
+
+    def imbalances(self) -> list[str]:
+        """Every law that does not hold, one line each; empty where the ledger balances."""
+        frames, trades, batches = self.frames, self.trades, self.batches
+        laws = [
+            ("frames received at the socket", self.record.frames_received, "frames read", frames.received),
+            (
+                "frames received",
+                frames.received,
+                "trade + control + rejected frames",
+                frames.trade + frames.control + frames.rejected,
+            ),
+            (
+                "trades received",
+                trades.received,
+                "rows journalled + trades refused",
+                trades.journalled + trades.refused,
+            ),
+            ("rows journalled", trades.journalled, "rows valid + quarantined", trades.valid + trades.quarantined),
+            ("rows valid", trades.valid, "rows archived", trades.archived),
+            ("rows archived", trades.archived, "their sum over the symbols", sum(self.per_symbol.values())),
+            ("batches sealed by the capture", sum(self.record.batches), "batches found", batches.sealed),
+            ("batches sealed", batches.sealed, "batches archived", batches.archived),
+        ]
+        if self.upload_expected:
+            laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))
+        return [f"{left} ({a:,}) ≠ {right} ({b:,})" for left, a, right, b in laws if a != b]
+
+    @property
+    def balances(self) -> bool:
+        """Whether every law holds."""
+        return not self.imbalances()

@@ -1,0 +1,151 @@
+"""What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload).
+
+Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tasks.errors import CorruptionError
+from tasks.ledger import FrameCounts, Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRange:
+    """The trades of one connection in one batch: first and last `recv_seq` and `ts_recv`, and how many.
+
+    `before_seq` and `before_recv_ns` are the connection's last ones before this batch, 0 where it is its first:
+    they carry the order across batches.
+    """
+
+    connection: int
+    rows: int
+    first_seq: int
+    last_seq: int
+    first_recv_ns: int
+    last_recv_ns: int
+    before_seq: int = 0
+    before_recv_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """A sealed journal: what lies in `sealed/<batch>.csv`.
+
+    `date` (YYYY-MM-DD) is the day in the exchange's time zone on which the journal was opened; a journal is
+    closed at that zone's midnight. `bytes` and `sha256` (hex) are the CSV file's, header included. `symbols` were subscribed at some time of the batch. `lanes` is how many lanes the session has:
+    only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a
+    killed recorder had left, `cut_bytes` how much of the journal's end went to quarantine then.
+    `gaps` are those that touch the batch.
+    """
+
+    batch: str
+    feed: str
+    date: str
+    symbols: tuple[str, ...]
+    lanes: int
+    opened_ns: int
+    sealed_ns: int
+    rows: int
+    bytes: int
+    sha256: str
+    frames: FrameCounts
+    trades_refused: int
+    connections: tuple[ConnectionRange, ...]
+    per_symbol: dict[str, int]
+    gaps: tuple[Gap, ...] = ()
+    recovered: bool = False
+    cut_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
+
+    `examples` shows a few quarantined lines with their reasons. `duplicates` equal an earlier valid row of the
+    batch in every vendor field; `out_of_order` have an event time before an earlier print of their symbol.
+    `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
+    valid rows. `structural` says why the whole batch was rejected, where it was.
+    `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, None where there is none.
+    """
+
+    rows: int
+    valid: int
+    quarantined: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    duplicates: int = 0
+    out_of_order: int = 0
+    lag_ms: dict[str, float] = field(default_factory=dict)
+    per_symbol: dict[str, int] = field(default_factory=dict)
+    structural: str | None = None
+    quarantine_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What an archived batch holds. `file` is the name of the archived file beside it, None where no row was valid.
+
+    `bytes` and `sha256` (hex) are that file's. First and last times are over its rows.
+    """
+
+    version: int = 1
+    batch: str
+    file: str | None
+    layout: str
+    software: str
+    rows: int
+    bytes: int
+    sha256: str
+    first_event_ns: int | None
+    last_event_ns: int | None
+    first_recv_ns: int | None
+    last_recv_ns: int | None
+    seal: Seal
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectReceipt:
+    """One object as the store acknowledged it. `sha256` is hex; `checked` says by what it was compared."""
+
+    key: str
+    bytes: int
+    sha256: str
+    etag: str
+    version: str | None
+    checked: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An upload: the archived file first (None where there is none), its manifest last."""
+
+    batch: str
+    bucket: str
+    endpoint: str | None
+    uploaded_ns: int
+    object: ObjectReceipt | None
+    manifest: ObjectReceipt
+
+
+Record = TypeVar("Record")
+
+
+def encode(record: object) -> bytes:
+    """A record as JSON: indented, in the order of its fields, the same bytes for the same values."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def read(path: Path, kind: type[Record]) -> Record:
+    """The record of that kind in `path`.
+
+    Raises FileNotFoundError where there is none and CorruptionError where it is not such a record.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"{path}: not a {kind.__name__} record ({error}); restore it from a copy") from error

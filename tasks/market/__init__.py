@@ -1,0 +1,1 @@
+"""Market: which hours an exchange trades on which day."""

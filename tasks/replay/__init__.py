@@ -1,0 +1,1 @@
+"""Replay: a tape is served as a Finnhub websocket."""

@@ -1,0 +1,41 @@
+"""Which columns does a trade have, in which order, of which type and unit?
+
+The journal is CSV in UTF-8 without quoting: no field holds a comma, a quote or a line break, because the
+reader of the feed refuses a trade whose fields would (`capture/finnhub.py`). One header line, `\\n` line ends.
+
+| column     | type  | unit and meaning                                                                        |
+| ---------- | ----- | --------------------------------------------------------------------------------------- |
+| connection | int   | number of the connection within the session, from 1                                     |
+| recv_seq   | int   | our counter of trades in order of receipt, from 1 within a connection, without holes    |
+| ts_recv    | int   | UTC ns, when the bytes left the socket; never decreases within a connection             |
+| ts_event   | int   | UTC ns, the exchange's time (Finnhub sends ms)                                          |
+| symbol     | text  | the vendor's string                                                                     |
+| price      | text  | the received digits, unchanged: quote currency per unit                                 |
+| size       | text  | the received digits, unchanged: units; 0 where the vendor reports a price without trade |
+| conditions | text  | the vendor's condition codes, `;`-joined; empty where there are none                    |
+"""
+
+from dataclasses import dataclass
+
+JOURNAL_COLUMNS = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price", "size", "conditions")
+JOURNAL_HEADER = ",".join(JOURNAL_COLUMNS).encode() + b"\n"
+
+# The columns of a tape file: what a vendor's trade says, without what our receipt adds.
+TAPE_COLUMNS = ("ts_event_ms", "symbol", "price", "size", "conditions")
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One print as a vendor reports it: what a replay sends and an export gives back.
+
+    `price` and `size` are decimal text exactly as received; `conditions` holds the vendor's codes.
+    """
+
+    ts_event_ns: int
+    symbol: str
+    price: str
+    size: str
+    conditions: tuple[str, ...] = ()

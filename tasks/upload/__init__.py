@@ -1,0 +1,1 @@
+"""Upload: an archived batch becomes objects in a bucket, written once."""

@@ -1,0 +1,1 @@
+"""Validate: a sealed batch becomes valid rows, and quarantined rows with their reasons."""

@@ -1,0 +1,1 @@
+"""Verify: the laws of conservation, recomputed from the files alone."""
