@@ -1,9 +1,11 @@
 """What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload).
 
-Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns.
+Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns. The last field of
+each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
 """
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +42,8 @@ class Seal:
     were subscribed at some time of the batch. `lanes` is how many lanes the session has: only with one is
     `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed recorder
     had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
+    `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
+    cut), by its name.
     """
 
     batch: str
@@ -59,6 +63,7 @@ class Seal:
     gaps: tuple[Gap, ...] = ()
     recovered: bool = False
     cut_bytes: int = 0
+    quarantine: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,18 +139,31 @@ class Receipt:
 
 Record = TypeVar("Record")
 
+_END = b"\n}\n"
+_DIGEST = b',\n  "record_sha256": "%s"'
+_TAIL_BYTES = len(_DIGEST % bytes(64) + _END)
+
 
 def encode(record: object) -> bytes:
-    """A record as JSON: indented, in the order of its fields, the same bytes for the same values."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    """A record as JSON: indented, in the order of its fields, the same bytes for the same values.
+
+    Its last field, `record_sha256`, is the SHA-256 (hex) of the JSON without that field: `read` finds any flipped bit.
+    """
+    body = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    return body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END
 
 
 def read(path: Path, kind: type[Record]) -> Record:
     """The record of that kind in `path`.
 
-    Raises FileNotFoundError where there is none and CorruptionError where it is not such a record.
+    Raises FileNotFoundError where there is none and CorruptionError where it is not such a record, or not the
+    bytes that `encode` gave.
     """
+    content = path.read_bytes()
+    body = content[:-_TAIL_BYTES] + _END
+    if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
+        raise CorruptionError(f"{path}: its record_sha256 is not that of its content; restore it from a copy")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptionError(f"{path}: not a {kind.__name__} record ({error}); restore it from a copy") from error
