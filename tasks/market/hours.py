@@ -1,0 +1,98 @@
+"""When does an exchange trade on a day: from when to when, or not at all?
+
+Holidays and early closes come from exchange-calendars. Importing that library costs about a second, so it is
+imported where a calendar is first asked for.
+"""
+
+import datetime
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from tasks.errors import SettingsError
+
+_HOUR_NS = 3_600_000_000_000
+_DAY_NS = 24 * _HOUR_NS
+
+# US equities trade from 04:00 to 20:00 in New York, and to 17:00 where the regular close is 13:00.
+EXTENDED_BEFORE_NS = 5 * _HOUR_NS + _HOUR_NS // 2
+EXTENDED_AFTER_NS = 4 * _HOUR_NS
+
+# No exchange rests longer, wars aside; the longest holidays of Asia are ten days.
+_LONGEST_REST_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class TradingDay:
+    """One day of an exchange: it trades from `open_ns` until just before `close_ns` (UTC ns).
+
+    `early_close` says that the calendar closes this day earlier than usual.
+    """
+
+    date: datetime.date
+    calendar: str
+    open_ns: int
+    close_ns: int
+    early_close: bool
+
+    def is_open(self, ns: int) -> bool:
+        """Whether the exchange trades at `ns` (UTC ns), as far as this day goes."""
+        return self.open_ns <= ns < self.close_ns
+
+
+def trading_day_for(
+    date: datetime.date, calendar: str = "XNYS", before_open_ns: int = 0, after_close_ns: int = 0
+) -> TradingDay | None:
+    """The trading day of that date in the exchange's own zone, or None where it does not trade.
+
+    `before_open_ns` and `after_close_ns` widen it on both sides: pre-market and after-hours trading, with
+    `EXTENDED_BEFORE_NS` and `EXTENDED_AFTER_NS`. Raises SettingsError for a calendar that does not exist and for
+    a date that it does not cover.
+    """
+    hours, day = _hours_around(calendar, date.year), date.isoformat()
+    if day not in hours.sessions:
+        return None
+    open_ns, close_ns = int(hours.session_open(day).value), int(hours.session_close(day).value)
+    return TradingDay(date, calendar, open_ns - before_open_ns, close_ns + after_close_ns, day in hours.early_closes)
+
+
+def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
+    """When (UTC ns) the exchange opens next, strictly after `ns` (UTC ns).
+
+    Raises SettingsError as `trading_day_for`.
+    """
+    zone = exchange_zone(calendar)
+    # A day back: where trading starts the evening before, the day's date lies after its opening.
+    first = datetime.date.fromisoformat(date_in(zone, ns)) - datetime.timedelta(days=1)
+    for days in range(_LONGEST_REST_DAYS + 2):
+        day = trading_day_for(first + datetime.timedelta(days=days), calendar, before_open_ns)
+        if day is not None and day.open_ns > ns:
+            return day.open_ns
+    raise SettingsError(f"{calendar}: does not open within {_LONGEST_REST_DAYS} days of {first}; give another calendar")
+
+
+def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
+    """The time zone of that exchange. Raises SettingsError for a calendar that does not exist."""
+    return ZoneInfo(_hours_around(calendar, 2020).tz.key)
+
+
+def date_in(zone: ZoneInfo, ns: int) -> str:
+    """The date (YYYY-MM-DD) that it is in `zone` at `ns` (UTC ns)."""
+    return datetime.datetime.fromtimestamp(ns // 1_000_000_000, zone).date().isoformat()
+
+
+@lru_cache(maxsize=8)
+def _hours_around(calendar: str, year: int) -> Any:
+    """The calendar of that year: built for it alone, since the library's own default ends a year from now."""
+    from exchange_calendars import get_calendar, get_calendar_names
+    from exchange_calendars.errors import CalendarError, InvalidCalendarName
+
+    try:
+        return get_calendar(calendar, start=f"{year:04d}-01-01", end=f"{year:04d}-12-31")
+    except InvalidCalendarName as error:
+        near = ", ".join(get_close_matches(calendar.upper(), get_calendar_names(), n=3)) or "XNYS, XLON, 24/7"
+        raise SettingsError(f"{calendar!r} is no exchange calendar; give one such as {near}") from error
+    except (CalendarError, ValueError) as error:
+        raise SettingsError(f"calendar {calendar} does not cover {year}; give a date it covers: {error}") from error

@@ -1,0 +1,135 @@
+"""The hours of an exchange: holidays, early closes, and the days on which clocks change."""
+
+import datetime
+import subprocess
+import sys
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.market.hours import (
+    EXTENDED_AFTER_NS,
+    EXTENDED_BEFORE_NS,
+    TradingDay,
+    date_in,
+    exchange_zone,
+    next_open,
+    trading_day_for,
+)
+
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def instant(text: str, zone: ZoneInfo = NEW_YORK) -> int:
+    return int(datetime.datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()) * 1_000_000_000
+
+
+def day(text: str, before_open_ns: int = 0, after_close_ns: int = 0) -> TradingDay:
+    found = trading_day_for(datetime.date.fromisoformat(text), "XNYS", before_open_ns, after_close_ns)
+    assert found is not None
+    return found
+
+
+def test_a_plain_day_trades_from_half_past_nine_to_four() -> None:
+    """A regular day of the NYSE is 09:30 to 16:00 in New York, and no early close."""
+    assert day("2026-11-24") == TradingDay(
+        datetime.date(2026, 11, 24), "XNYS", instant("2026-11-24T09:30"), instant("2026-11-24T16:00"), False
+    )
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["2026-11-26", "2026-12-25", "2026-11-28", "2026-11-29", "2026-07-03"],
+    ids=["Thanksgiving", "Christmas", "Saturday", "Sunday", "Independence Day observed"],
+)
+def test_holidays_and_weekends_have_no_trading_day(date: str) -> None:
+    """A date on which the exchange rests gives None."""
+    assert trading_day_for(datetime.date.fromisoformat(date)) is None
+
+
+@pytest.mark.parametrize("date", ["2026-11-27", "2026-12-24"], ids=["after Thanksgiving", "Christmas Eve"])
+def test_early_closes_end_at_one(date: str) -> None:
+    """The half days before and after a holiday close at 13:00 in New York and say so."""
+    found = day(date)
+    assert (found.close_ns, found.early_close) == (instant(f"{date}T13:00"), True)
+
+
+@pytest.mark.parametrize(("date", "ends"), [("2026-11-24", "20:00"), ("2026-11-27", "17:00")])
+def test_extended_hours_reach_from_four_to_eight_or_five(date: str, ends: str) -> None:
+    """With the extended offsets a day runs from 04:00 to 20:00, on an early close to 17:00."""
+    found = day(date, before_open_ns=EXTENDED_BEFORE_NS, after_close_ns=EXTENDED_AFTER_NS)
+    assert (found.open_ns, found.close_ns) == (instant(f"{date}T04:00"), instant(f"{date}T{ends}"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "hour_shift"), [("2026-03-06", "2026-03-09", -1), ("2026-10-30", "2026-11-02", 1)]
+)
+def test_the_opening_follows_new_yorks_clock_change(before: str, after: str, hour_shift: int) -> None:
+    """Over a change of clocks the opening stays 09:30 in New York and moves by an hour in UTC."""
+    of_day = 86_400_000_000_000
+    moved = day(after).open_ns % of_day - day(before).open_ns % of_day
+    assert moved == hour_shift * 3_600_000_000_000
+    assert day(after).open_ns == instant(f"{after}T09:30")
+
+
+def test_a_day_is_open_from_its_opening_until_just_before_its_close() -> None:
+    """The opening instant is inside the day, the closing one is not."""
+    found = day("2026-11-24")
+    edges = (found.open_ns - 1, found.open_ns, found.close_ns - 1, found.close_ns)
+    assert [found.is_open(ns) for ns in edges] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("now", "opens"),
+    [
+        ("2026-11-24T09:29", "2026-11-24T09:30"),
+        ("2026-11-24T09:30", "2026-11-25T09:30"),
+        ("2026-11-25T17:00", "2026-11-27T09:30"),
+        ("2026-11-27T13:00", "2026-11-30T09:30"),
+        ("2026-12-31T23:59", "2027-01-04T09:30"),
+    ],
+)
+def test_the_next_opening_skips_nights_weekends_and_holidays(now: str, opens: str) -> None:
+    """The next opening is strictly later, on the next day that trades, also in the next year."""
+    assert next_open(instant(now)) == instant(opens)
+
+
+def test_a_market_that_never_closes_is_open_all_day() -> None:
+    """The calendar 24/7 gives whole days of UTC, weekends too."""
+    utc = ZoneInfo("UTC")
+    found = trading_day_for(datetime.date(2026, 11, 28), "24/7")
+    assert found is not None
+    assert (found.open_ns, found.close_ns) == (instant("2026-11-28T00:00", utc), instant("2026-11-29T00:00", utc))
+
+
+def test_the_date_of_an_instant_is_that_of_the_exchanges_zone() -> None:
+    """At 23:59:59 in New York it is still that day there, whatever day it is in UTC."""
+    zone = exchange_zone("XNYS")
+    midnight = instant("2026-11-25T00:00")
+    assert zone == NEW_YORK
+    assert (date_in(zone, midnight - 1), date_in(zone, midnight)) == ("2026-11-24", "2026-11-25")
+
+
+def test_days_of_long_ago_are_known() -> None:
+    """A tape of 2013 has its trading day too."""
+    assert day("2013-10-07").open_ns == instant("2013-10-07T09:30")
+
+
+@pytest.mark.parametrize(
+    ("date", "calendar", "says"),
+    [("2026-11-24", "XNYC", "XNYS"), ("1950-01-03", "XKRX", "1950"), ("1500-01-04", "XNYS", "1500")],
+)
+def test_an_unknown_calendar_or_year_is_a_wrong_setting(date: str, calendar: str, says: str) -> None:
+    """The error names what was given and what would do."""
+    with pytest.raises(SettingsError, match=says) as caught:
+        trading_day_for(datetime.date.fromisoformat(date), calendar)
+    assert "give" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_importing_the_hours_does_not_import_the_calendars() -> None:
+    """The library, a second of start-up, is loaded only where a calendar is asked for."""
+    loaded = "import sys, tasks.market.hours; print('exchange_calendars' in sys.modules, 'pandas' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["False", "False"]
