@@ -1,0 +1,169 @@
+"""Which trades does a tape file hold, in which order?
+
+A tape is CSV with the header `ts_event_ms,symbol,price,size,conditions` and perhaps further columns, which are
+passed over; plain or gzip'd; or a Parquet file of the archive. Its first bytes say which. Files are read in
+blocks, so that a tape of any length takes a few MB.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tasks.errors import TerminalError
+from tasks.trade import NS_PER_MS, TAPE_COLUMNS, Trade
+
+# Event time (Unix ms), symbol, price text, size text, `;`-joined conditions: TAPE_COLUMNS. A plain tuple,
+# because a replay at full speed handles each in about 5 µs.
+TapeRow = tuple[int, str, str, str, str]
+
+_PARQUET_COLUMNS = ("ts_event", "symbol", "price", "size", "conditions")
+_BLOCK_BYTES = 1 << 18
+_LONGEST_LINE_BYTES = 1 << 20
+_ROWS_PER_BLOCK = 4096
+
+# Price and size go out as JSON numbers, digit by digit, so they must be such numbers.
+_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_LINE = rf'^(-?[0-9]{{1,15}}),([^,"\r\n]+),({_NUMBER}),({_NUMBER}),([^,"\r\n]*)'
+
+
+def read_tape(path: Path) -> Iterator[list[TapeRow]]:
+    """The rows of a tape in the file's order, in blocks of some thousand.
+
+    Raises TerminalError, which names the file, the line and what is wrong, where it is no tape; the rows before
+    that line may have been given out by then.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start == b"PAR1":
+                yield from _read_parquet(path)
+            elif start[:2] == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=file) as unzipped:
+                    yield from _read_csv(path, cast(BinaryIO, unzipped))
+            else:
+                yield from _read_csv(path, file)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TerminalError(f"{path}: cannot read this tape ({reason}); give a whole, readable file") from error
+
+
+def read_trades(path: Path) -> Iterator[Trade]:
+    """The same, one Trade at a time."""
+    for block in read_tape(path):
+        for row in block:
+            yield trade_of(row)
+
+
+def trade_of(row: TapeRow) -> Trade:
+    """A row as a Trade."""
+    at_ms, symbol, price, size, conditions = row
+    return Trade(at_ms * NS_PER_MS, symbol, price, size, tuple(conditions.split(";")) if conditions else ())
+
+
+def row_of(trade: Trade) -> TapeRow:
+    """A Trade as a row; its event time is cut to the vendor's milliseconds."""
+    at_ms = trade.ts_event_ns // NS_PER_MS
+    return at_ms, trade.symbol, trade.price, trade.size, ";".join(trade.conditions)
+
+
+def write_tape(trades: Iterable[Trade], path: Path) -> int:
+    """Write trades as a tape, gzip'd where the name ends in `.gz`, and return how many. Raises OSError.
+
+    The same trades give the same bytes: a gzip header of ours holds neither time nor name.
+    """
+    rows = map(row_of, trades)
+    count = 0
+    with path.open("wb") as raw, _compressing(raw, path) as file:
+        file.write(",".join(TAPE_COLUMNS).encode() + b"\n")
+        while block := list(islice(rows, _ROWS_PER_BLOCK)):
+            file.write("".join([f"{t},{s},{p},{v},{c}\n" for t, s, p, v, c in block]).encode())
+            count += len(block)
+    return count
+
+
+def _compressing(raw: BinaryIO, path: Path) -> BinaryIO:
+    if path.suffix != ".gz":
+        return raw
+    return cast(BinaryIO, gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0))
+
+
+def _read_csv(path: Path, file: BinaryIO) -> Iterator[list[TapeRow]]:
+    pattern = re.compile(_LINE + _further_columns(path, file.readline(_LONGEST_LINE_BYTES)), re.MULTILINE)
+    line = 2
+    for block in _whole_lines(path, file):
+        text = _decode(path, line, block)
+        rows = [(int(at_ms), s, p, v, c) for at_ms, s, p, v, c in pattern.findall(text)]
+        lines = text.count("\n")
+        if len(rows) != lines:
+            raise _bad_line(path, line, text, pattern)
+        line += lines
+        yield rows
+
+
+def _further_columns(path: Path, header: bytes) -> str:
+    """The pattern of a line's end, for as many columns as the header has beyond ours."""
+    names = header.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r\n").split(",")
+    if tuple(names[: len(TAPE_COLUMNS)]) != TAPE_COLUMNS:
+        found = ",".join(names)[:80]
+        raise TerminalError(f"{path}: line 1: a tape's header is {','.join(TAPE_COLUMNS)}[,…], found {found!r}")
+    return rf"(?:,[^,\n]*){{{len(names) - len(TAPE_COLUMNS)}}}\r?$"
+
+
+def _whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The rest of the file in blocks that end at a line's end, the last one too."""
+    rest = b""
+    while block := file.read(_BLOCK_BYTES):
+        whole, newline, rest_of_block = block.rpartition(b"\n")
+        if newline:
+            yield rest + whole + newline
+            rest = rest_of_block
+        else:
+            rest += block
+        if len(rest) > _LONGEST_LINE_BYTES:
+            raise TerminalError(f"{path}: a line of more than {_LONGEST_LINE_BYTES:,} bytes; this is no tape")
+    if rest:
+        yield rest + b"\n"
+
+
+def _decode(path: Path, line: int, block: bytes) -> str:
+    try:
+        return block.decode()
+    except UnicodeDecodeError as error:
+        at = line + block.count(b"\n", 0, error.start)
+        raise TerminalError(f"{path}: line {at}: not UTF-8 ({error.reason}); write the tape anew") from error
+
+
+def _bad_line(path: Path, line: int, text: str, pattern: re.Pattern[str]) -> TerminalError:
+    for number, content in enumerate(text.split("\n"), line):
+        if not pattern.fullmatch(content):
+            wanted = "time in ms, symbol, two JSON numbers, conditions, and the header's further columns"
+            return TerminalError(f"{path}: line {number}: a trade is {wanted}; found {content[:80]!r}")
+    raise AssertionError("the count of lines and of matches differ, yet each line matches")
+
+
+def _read_parquet(path: Path) -> Iterator[list[TapeRow]]:
+    # Half a second of start-up that a CSV tape does not need.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = re.compile(_NUMBER)
+    row = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(_ROWS_PER_BLOCK, columns=list(_PARQUET_COLUMNS)):
+                at_ns = batch["ts_event"].cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
+                texts = [batch[name].cast(pa.string()).to_pylist() for name in _PARQUET_COLUMNS[1:]]
+                rows = [(t // NS_PER_MS, s, p, v, c or "") for t, s, p, v, c in zip(at_ns, *texts, strict=True)]
+                for price_or_size in {*texts[1], *texts[2]}:
+                    if not number.fullmatch(price_or_size):
+                        raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is no JSON number")
+                row += len(rows)
+                yield rows
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        what = str(error).split("\n", 1)[0][:200]
+        raise TerminalError(f"{path}: after row {row}: not an archived tape ({what}); restore it") from error
