@@ -1,0 +1,36 @@
+"""What has a replay sent?"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class ReplayCounts:
+    """Trades and messages handed to a client's socket; times are UTC ns.
+
+    A trade counts once its message is given to the socket. What a client never read before it went away is
+    counted all the same: the server cannot know.
+    """
+
+    trades: int = 0
+    messages: int = 0
+    connections: int = 0
+    refused: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+    per_symbol: Counter[str] = field(default_factory=Counter)
+
+    def add(self, symbols: list[str], messages: int, at_ns: int) -> None:
+        """Count one write: the symbol of each of its trades, and its messages."""
+        self.trades += len(symbols)
+        self.messages += messages
+        self.per_symbol.update(symbols)
+        self.first_ns = at_ns if self.first_ns is None else self.first_ns
+        self.last_ns = at_ns
+
+    def __str__(self) -> str:
+        took_s = ((self.last_ns or 0) - (self.first_ns or 0)) / 1e9
+        return (
+            f"sent {self.trades:,} trades of {len(self.per_symbol):,} symbols in {self.messages:,} messages"
+            f" over {took_s:.1f} s; {self.connections:,} connections, {self.refused:,} refused"
+        )
