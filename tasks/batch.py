@@ -86,6 +86,11 @@ class BatchName:
         return f"{self}.cut"
 
     @property
+    def cut_frames(self) -> str:
+        """What a recovery cut from the end of the rejected frames."""
+        return f"{self}.frames.cut"
+
+    @property
     def rejected_batch(self) -> str:
         """A sealed file that could not be read as a journal at all."""
         return f"{self}.csv"

@@ -49,6 +49,7 @@ class SessionRecord:
     `outcome` is complete (its deadline came), stopped (it was told to end early), failed (`error` says why) or
     killed (a later start recovered what it had written). `batches` counts the sealed batches of each lane.
     `never_heard` names the symbols from which no trade came; `refused` those the vendor would not send.
+    `frames_lost` were received but not written, because writing failed; they lie within a gap.
     """
 
     session: str
@@ -66,6 +67,7 @@ class SessionRecord:
     gaps: tuple[Gap, ...]
     never_heard: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    frames_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,12 @@ class Ledger:
         """Every law that does not hold, one line each; empty where the ledger balances."""
         frames, trades, batches = self.frames, self.trades, self.batches
         laws = [
-            ("frames received at the socket", self.record.frames_received, "frames read", frames.received),
+            (
+                "frames received at the socket",
+                self.record.frames_received,
+                "frames read + lost to a failure",
+                frames.received + self.record.frames_lost,
+            ),
             (
                 "frames received",
                 frames.received,

@@ -1,0 +1,167 @@
+"""How are bytes got from the vendor, and requests sent? The only door to websocket-client.
+
+The library makes the connection (proxy, TLS, handshake) and frames what is sent. What arrives is taken from the
+socket as it is, everything at once, and cut by `frames.py`. One thread owns a connection and does both: Python's
+TLS sockets may not be read and written by two threads at a time. `wake` may be called from any thread.
+
+No text of the library's exceptions is passed on: the URL that they may quote holds the key.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+
+import websocket
+
+from tasks.capture.frames import CLOSE, PING, PONG
+from tasks.errors import RecorderError, TerminalError, TransientError
+
+# One recv takes at most this much; a busy socket then costs one system call for some thousand trades.
+_RECV_BYTES = 256 << 10
+# What the kernel holds while we do not read: seconds of a burst.
+_SO_RCVBUF_BYTES = 8 << 20
+_SEND_TIMEOUT_S = 10.0
+
+
+class TooManyConnections(TransientError):
+    """The vendor still counts another connection on this key: it takes a minute and more to forget one."""
+
+
+class Connection:
+    """One open websocket. Every method but `wake` belongs to the thread that opened it."""
+
+    def __init__(self, opened: websocket.WebSocket) -> None:
+        if opened.sock is None:
+            raise TransientError("the connection broke: it was closed right after the handshake")
+        self._websocket = opened
+        self._socket: socket.socket = opened.sock
+        self._socket.setblocking(False)
+        self._tls = isinstance(self._socket, ssl.SSLSocket)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN)
+        self._poll.register(self._wake_read.fileno(), select.POLLIN)
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """What the socket has: b"" when the peer has ended, None when nothing came within the time or at `wake`.
+
+        Raises TransientError where the connection broke.
+        """
+        chunk = self._take()
+        if chunk is None and self._ready(timeout_s):
+            chunk = self._take()
+        return chunk
+
+    def _ready(self, timeout_s: float) -> bool:
+        events = self._poll.poll(max(0.0, timeout_s) * 1000)
+        if any(descriptor == self._wake_read.fileno() for descriptor, _ in events):
+            with contextlib.suppress(BlockingIOError):
+                self._wake_read.recv(4096)
+        return any(descriptor == self._socket.fileno() for descriptor, _ in events)
+
+    def _take(self) -> bytes | None:
+        try:
+            chunk = self._socket.recv(_RECV_BYTES)
+            if not self._tls or len(chunk) < 16 << 10:
+                return chunk
+            # A TLS recv gives one record, of at most 16 KiB: join what is there to the same size as without TLS.
+            parts = [chunk]
+            size = len(chunk)
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                while chunk and size < _RECV_BYTES:
+                    chunk = self._socket.recv(_RECV_BYTES - size)
+                    parts.append(chunk)
+                    size += len(chunk)
+            return b"".join(parts)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except OSError as error:
+            raise TransientError(f"the connection broke: {_cause(error)}") from None
+
+    def send_text(self, text: str) -> None:
+        """Send one message. Raises TransientError where it cannot be sent."""
+        self._send(text.encode(), websocket.ABNF.OPCODE_TEXT)
+
+    def ping(self, payload: bytes) -> None:
+        """Ask for a pong with this payload. Raises TransientError."""
+        self._send(payload, PING)
+
+    def pong(self, payload: bytes) -> None:
+        """Answer a ping. Raises TransientError."""
+        self._send(payload, PONG)
+
+    def say_goodbye(self, code: int) -> None:
+        """Send a close frame; what still arrives can be read until the peer ends. Raises TransientError."""
+        self._send(code.to_bytes(2, "big"), CLOSE)
+
+    def _send(self, payload: bytes, opcode: int) -> None:
+        self._socket.settimeout(_SEND_TIMEOUT_S)
+        try:
+            self._websocket.send(payload, opcode)
+        except (OSError, websocket.WebSocketException) as error:
+            raise TransientError(f"the connection broke while sending: {_cause(error)}") from None
+        finally:
+            self._socket.setblocking(False)
+
+    def wake(self) -> None:
+        """Make a waiting `read` return None at once."""
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"!")
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        for each in (self._socket, self._wake_read, self._wake_write):
+            with contextlib.suppress(OSError):
+                each.close()
+
+
+def connect(address: str, timeout_s: float) -> Connection:
+    """Open a websocket; each step (name look-up, TCP, TLS, handshake) is bounded by `timeout_s`.
+
+    Raises TerminalError where the key is refused, TooManyConnections at HTTP 429, else TransientError.
+    """
+    try:
+        opened = websocket.create_connection(
+            address,
+            timeout=timeout_s,
+            sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, _SO_RCVBUF_BYTES)],
+            redirect_limit=0,  # A redirect would carry the key to another host.
+            skip_utf8_validation=True,
+        )
+    except websocket.WebSocketBadStatusException as error:
+        raise _refusal(error.status_code) from None
+    except (OSError, websocket.WebSocketException, ValueError) as error:
+        raise TransientError(f"no connection: {_cause(error)}") from None
+    return Connection(opened)
+
+
+def _refusal(status: int) -> RecorderError:
+    if status in (401, 403):
+        return TerminalError(
+            f"the feed refused the API key (HTTP {status}); set FINNHUB_API_KEY to the key of your dashboard"
+        )
+    if status == 429:
+        return TooManyConnections("the feed counts another connection on this API key (HTTP 429)")
+    return TransientError(f"the feed answered the handshake with HTTP {status}")
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in words that cannot hold the address."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the TLS certificate was not accepted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or 'unknown reason'})"
+    if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
+        return "it took too long"
+    if isinstance(error, websocket.WebSocketAddressException | socket.gaierror):
+        return "the host's name was not found"
+    if isinstance(error, websocket.WebSocketConnectionClosedException):
+        return "the peer closed it"
+    if isinstance(error, websocket.WebSocketProxyException):
+        return "the proxy refused it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return type(error).__name__

@@ -1,0 +1,72 @@
+"""In which stretches of time could a symbol not be heard, and why?"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.ledger import Gap
+from tasks.manifest import encode, read
+from tasks.store import write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    gaps: tuple[Gap, ...]
+
+
+class GapBook:
+    """The gaps of one session, those that last included. Safe to use from any thread.
+
+    Each change is on disk before the call returns, so that a killed recorder's gaps are known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._gaps: list[Gap] = list(read(path, _Saved).gaps) if path.exists() else []
+
+    def open(self, symbols: Iterable[str], start_ns: int, reason: str) -> None:
+        """These symbols cannot be heard from `start_ns` on; those already in a gap stay in theirs."""
+        with self._lock:
+            unheard = {symbol for gap in self._gaps if gap.end_ns is None for symbol in gap.symbols}
+            new = tuple(symbol for symbol in symbols if symbol not in unheard)
+            if new:
+                self._gaps.append(Gap(symbols=new, start_ns=start_ns, end_ns=None, reason=reason))
+                self._save()
+
+    def close(self, symbols: Iterable[str], end_ns: int) -> None:
+        """These symbols can be heard again from `end_ns` on."""
+        with self._lock:
+            heard = set(symbols)
+            changed: list[Gap] = []
+            for gap in self._gaps:
+                back = tuple(symbol for symbol in gap.symbols if symbol in heard)
+                if gap.end_ns is not None or not back:
+                    changed.append(gap)
+                    continue
+                changed.append(replace(gap, symbols=back, end_ns=max(gap.start_ns, end_ns)))
+                still = tuple(symbol for symbol in gap.symbols if symbol not in heard)
+                if still:
+                    changed.append(replace(gap, symbols=still))
+            if changed != self._gaps:
+                self._gaps = changed
+                self._save()
+
+    def finish(self, end_ns: int) -> None:
+        """The session is over: gaps that last end here."""
+        self.close({symbol for gap in self.all() if gap.end_ns is None for symbol in gap.symbols}, end_ns)
+
+    def all(self) -> tuple[Gap, ...]:
+        """Every gap, in order of opening; `end_ns` is None while it lasts."""
+        with self._lock:
+            return tuple(self._gaps)
+
+    def touching(self, start_ns: int, end_ns: int) -> tuple[Gap, ...]:
+        """The gaps that overlap that stretch of time."""
+        return tuple(
+            gap for gap in self.all() if gap.start_ns <= end_ns and (gap.end_ns is None or gap.end_ns >= start_ns)
+        )
+
+    def _save(self) -> None:
+        write_whole(self._path, encode(_Saved(tuple(self._gaps))))

@@ -1,0 +1,233 @@
+"""How does a trade get into a file so that no crash can make the file lie?
+
+A journal is three files that only grow, in `spool/<session>/`:
+
+- `<batch>.csv.open`   the rows, one `write` for each block;
+- `<batch>.frames.jsonl.open`   what could not be a row, as received;
+- `<batch>.sums`   first a line that says what the batch is, then for each block a line with its offset, length,
+  rows and CRC-32, and the counts up to there.
+
+A block is written first, its line in the sums after it. One `write` is not atomic: a kill in the middle tears it.
+`recover` therefore trusts a block only where its line is whole and its CRC-32 is right, and cuts the rest.
+Closed and synced, the CSV moves to `sealed/` beside its seal. Source of the idea: kdb+tick's log, dlt's packages.
+"""
+
+import base64
+import os
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from tasks.batch import BatchName
+from tasks.capture.finnhub import Refused
+from tasks.ledger import FrameCounts, Gap
+from tasks.manifest import ConnectionRange, Seal, encode
+from tasks.store import Store, sync, write_whole
+from tasks.trade import JOURNAL_HEADER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """The first line of the sums: what the batch is. `before` maps a connection to its last (recv_seq, ts_recv)."""
+
+    batch: str
+    feed: str
+    date: str
+    symbols: tuple[str, ...]
+    lanes: int
+    opened_ns: int
+    before: dict[int, tuple[int, int]]
+
+
+class Sum(msgspec.Struct, frozen=True, array_like=True):
+    """One later line: where a block lies in the CSV, its rows and CRC-32; then the batch's counts after it.
+
+    `through_ns` is the receive time up to which everything that had come is in the journal.
+    """
+
+    offset: int
+    length: int
+    rows: int
+    crc32: int
+    received: int
+    trade: int
+    control: int
+    rejected: int
+    refused_trades: int
+    frames_bytes: int
+    through_ns: int
+
+
+@dataclass(slots=True)
+class Block:
+    """What one write adds: lines of one connection at one receive time after another, and what was refused."""
+
+    lines: list[bytes] = field(default_factory=list)
+    rows: int = 0
+    received: int = 0
+    trade: int = 0
+    control: int = 0
+    refused: list[tuple[int, int, Refused]] = field(default_factory=list)
+    through_ns: int = 0
+
+
+class Journal:
+    """One batch while it is written. Used by one thread, but for `sync`, which any thread may call.
+
+    Every method raises OSError where the disk refuses; what was written until then stays recoverable.
+    """
+
+    def __init__(self, folder: Path, name: BatchName, heading: Heading) -> None:
+        self.name = name
+        self.heading = heading
+        self.rows = 0
+        self.bytes = 0
+        self.per_symbol: Counter[str] = Counter()
+        self.frames = FrameCounts()
+        self.trades_refused = 0
+        self.ranges: dict[int, ConnectionRange] = {}
+        self._digest = sha256()
+        self._refused_digest = sha256()
+        self._frames_bytes = 0
+        self._csv = _create(folder / name.journal)
+        self._refused = _create(folder / frames_open(name))
+        self._sums = _create(folder / name.sums)
+        _write(self._sums, msgspec.json.encode(heading) + b"\n")
+        self._append(JOURNAL_HEADER, 0, heading.opened_ns)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has come in: no row, and no frame that would have to be accounted for."""
+        return not self.rows and not self.frames.received
+
+    def take(self, connection: int, first_seq: int, ts_recv_ns: int, symbols: Sequence[str], last_seq: int) -> None:
+        """Note the trades of one receipt that the next `append` writes: their range and their symbols."""
+        self.per_symbol.update(symbols)
+        known = self.ranges.get(connection)
+        if known is None:
+            before_seq, before_ns = self.heading.before.get(connection, (0, 0))
+            self.ranges[connection] = ConnectionRange(
+                connection=connection, rows=len(symbols), first_seq=first_seq, last_seq=last_seq,
+                first_recv_ns=ts_recv_ns, last_recv_ns=ts_recv_ns, before_seq=before_seq, before_recv_ns=before_ns,
+            )  # fmt: skip
+        else:
+            self.ranges[connection] = replace(
+                known, rows=known.rows + len(symbols), last_seq=last_seq, last_recv_ns=ts_recv_ns
+            )
+
+    def append(self, block: Block) -> None:
+        """Write a block whose trades `take` has noted."""
+        rejected = 0
+        if block.refused:
+            for _, _, refused in block.refused:
+                if refused.kind == "frame":
+                    rejected += 1
+                else:
+                    self.trades_refused += 1
+            lines = b"".join(_refused_line(*item) for item in block.refused)
+            _write(self._refused, lines)
+            self._refused_digest.update(lines)
+            self._frames_bytes += len(lines)
+        self.frames += FrameCounts(received=block.received, trade=block.trade, control=block.control, rejected=rejected)
+        self.rows += block.rows
+        self._append(b"".join(block.lines), block.rows, block.through_ns)
+
+    def _append(self, content: bytes, rows: int, through_ns: int) -> None:
+        _write(self._csv, content)
+        entry = Sum(
+            self.bytes, len(content), rows, zlib.crc32(content),
+            self.frames.received, self.frames.trade, self.frames.control, self.frames.rejected,
+            self.trades_refused, self._frames_bytes, through_ns,
+        )  # fmt: skip
+        _write(self._sums, msgspec.json.encode(entry) + b"\n")
+        self._digest.update(content)
+        self.bytes += len(content)
+
+    def sync(self) -> None:
+        """Make what was written survive a loss of power: the rows first, then the sums that vouch for them."""
+        for descriptor in (self._csv, self._refused, self._sums):
+            os.fdatasync(descriptor)
+
+    def close(self) -> None:
+        """Sync and close; `seal` comes next."""
+        self.sync()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close without a sync: after an error of the disk, when only `recover` can tell what is there."""
+        for descriptor in (self._csv, self._refused, self._sums):
+            os.close(descriptor)
+
+    def sealed_as(self, sealed_ns: int, symbols: tuple[str, ...], gaps: tuple[Gap, ...]) -> Seal:
+        """The seal of this journal, closed."""
+        heading = self.heading
+        return Seal(
+            batch=heading.batch, feed=heading.feed, date=heading.date, symbols=symbols, lanes=heading.lanes,
+            opened_ns=heading.opened_ns, sealed_ns=sealed_ns, rows=self.rows, bytes=self.bytes,
+            sha256=self._digest.hexdigest(), frames=self.frames, trades_refused=self.trades_refused,
+            connections=tuple(self.ranges.values()), per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
+            quarantine={self.name.rejected_frames: self._refused_digest.hexdigest()} if self._frames_bytes else {},
+        )  # fmt: skip
+
+
+def seal(store: Store, name: BatchName, record: Seal) -> None:
+    """Move a closed journal to `sealed/`. The seal is written first, in the spool, and moved last."""
+    write_whole(store.spool / name.session / name.seal, encode(record))
+    finish_seal(store, name)
+
+
+def finish_seal(store: Store, name: BatchName) -> None:
+    """The moves of `seal`, each only where it is still to be made: a crash between any two leaves the rest to do."""
+    folder = store.spool / name.session
+    for source, place in (
+        (folder / frames_open(name), store.quarantine / name.rejected_frames),
+        (folder / name.journal, store.sealed / name.sealed),
+        (folder / name.seal, store.sealed / name.seal),
+    ):
+        if source.exists():
+            if source.stat().st_size:
+                source.replace(place)
+                sync(place.parent)
+            else:
+                source.unlink()
+    (folder / name.sums).unlink(missing_ok=True)
+
+
+def discard(store: Store, name: BatchName) -> None:
+    """Remove a closed journal into which nothing had come."""
+    folder = store.spool / name.session
+    for path in (folder / name.journal, folder / frames_open(name), folder / name.sums):
+        path.unlink(missing_ok=True)
+
+
+def frames_open(name: BatchName) -> str:
+    """The name, in the spool, of what will be `quarantine/<batch>.frames.jsonl`."""
+    return f"{name.rejected_frames}.open"
+
+
+def _refused_line(connection: int, ts_recv_ns: int, refused: Refused) -> bytes:
+    """One line of JSON: text as it is where it is UTF-8, and base64 where it is not."""
+    line: dict[str, object] = {
+        "kind": refused.kind, "connection": connection, "ts_recv": ts_recv_ns, "reason": refused.reason,
+    }  # fmt: skip
+    try:
+        line["text"] = refused.payload.decode("utf-8")
+    except UnicodeDecodeError:
+        line["base64"] = base64.b64encode(refused.payload).decode()
+    return msgspec.json.encode(line) + b"\n"
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """All of it: a `write` may take less, on a full disk or at a signal."""
+    written = os.write(descriptor, content) if content else 0
+    while written < len(content):
+        written += os.write(descriptor, memoryview(content)[written:])

@@ -1,0 +1,76 @@
+"""Who makes the journals durable? A thread that syncs them each second and seals them when a lane is done.
+
+A sync takes 1–600 ms (facts measured on shared disks), so it happens off the lanes' threads. Only this thread
+closes a journal's files: a sync can never meet a closed one.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+
+from tasks.capture.clock import Clock
+from tasks.capture.gaps import GapBook
+from tasks.capture.journal import Journal, discard, seal
+from tasks.store import Store
+
+_SYNC_EVERY_S = 1.0
+
+
+class JournalKeeper(threading.Thread):
+    """Syncs and seals the journals of a session. A failure ends it, and `on_failure` is told."""
+
+    def __init__(
+        self,
+        store: Store,
+        symbols: Callable[[], tuple[str, ...]],
+        gaps: GapBook,
+        clock: Clock,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self.sealed = 0
+        self._store = store
+        self._symbols = symbols
+        self._gaps = gaps
+        self._clock = clock
+        self._on_failure = on_failure
+        self._inbox: queue.SimpleQueue[Journal | None] = queue.SimpleQueue()
+        self._open: list[Journal] = []
+
+    def watch(self, journal: Journal) -> None:
+        """Sync this journal each second from now on."""
+        self._open.append(journal)
+
+    def seal(self, journal: Journal) -> None:
+        """Seal this journal: its lane writes to it no more."""
+        self._inbox.put(journal)
+
+    def finish(self) -> None:
+        """Seal what was handed in, then end; `join` waits for it."""
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        try:
+            while True:
+                try:
+                    journal = self._inbox.get(timeout=_SYNC_EVERY_S)
+                except queue.Empty:
+                    for each in tuple(self._open):
+                        each.sync()
+                    continue
+                if journal is None:
+                    return
+                self._open.remove(journal)
+                self._seal(journal)
+        except BaseException as error:
+            self._on_failure(error)
+
+    def _seal(self, journal: Journal) -> None:
+        journal.close()
+        if journal.is_empty:
+            discard(self._store, journal.name)
+            return
+        now_ns = self._clock.wall_ns()
+        gaps = self._gaps.touching(journal.heading.opened_ns, now_ns)
+        seal(self._store, journal.name, journal.sealed_as(now_ns, self._symbols(), gaps))
+        self.sealed += 1

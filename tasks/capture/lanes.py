@@ -1,0 +1,300 @@
+"""How do messages get from the socket's thread into journals, in order, without holding up the socket?
+
+A lane is a bounded queue, a writer thread and a journal; a symbol always travels in the same one. With one lane
+the writer reads the messages; with several the socket's thread does, to know where each trade belongs. A full
+queue blocks whoever puts: the kernel's buffer fills, and TCP holds the sender. Nothing is dropped.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+from zlib import crc32
+
+from tasks.batch import BatchName
+from tasks.capture.clock import Clock
+from tasks.capture.finnhub import Reader, Refused
+from tasks.capture.frames import Cut
+from tasks.capture.journal import Block, Heading, Journal
+from tasks.capture.request import CaptureRequest, date_in, next_midnight_ns
+from tasks.store import Store
+
+# After a write the lane waits this long before the next: one write then holds what many receipts brought.
+_LINGER_S = 0.003
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one `recv` completed, as the socket's thread hands it on."""
+
+    connection: int
+    ts_recv_ns: int
+    cut: Cut
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Portion:
+    """The part of one receipt that one lane writes."""
+
+    connection: int
+    ts_recv_ns: int
+    size_bytes: int
+    block: bytes = b""
+    symbols: list[str] = field(default_factory=list)
+    first_seq: int = 0
+    last_seq: int = 0
+    received: int = 0
+    trade: int = 0
+    control: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+
+class LaneClosed(Exception):
+    """The lane takes no more: its writer has failed, or has been told to finish."""
+
+
+class ByteQueue:
+    """A queue whose bound is the size of what waits in it, emptied at one go. One item always fits."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._changed = threading.Condition()
+        self._items: list[Received | Portion] = []
+        self._closed = False
+        self.bytes = 0
+        self.blocked_s = 0.0
+
+    def put(self, item: Received | Portion) -> None:
+        """Add an item; waits while the queue is full. Raises LaneClosed."""
+        with self._changed:
+            if self.bytes and self.bytes + item.size_bytes > self._limit_bytes and not self._closed:
+                start = time.monotonic()
+                while self.bytes and self.bytes + item.size_bytes > self._limit_bytes and not self._closed:
+                    self._changed.wait()
+                self.blocked_s += time.monotonic() - start
+            if self._closed:
+                raise LaneClosed
+            self._items.append(item)
+            self.bytes += item.size_bytes
+            self._changed.notify_all()
+
+    def take_all(self, timeout_s: float) -> list[Received | Portion]:
+        """Everything that waits, waiting up to `timeout_s` for a first item. Then `taken` must be told."""
+        with self._changed:
+            if not self._items and not self._closed:
+                self._changed.wait(timeout_s)
+            items, self._items = self._items, []
+            return items
+
+    def taken(self, size_bytes: int) -> None:
+        """So much of what was taken is written: there is room for more."""
+        with self._changed:
+            self.bytes -= size_bytes
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse further items; those that wait can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+
+class Keeper(Protocol):
+    """Who syncs and seals journals, off the lanes' threads."""
+
+    def watch(self, journal: Journal) -> None: ...
+    def seal(self, journal: Journal) -> None: ...
+
+
+class Router:
+    """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
+
+    def __init__(self, on_error: Callable[[int, list[str]], None], lanes: int) -> None:
+        self._reader = Reader()
+        self._next_seq: dict[int, int] = {}
+        self._on_error = on_error
+        self._lanes = lanes
+        self._lane_of: dict[str, int] = {}
+
+    def read(self, received: Received) -> tuple[Portion, list[bytes]]:
+        """One receipt, read; the lines beside the portion are those of its block."""
+        cut, connection = received.cut, received.connection
+        portion = Portion(connection, received.ts_recv_ns, received.size_bytes)
+        portion.received = cut.frames
+        portion.control = len(cut.controls)
+        portion.refused = [Refused("frame", "a binary message", payload) for payload in cut.binaries]
+        if cut.violation is not None:
+            portion.refused += [Refused("frame", cut.violation.reason, part) for part in cut.refused]
+        if not cut.texts:
+            return portion, []
+        first_seq = self._next_seq.get(connection, 1)
+        reading = self._reader.read(cut.texts, connection, first_seq, received.ts_recv_ns)
+        self._next_seq[connection] = first_seq + len(reading.lines)
+        portion.first_seq, portion.last_seq = first_seq, first_seq + len(reading.lines) - 1
+        portion.block, portion.symbols = reading.block, reading.symbols
+        portion.trade = reading.trade_frames
+        portion.control += reading.control_frames
+        portion.refused += reading.refused
+        if reading.errors:
+            self._on_error(connection, reading.errors)
+        return portion, reading.lines
+
+    def split(self, received: Received) -> list[tuple[int, Portion]]:
+        """One receipt as the portions of its lanes. Frames, which have no symbol, count in the first of them."""
+        whole, lines = self.read(received)
+        by_lane: dict[int, list[int]] = {}
+        for index, symbol in enumerate(whole.symbols):
+            by_lane.setdefault(self._lane(symbol), []).append(index)
+        portions: list[tuple[int, Portion]] = []
+        for lane, indices in by_lane.items() or ((0, []),):
+            block = b"".join([lines[index] for index in indices])
+            part = Portion(whole.connection, whole.ts_recv_ns, len(block) + 256, block)
+            if indices:
+                part.symbols = [whole.symbols[index] for index in indices]
+                part.first_seq = whole.first_seq + indices[0]
+                part.last_seq = whole.first_seq + indices[-1]
+            portions.append((lane, part))
+        head = portions[0][1]
+        head.received, head.trade, head.control = whole.received, whole.trade, whole.control
+        head.refused = whole.refused
+        return portions
+
+    def _lane(self, symbol: str) -> int:
+        lane = self._lane_of.get(symbol)
+        if lane is None:
+            lane = crc32(symbol.encode()) % self._lanes
+            if len(self._lane_of) < 65_536:  # A feed that invents symbols must not fill the memory.
+                self._lane_of[symbol] = lane
+        return lane
+
+
+class Lane(threading.Thread):
+    """One queue, one writer, one journal after another. A failure to write ends it, and `on_failure` is told."""
+
+    def __init__(
+        self,
+        number: int,
+        request: CaptureRequest,
+        router: Router,
+        keeper: Keeper,
+        clock: Clock,
+        on_failure: Callable[[BaseException], None],
+        first_batch: int = 0,
+    ) -> None:
+        super().__init__(name=f"lane-{number}", daemon=True)
+        self.queue = ByteQueue(max(1, request.queue_bytes // request.lanes))
+        self.batches = first_batch
+        self.through_ns = 0
+        self._number = number
+        self._request = request
+        self._router = router
+        self._keeper = keeper
+        self._clock = clock
+        self._on_failure = on_failure
+        self._before: dict[int, tuple[int, int]] = {}
+        self._sealed_counts: Counter[str] = Counter()
+        self._journal: Journal | None = None
+        self._opened_mono_ns = 0
+        self._midnight_ns = 0
+
+    def run(self) -> None:
+        try:
+            while True:
+                items = self.queue.take_all(timeout_s=0.25)
+                if items:
+                    self._write(items)
+                elif self.queue.closed:
+                    break
+                if self._journal is not None and self._is_due(self._journal):
+                    self._hand_over()
+                if items and not self.queue.closed:
+                    time.sleep(_LINGER_S)
+            self._hand_over()
+        except BaseException as error:
+            self.queue.close()
+            if self._journal is not None:
+                self._journal.abandon()
+            self._on_failure(error)
+
+    def per_symbol(self) -> Counter[str]:
+        """Trades written so far, by symbol. May be called from any thread."""
+        journal = self._journal
+        return self._sealed_counts + (Counter(dict(journal.per_symbol)) if journal else Counter())
+
+    def _write(self, items: list[Received | Portion]) -> None:
+        block, waiting, size = Block(), 0, 0
+        for item in items:
+            portion = item if isinstance(item, Portion) else self._router.read(item)[0]
+            if self._journal is not None and portion.ts_recv_ns >= self._midnight_ns:
+                self._append(block, waiting)
+                self._hand_over()
+                block, waiting, size = Block(), 0, 0
+            journal = self._journal or self._open(portion.ts_recv_ns)
+            _add(portion, block, journal)
+            if portion.symbols:
+                self._before[portion.connection] = (portion.last_seq, portion.ts_recv_ns)
+            waiting += item.size_bytes
+            size += len(portion.block)
+            if size >= _BLOCK_BYTES:
+                self._append(block, waiting)
+                block, waiting, size = Block(), 0, 0
+                if self._is_due(journal):
+                    self._hand_over()
+        self._append(block, waiting)
+
+    def _append(self, block: Block, waiting_bytes: int) -> None:
+        if self._journal is not None and block.through_ns:
+            self._journal.append(block)
+            self.through_ns = block.through_ns
+        self.queue.taken(waiting_bytes)
+
+    def _open(self, now_ns: int) -> Journal:
+        request = self._request
+        name = BatchName(request.session, self._number, self.batches)
+        heading = Heading(
+            batch=str(name), feed=request.feed, date=date_in(request.zone, now_ns), symbols=request.symbols,
+            lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
+        )  # fmt: skip
+        self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
+        self._midnight_ns = next_midnight_ns(request.zone, now_ns)
+        self._opened_mono_ns = self._clock.monotonic_ns()
+        self._keeper.watch(self._journal)
+        return self._journal
+
+    def _is_due(self, journal: Journal) -> bool:
+        age_ns = self._clock.monotonic_ns() - self._opened_mono_ns
+        return journal.bytes >= self._request.batch_bytes or (
+            age_ns >= self._request.batch_for_ns and not journal.is_empty
+        )
+
+    def _hand_over(self) -> None:
+        journal = self._journal
+        if journal is not None:
+            self._sealed_counts += journal.per_symbol
+            self._journal = None
+            self.batches += not journal.is_empty
+            self._keeper.seal(journal)
+
+
+def _add(portion: Portion, block: Block, journal: Journal) -> None:
+    """Note a portion in the journal and put it into the block that will be written."""
+    if portion.symbols:
+        journal.take(
+            portion.connection, portion.first_seq, portion.ts_recv_ns, portion.symbols, portion.last_seq
+        )  # fmt: skip
+        block.lines.append(portion.block)
+        block.rows += len(portion.symbols)
+    block.received += portion.received
+    block.trade += portion.trade
+    block.control += portion.control
+    for refused in portion.refused:
+        block.refused.append((portion.connection, portion.ts_recv_ns, refused))
+    block.through_ns = portion.ts_recv_ns

@@ -1,0 +1,241 @@
+"""Who listens to the feed until the session ends? One thread: connect, subscribe, read, and again when it breaks.
+
+It stamps what arrives and hands it on. Every stretch in which it cannot hear goes into the gap book.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.capture import finnhub
+from tasks.capture.clock import Clock
+from tasks.capture.feed import Connection, TooManyConnections, connect
+from tasks.capture.frames import CLOSE, PING, PONG, FrameCutter
+from tasks.capture.gaps import GapBook
+from tasks.capture.lanes import LaneClosed, Received
+from tasks.capture.request import CaptureRequest
+from tasks.capture.status import State
+from tasks.errors import TransientError
+from tasks.trade import NS_PER_S
+
+log = logging.getLogger(__name__)
+
+_GOODBYE_S = 3.0
+_HEALTHY_NS = 60 * NS_PER_S
+_CROWDED_S = 60.0
+_LAST_PING = b"last"
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Full-jitter exponential backoff (AWS Architecture Blog, 2015): anything up to a doubling, capped time."""
+
+    first_s: float = 0.5
+    most_s: float = 30.0
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def wait_s(self, failures: int) -> float:
+        """How long to wait after that many failures in a row."""
+        return self.uniform(0, min(self.most_s, self.first_s * 2.0 ** min(failures, 30)))
+
+
+class Listener(threading.Thread):
+    """Hears the feed for one session. `put` takes what arrived; `on_failure` is told what ends the session early.
+
+    `connection` counts connections from the session's first; `heard_ns` is the receive time of the last bytes;
+    `checked_ns` the last time at which everything that the socket had was handed on.
+    """
+
+    def __init__(
+        self,
+        request: CaptureRequest,
+        key: str,
+        put: Callable[[Received], None],
+        gaps: GapBook,
+        clock: Clock,
+        on_failure: Callable[[BaseException], None],
+        first_connection: int = 0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        super().__init__(name="listener", daemon=True)
+        self.connection = first_connection
+        self.frames = 0
+        self.heard_ns = 0
+        self.checked_ns = 0
+        self.listening_ns: int | None = None
+        self.state: State = "connecting"
+        self.notice: str | None = None
+        self.refused: list[str] = []
+        self._request = request
+        self._key = key
+        self._put = put
+        self._gaps = gaps
+        self._clock = clock
+        self._on_failure = on_failure
+        self._backoff = backoff or Backoff()
+        self._stopping = threading.Event()
+        self._open: Connection | None = None
+        self._failures = 0
+        self._cutter = FrameCutter(request.max_message_bytes)
+        self._stamped_ns = 0
+        self._pong: bytes | None = None
+
+    def stop(self) -> None:
+        """End in order: unsubscribe, take what is in flight, close. `join` waits for it."""
+        self._stopping.set()
+        connection = self._open
+        if connection is not None:
+            connection.wake()
+
+    def refuse(self, connection: int, count: int) -> None:
+        """The vendor answered `count` times that there are too many symbols, without a name.
+
+        It takes requests in order, so it is the last of the list that it turned down.
+        """
+        if connection == self.connection:
+            self.refused = list(self._request.symbols[-(len(self.refused) + count) :])
+            self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
+            log.warning("%s: %s", self.notice, ", ".join(self.refused))
+            self._gaps.open(self.refused, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                reason, wait_s = self._listen_once()
+                if not self._stopping.is_set():
+                    self.state = "reconnecting"
+                    self.notice = f"{reason}; next try in {wait_s:.1f} s"
+                    log.warning("%s", self.notice)
+                    self._stopping.wait(wait_s)
+        except LaneClosed:
+            log.info("the journal takes no more")
+        except BaseException as error:
+            self._on_failure(error)
+        finally:
+            self.state = "ended"
+
+    def _listen_once(self) -> tuple[str, float]:
+        """One connection, from handshake to loss: why it ended, and how long to wait before the next."""
+        try:
+            connection = connect(finnhub.address(self._request.feed_url, self._key), self._request.connect_timeout_s)
+        except TransientError as error:
+            self._unheard(self._request.started_ns, str(error))
+            self._failures += 1
+            crowded_s = _CROWDED_S if isinstance(error, TooManyConnections) else 0.0
+            return str(error), crowded_s + self._backoff.wait_s(self._failures)
+        opened_ns = self._clock.monotonic_ns()
+        self._open = connection
+        try:
+            reason = self._hear(connection)
+        finally:
+            self._open = None
+            connection.close()
+        healthy = self._clock.monotonic_ns() - opened_ns >= _HEALTHY_NS
+        self._failures = 0 if healthy else self._failures + 1
+        return reason, self._backoff.wait_s(self._failures)
+
+    def _hear(self, connection: Connection) -> str:
+        """Subscribe, and read until the connection is lost or the session ends; gives the reason."""
+        self.connection += 1
+        self.refused = []
+        self._cutter = FrameCutter(self._request.max_message_bytes)
+        self._stamped_ns = 0
+        unheard_from_ns = self._request.started_ns if self.listening_ns is None else self.heard_ns
+        try:
+            for symbol in self._request.symbols:
+                connection.send_text(finnhub.subscribe(symbol))
+            now_ns = self.heard_ns = unheard_from_ns = self._clock.wall_ns()
+            self.listening_ns = self.listening_ns or now_ns
+            self._gaps.close(self._request.symbols, now_ns)
+            self.state, self.notice = "recording", None
+            log.info("connection %d: %d symbols subscribed", self.connection, len(self._request.symbols))
+            reason = self._read(connection)
+        except TransientError as error:
+            reason = str(error)
+        self._unheard(max(unheard_from_ns, self.heard_ns), reason)
+        return reason
+
+    def _unheard(self, from_ns: int, reason: str) -> None:
+        """Nothing can be heard from then on. What ends because the session ends is no gap."""
+        if not self._stopping.is_set():
+            self._gaps.open(self._request.symbols, from_ns, reason)
+
+    def _read(self, connection: Connection) -> str:
+        """Hand on what arrives until there is no more; gives the reason. Raises TransientError where it broke."""
+        every_ns = int(self._request.ping_every_s * NS_PER_S)
+        last_ns = self._clock.monotonic_ns()
+        asked = False
+        while not self._stopping.is_set():
+            quiet_ns = self._clock.monotonic_ns() - last_ns
+            if quiet_ns >= (2 if asked else 1) * every_ns:
+                if asked:
+                    return f"no answer to a ping within {self._request.ping_every_s:g} s"
+                connection.ping(b"")
+                asked = True
+            chunk = connection.read(((2 if asked else 1) * every_ns - quiet_ns) / NS_PER_S)
+            if chunk is None:
+                self.checked_ns = self._clock.wall_ns()
+                continue
+            reason = self._take(connection, chunk)
+            if reason is not None:
+                return reason
+            last_ns, asked = self._clock.monotonic_ns(), False
+        self._leave(connection)
+        return "the session ended"
+
+    def _take(self, connection: Connection, chunk: bytes) -> str | None:
+        """Stamp a chunk, hand on what it completes, answer pings; gives the reason where the peer ends."""
+        # The wall clock may be stepped back; receipt within a connection has one order.
+        self._stamped_ns = self.heard_ns = max(self._stamped_ns, self._clock.wall_ns())
+        if not chunk:
+            return "the feed ended the connection without a close frame"
+        cut = self._cutter.cut(chunk)
+        if cut.frames:
+            self.frames += cut.frames
+            self._put(Received(self.connection, self._stamped_ns, cut, len(chunk)))
+        for opcode, payload in cut.controls:
+            if opcode == PING:
+                connection.pong(payload)
+            elif opcode == PONG:
+                self._pong = payload
+            elif opcode == CLOSE:
+                code = int.from_bytes(payload[:2], "big") if payload else 1005
+                return f"the feed closed the connection with code {code}"
+        if cut.violation is not None:
+            connection.say_goodbye(cut.violation.code)
+            return f"the feed broke the protocol: {cut.violation.reason}"
+        return None
+
+    def _leave(self, connection: Connection) -> None:
+        """Unsubscribe, take what is in flight, close, and take what still comes until the peer has closed too.
+
+        TCP keeps order: when the answer to a ping sent after the last request is here, so is all that was sent
+        before it. A connection lost on the way has nothing more to give.
+        """
+        self.state = "draining"
+        try:
+            for symbol in self._request.symbols:
+                connection.send_text(finnhub.unsubscribe(symbol))
+            connection.ping(_LAST_PING)
+            if self._drain(connection, until_pong=_LAST_PING):
+                connection.say_goodbye(1000)
+                self._drain(connection, until_pong=None)
+        except TransientError as error:
+            log.warning("while leaving: %s", error)
+
+    def _drain(self, connection: Connection, until_pong: bytes | None) -> bool:
+        """Read until that pong is here (True) or the peer has ended or been silent for too long (False)."""
+        self._pong = None
+        while until_pong is None or self._pong != until_pong:
+            last_ns = self._clock.monotonic_ns()
+            chunk = connection.read(_GOODBYE_S)
+            while chunk is None and self._clock.monotonic_ns() - last_ns < _GOODBYE_S * NS_PER_S:
+                chunk = connection.read(_GOODBYE_S)
+            if chunk is None:
+                log.warning("the feed did not answer the goodbye within %g s", _GOODBYE_S)
+                return until_pong is not None
+            if self._take(connection, chunk) is not None:
+                return False
+        return True

@@ -1,0 +1,47 @@
+"""The recorder: a process of its own that records one session, whatever becomes of who started it.
+
+`python -m tasks.capture.recorder SESSION_FOLDER`, with the API key as the first line of its standard input: an
+argument or an environment variable would show it in the process list. SIGTERM and SIGINT end the session in order.
+
+Exit status: 0 the session ended in order, 1 it failed (`session.json` and the log say why), 3 another recorder
+holds the key or the session, 2 the call was wrong.
+"""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from tasks.capture.locks import SESSION_LOCK, key_lock_path, take
+from tasks.capture.request import read_request
+from tasks.capture.session import Session
+
+log = logging.getLogger(__name__)
+
+FAILED, USAGE, BUSY = 1, 2, 3
+
+
+def main(arguments: list[str]) -> int:
+    """Record the session of that folder; gives the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m tasks.capture.recorder SESSION_FOLDER   (the key on standard input)", file=sys.stderr)
+        return USAGE
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    folder = Path(arguments[0])
+    request = read_request(folder.resolve())
+    key = sys.stdin.readline().rstrip("\n")
+    key_lock = take(key_lock_path(request.feed_url, key))
+    session_lock = take(folder / SESSION_LOCK) if key_lock is not None else None
+    if key_lock is None or session_lock is None:
+        log.error("another recorder holds this %s", "API key" if key_lock is None else "session")
+        return BUSY
+    key_lock.write(str(folder.resolve()))
+    session = Session(request, key)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: session.stop())
+    record = session.run()
+    return 0 if record.outcome != "failed" else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

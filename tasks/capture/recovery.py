@@ -1,0 +1,221 @@
+"""What did a killed recorder leave, and how much of it can be trusted?
+
+Everything whose checksum is right is sealed; what follows it, a torn write, goes to quarantine as it is. Running
+it again, or being killed within it, changes nothing: each step either is done or is done again.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from tasks.batch import BatchName
+from tasks.capture.gaps import GapBook
+from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
+from tasks.capture.locks import SESSION_LOCK, is_held
+from tasks.capture.past import Past, past_of
+from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
+from tasks.capture.status import Status, read_status
+from tasks.ledger import FrameCounts, SessionRecord
+from tasks.manifest import ConnectionRange, Seal, encode, read
+from tasks.store import Store, write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """The part of a journal whose checksums are right: `end` is its length, `last` its last sum."""
+
+    heading: Heading
+    last: Sum
+    rows: int
+    end: int
+
+
+RECORD_FILE = "session.json"
+GAPS_FILE = "gaps.json"
+KILLED = "the recorder was killed"
+
+
+def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
+    """Make good what an earlier recorder of this session left, and give what it has sealed.
+
+    Where there was one, a gap is open from the time up to which its journals reach.
+    """
+    status = read_status(request.folder)
+    spool = store.spool / request.session
+    if status is not None or any(spool.glob("*.sums")):
+        gaps = GapBook(request.folder / GAPS_FILE)
+        through_ns = _through_ns(store, request, status)
+        gaps.open(request.symbols, through_ns, KILLED)
+        recover_spool(store, request.session, now_ns, gaps)
+    return past_of(store, request.session, request.lanes)
+
+
+def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
+    """Write the record of a session whose recorder is gone. The gap lasts until the session's deadline.
+
+    Raises OSError and CorruptionError where what it left cannot be read or written; then it can be run again.
+    """
+    folder = store.sessions / session
+    request = read_request(folder)
+    status = read_status(folder)
+    past = resume(store, request, now_ns)
+    gaps = GapBook(folder / GAPS_FILE)
+    gaps.finish(request.deadline_ns)
+    record = SessionRecord(
+        session=session, feed=request.feed, symbols=request.symbols, started_ns=request.started_ns,
+        listening_ns=status.listening_ns if status else None, ended_ns=request.deadline_ns,
+        deadline_ns=request.deadline_ns, outcome="killed", error=KILLED, connections=past.connections,
+        frames_received=past.frames, batches=past.batches, gaps=gaps.all(),
+        never_heard=tuple(symbol for symbol in request.symbols if not past.per_symbol[symbol]),
+        refused=status.refused_symbols if status else (),
+    )  # fmt: skip
+    write_whole(folder / RECORD_FILE, encode(record))
+    with suppress(FileNotFoundError):
+        (store.spool / session).rmdir()
+    return record
+
+
+def killed_sessions(store: Store) -> list[str]:
+    """The sessions that have no record, and no recorder that could still write one."""
+    return sorted(
+        path.parent.name
+        for path in store.sessions.glob(f"*/{REQUEST_FILE}")
+        if not (path.parent / RECORD_FILE).exists() and not is_held(path.parent / SESSION_LOCK)
+    )
+
+
+def _through_ns(store: Store, request: CaptureRequest, status: Status | None) -> int:
+    """Up to which time everything that was heard is in a journal."""
+    spool = store.spool / request.session
+    trusted = [trust(path.with_name(path.name.replace(".sums", ".csv.open")), path) for path in spool.glob("*.sums")]
+    reached = [each.last.through_ns for each in trusted if each is not None]
+    # A lane without a journal may have had trades waiting: then only the status can tell.
+    in_journals = min(reached) if len(reached) == request.lanes else 0
+    return max(request.started_ns, status.through_ns if status else 0, in_journals)
+
+
+def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> list[Seal]:
+    """Seal every journal in a session's spool, and give the seals. The session's recorder must not run.
+
+    Raises OSError where the disk refuses; then it can be run again.
+    """
+    folder = store.spool / session
+    names = sorted(BatchName.parse(path.name) for path in folder.glob("*.sums"))
+    return [recovered for name in names if (recovered := _recover(store, name, now_ns, gaps)) is not None]
+
+
+def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal | None:
+    folder = store.spool / name.session
+    if (folder / name.seal).exists():  # Killed between the moves of a seal.
+        record = read(folder / name.seal, Seal)
+        finish_seal(store, name)
+        return record
+    if not (folder / name.journal).exists():  # Killed before the last of them.
+        finish_seal(store, name)
+        return None
+    trusted = trust(folder / name.journal, folder / name.sums)
+    cut = _cut(store, name, trusted)
+    if trusted is None or (not trusted.rows and not trusted.last.received):
+        discard(store, name)
+        return None
+    record = _seal_of(trusted, folder / name.journal, now_ns, gaps)
+    quarantined = {name.rejected_frames: folder / frames_open(name), **cut}
+    hashes = {key: _sha256(path) for key, path in quarantined.items() if path.exists() and path.stat().st_size}
+    cut_bytes = sum(path.stat().st_size for path in cut.values())
+    record = replace(record, quarantine=hashes, cut_bytes=cut_bytes)
+    seal(store, name, record)
+    return record
+
+
+def trust(journal: Path, sums: Path) -> Trusted | None:
+    """How far the journal agrees with its sums; None where not even its first lines do."""
+    lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break was torn.
+    if not lines:
+        return None
+    try:
+        heading = msgspec.json.decode(lines[0], type=Heading)
+    except msgspec.MsgspecError:
+        return None
+    trusted: Trusted | None = None
+    end = rows = 0
+    with journal.open("rb") as content:
+        for line in lines[1:]:
+            try:
+                entry = msgspec.json.decode(line, type=Sum)
+            except msgspec.MsgspecError:
+                break
+            block = content.read(entry.length)
+            if entry.offset != end or len(block) != entry.length or zlib.crc32(block) != entry.crc32:
+                break
+            end += entry.length
+            rows += entry.rows
+            trusted = Trusted(heading, entry, rows, end)
+    return trusted
+
+
+def _cut(store: Store, name: BatchName, trusted: Trusted | None) -> dict[str, Path]:
+    """Move what cannot be trusted to quarantine, before it is cut away; gives the files written, by name."""
+    folder = store.spool / name.session
+    ends = {
+        name.cut: (folder / name.journal, trusted.end if trusted else 0),
+        name.cut_frames: (folder / frames_open(name), trusted.last.frames_bytes if trusted else 0),
+    }
+    for kept_as, (path, end) in ends.items():
+        if path.exists() and path.stat().st_size > end:
+            with path.open("r+b") as file:
+                file.seek(end)
+                write_whole(store.quarantine / kept_as, file.read())
+                file.truncate(end)
+    return {kept_as: path for kept_as in ends if (path := store.quarantine / kept_as).exists()}
+
+
+def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook) -> Seal:
+    heading, last = trusted.heading, trusted.last
+    first: dict[int, tuple[int, int]] = {}
+    last_of: dict[int, tuple[int, int]] = {}
+    rows_of: Counter[int] = Counter()
+    per_symbol: Counter[str] = Counter()
+    for connection, seq, ts_recv_ns, symbol in _rows(journal):
+        first.setdefault(connection, (seq, ts_recv_ns))
+        last_of[connection] = (seq, ts_recv_ns)
+        rows_of[connection] += 1
+        per_symbol[symbol] += 1
+    ranges = tuple(
+        ConnectionRange(
+            connection=connection, rows=rows_of[connection], first_seq=seq, last_seq=last_of[connection][0],
+            first_recv_ns=ts_recv_ns, last_recv_ns=last_of[connection][1],
+            before_seq=heading.before.get(connection, (0, 0))[0],
+            before_recv_ns=heading.before.get(connection, (0, 0))[1],
+        )
+        for connection, (seq, ts_recv_ns) in first.items()
+    )  # fmt: skip
+    return Seal(
+        batch=heading.batch, feed=heading.feed, date=heading.date, symbols=heading.symbols, lanes=heading.lanes,
+        opened_ns=heading.opened_ns, sealed_ns=now_ns, rows=trusted.rows, bytes=trusted.end,
+        sha256=_sha256(journal),
+        frames=FrameCounts(received=last.received, trade=last.trade, control=last.control, rejected=last.rejected),
+        trades_refused=last.refused_trades, connections=ranges,
+        per_symbol=dict(sorted(per_symbol.items())), gaps=gaps.touching(heading.opened_ns, now_ns), recovered=True,
+    )  # fmt: skip
+
+
+def _rows(journal: Path) -> Iterator[tuple[int, int, int, str]]:
+    with journal.open("rb") as lines:
+        next(lines)
+        for line in lines:
+            connection, seq, ts_recv_ns, _, symbol, _ = line.split(b",", 5)
+            yield int(connection), int(seq), int(ts_recv_ns), symbol.decode()
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

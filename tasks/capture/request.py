@@ -1,0 +1,79 @@
+"""What is one session asked to do? Written to `sessions/<session>/request.json`; holds no secret."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tasks.errors import CorruptionError
+from tasks.store import write_whole
+from tasks.trade import NS_PER_S
+
+REQUEST_FILE = "request.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureRequest:
+    """A session: from `started_ns` to `deadline_ns` (UTC ns), these symbols, from this feed.
+
+    `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches. `batch_for_ns` and
+    `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what waits between socket and journal.
+    Below `disk_reserve_bytes` of free space the session ends. `ping_every_s` is also how long a pong may take.
+    `max_message_bytes` is the largest message that is read; a larger one ends its connection.
+    """
+
+    session: str
+    data_dir: Path
+    feed_url: str
+    symbols: tuple[str, ...]
+    started_ns: int
+    deadline_ns: int
+    feed: str = "finnhub"
+    zone: str = "America/New_York"
+    lanes: int = 1
+    batch_for_ns: int = 300 * NS_PER_S
+    batch_bytes: int = 64 << 20
+    queue_bytes: int = 64 << 20
+    disk_reserve_bytes: int = 0
+    connect_timeout_s: float = 15.0
+    ping_every_s: float = 10.0
+    max_message_bytes: int = 16 << 20
+
+    @property
+    def folder(self) -> Path:
+        """The session's own folder."""
+        return self.data_dir / "sessions" / self.session
+
+
+def save_request(request: CaptureRequest) -> None:
+    """Write the request into its session's folder, which is made."""
+    request.folder.mkdir(parents=True, exist_ok=True)
+    content = msgspec.json.encode(request, enc_hook=str)
+    write_whole(request.folder / REQUEST_FILE, msgspec.json.format(content, indent=2) + b"\n")
+
+
+def read_request(folder: Path) -> CaptureRequest:
+    """The request of the session in that folder, wherever the data folder has moved since.
+
+    Raises FileNotFoundError where there is none, CorruptionError where it cannot be read.
+    """
+    path = folder / REQUEST_FILE
+    try:
+        request = msgspec.json.decode(path.read_bytes(), type=CaptureRequest, dec_hook=lambda kind, value: kind(value))
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"{path}: not a request ({error}); restore it from a copy") from error
+    return replace(request, data_dir=folder.parents[1])
+
+
+def date_in(zone: str, ns: int) -> str:
+    """The day (YYYY-MM-DD) that a UTC time in ns falls on in that zone."""
+    return datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d")
+
+
+def next_midnight_ns(zone: str, ns: int) -> int:
+    """When, in UTC ns, the next day begins in that zone."""
+    local = datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone))
+    midnight = datetime.combine(local.date() + timedelta(days=1), datetime.min.time(), ZoneInfo(zone))
+    return int(midnight.timestamp()) * NS_PER_S

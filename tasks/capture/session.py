@@ -1,0 +1,199 @@
+"""What happens in one session, from its request to its record?
+
+`Session.run` is the recorder's main thread: it starts the lanes, the keeper and the listener, writes the status,
+watches the deadline, the disk and the other threads' failures, and ends everything in order. A failure to write
+ends the session loudly; what was written is sealed, here or by the next start.
+"""
+
+import logging
+import os
+import shutil
+import threading
+from collections import Counter
+
+from tasks.capture.clock import Clock
+from tasks.capture.gaps import GapBook
+from tasks.capture.keeper import JournalKeeper
+from tasks.capture.lanes import Lane, LaneClosed, Received, Router
+from tasks.capture.listener import Backoff, Listener
+from tasks.capture.past import past_of
+from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, recover_spool, resume
+from tasks.capture.request import CaptureRequest
+from tasks.capture.status import State, Status, read_status, write_status
+from tasks.errors import RecorderError, TerminalError
+from tasks.ledger import SessionRecord
+from tasks.manifest import encode
+from tasks.store import Store, write_whole
+from tasks.trade import NS_PER_S
+
+log = logging.getLogger(__name__)
+
+_STATUS_EVERY_S = 0.25
+
+
+class Session:
+    """One session in this process. `run` blocks until it has ended; `stop` may be called from a signal handler."""
+
+    def __init__(self, request: CaptureRequest, key: str, clock: Clock | None = None, backoff: Backoff | None = None):
+        self._request = request
+        self._store = Store(request.data_dir).prepare()
+        self._clock = clock or Clock()
+        # From here on the deadline is a duration: a stepped wall clock must not end or prolong the session.
+        self._deadline_mono_ns = self._clock.monotonic_ns() + request.deadline_ns - self._clock.wall_ns()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._failure: BaseException | None = None
+        (self._store.spool / request.session).mkdir(exist_ok=True)
+        earlier = read_status(request.folder)
+        self._past = resume(self._store, request, self._clock.wall_ns())
+        self._gaps = GapBook(request.folder / GAPS_FILE)
+        self._keeper = JournalKeeper(self._store, lambda: request.symbols, self._gaps, self._clock, self._fail)
+        self._router = Router(self._on_vendor_errors, request.lanes)
+        self._lanes = [
+            Lane(number, request, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
+            for number in range(request.lanes)
+        ]
+        self._listener = Listener(
+            request, key, self._put, self._gaps, self._clock, self._fail, self._past.connections, backoff
+        )
+        self._listener.listening_ns = earlier.listening_ns if earlier else None
+
+    def stop(self) -> None:
+        """End the session before its deadline, in order."""
+        self._stopped = True
+        self._wake.set()
+
+    def run(self) -> SessionRecord:
+        """Record until the deadline, `stop`, or a failure; gives the record, which is on disk then.
+
+        Raises OSError only where not even the record could be written.
+        """
+        for thread in (self._keeper, *self._lanes, self._listener):
+            thread.start()
+        while not self._is_over():
+            self._report(None)
+            self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._left_s())))
+        self._end()
+        record = self._account()
+        write_whole(self._request.folder / RECORD_FILE, encode(record))
+        (self._store.spool / self._request.session).rmdir()
+        self._report("ended")
+        log.info("the session has ended: %s", record.outcome)
+        return record
+
+    def _is_over(self) -> bool:
+        free_bytes = shutil.disk_usage(self._request.data_dir).free
+        if self._failure is None and free_bytes < self._request.disk_reserve_bytes:
+            self._fail(
+                TerminalError(
+                    f"{self._request.data_dir}: {free_bytes:,} bytes free, below the reserve of "
+                    f"{self._request.disk_reserve_bytes:,}; make room or lower TAPE_DISK_RESERVE"
+                )
+            )
+        return self._stopped or self._failure is not None or self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        return (self._deadline_mono_ns - self._clock.monotonic_ns()) / NS_PER_S
+
+    def _end(self) -> None:
+        """Listener first, so that nothing more comes; then the lanes, then the keeper, which seals."""
+        self._report("draining")
+        self._listener.stop()
+        self._join(self._listener)
+        for lane in self._lanes:
+            lane.queue.close()
+        for lane in self._lanes:
+            self._join(lane)
+        self._keeper.finish()
+        self._join(self._keeper)
+
+    def _join(self, thread: threading.Thread) -> None:
+        while thread.is_alive():
+            thread.join(_STATUS_EVERY_S)
+            self._report("draining")
+
+    def _put(self, received: Received) -> None:
+        if len(self._lanes) == 1:
+            self._lanes[0].queue.put(received)
+            return
+        for number, portion in self._router.split(received):
+            self._lanes[number].queue.put(portion)
+
+    def _on_vendor_errors(self, connection: int, errors: list[str]) -> None:
+        for text in errors:
+            log.warning("the feed says: %.200r", text)
+        refusals = sum("too many symbols" in text.lower() for text in errors)
+        if refusals:
+            self._listener.refuse(connection, refusals)
+
+    def _fail(self, error: BaseException) -> None:
+        """The first failure is the session's; told by whichever thread met it."""
+        if self._failure is None and not isinstance(error, LaneClosed):
+            self._failure = error
+            log.error("%s", _describe(error), exc_info=None if isinstance(error, RecorderError | OSError) else error)
+            self._wake.set()
+
+    def _through_ns(self) -> int:
+        """The time up to which all that was heard is journalled."""
+        checked_ns = self._listener.checked_ns  # Before the queues: what came later may still wait in them.
+        behind = [lane.through_ns for lane in self._lanes if lane.queue.bytes]
+        return min(behind) if behind else max(checked_ns, *(lane.through_ns for lane in self._lanes))
+
+    def _per_symbol(self) -> Counter[str]:
+        return sum((lane.per_symbol() for lane in self._lanes), Counter(self._past.per_symbol))
+
+    def _report(self, state: State | None) -> None:
+        listener, request = self._listener, self._request
+        counts = self._per_symbol()
+        gaps = self._gaps.all()
+        status = Status(
+            session=request.session, pid=os.getpid(), state=state or listener.state, started_ns=request.started_ns,
+            deadline_ns=request.deadline_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
+            through_ns=self._through_ns(), connection=listener.connection,
+            frames=listener.frames + self._past.frames, trades=counts.total(),
+            queue_bytes=sum(lane.queue.bytes for lane in self._lanes), queue_limit_bytes=request.queue_bytes,
+            blocked_s=sum(lane.queue.blocked_s for lane in self._lanes),
+            batches_sealed=self._keeper.sealed + sum(self._past.batches),
+            gaps=sum(gap.end_ns is not None for gap in gaps),
+            open_gaps=tuple(gap for gap in gaps if gap.end_ns is None),
+            refused_symbols=tuple(listener.refused), notice=listener.notice,
+            error=_describe(self._failure) if self._failure else None,
+            per_symbol={symbol: counts[symbol] for symbol in request.symbols},
+        )  # fmt: skip
+        try:
+            write_status(request.folder, status)
+        except OSError as error:
+            self._fail(error)
+
+    def _account(self) -> SessionRecord:
+        """The session's record, once every thread has ended."""
+        request, listener = self._request, self._listener
+        ended_ns = self._clock.wall_ns()
+        if self._failure is not None:
+            # What was asked for and not recorded reaches to the deadline.
+            self._gaps.open(request.symbols, max(request.started_ns, self._through_ns()), _describe(self._failure))
+            recover_spool(self._store, request.session, ended_ns, self._gaps)
+            ended_ns = max(ended_ns, request.deadline_ns)
+        self._gaps.finish(ended_ns)
+        past = past_of(self._store, request.session, request.lanes)
+        received = listener.frames + self._past.frames
+        return SessionRecord(
+            session=request.session, feed=request.feed, symbols=request.symbols, started_ns=request.started_ns,
+            listening_ns=listener.listening_ns, ended_ns=ended_ns, deadline_ns=request.deadline_ns,
+            outcome="failed" if self._failure else "stopped" if self._stopped else "complete",
+            error=_describe(self._failure) if self._failure else None, connections=listener.connection,
+            frames_received=received, frames_lost=received - past.frames if self._failure else 0,
+            batches=past.batches, gaps=self._gaps.all(),
+            never_heard=tuple(symbol for symbol in request.symbols if not past.per_symbol[symbol]),
+            refused=tuple(listener.refused),
+        )  # fmt: skip
+
+
+def _describe(error: BaseException) -> str:
+    """A failure in one line: ours as they are, the system's with what they touched."""
+    if isinstance(error, RecorderError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"writing failed: {where}{error.strerror or error}; make room or mend the disk, then run `tape archive`"
+    return f"an error of the recorder itself: {type(error).__name__}: {error}"

@@ -1,0 +1,57 @@
+"""How does a session stand right now? `sessions/<session>/status.json`, replaced whole several times a second."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tasks.ledger import Gap
+from tasks.manifest import encode, read
+
+STATUS_FILE = "status.json"
+
+State = Literal["starting", "connecting", "recording", "reconnecting", "draining", "ended"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A session at `updated_ns`. Times are UTC ns; `through_ns` is how far everything heard is journalled.
+
+    `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
+    """
+
+    session: str
+    pid: int
+    state: State
+    started_ns: int
+    deadline_ns: int
+    updated_ns: int
+    listening_ns: int | None = None
+    through_ns: int = 0
+    connection: int = 0
+    frames: int = 0
+    trades: int = 0
+    queue_bytes: int = 0
+    queue_limit_bytes: int = 0
+    blocked_s: float = 0.0
+    batches_sealed: int = 0
+    gaps: int = 0
+    open_gaps: tuple[Gap, ...] = ()
+    refused_symbols: tuple[str, ...] = ()
+    notice: str | None = None
+    error: str | None = None
+    per_symbol: dict[str, int] = field(default_factory=dict)
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Replace the status in a session's folder; not synced, since only the living read it."""
+    temporary = folder / f".{STATUS_FILE}.tmp"
+    temporary.write_bytes(encode(status))
+    temporary.replace(folder / STATUS_FILE)
+
+
+def read_status(folder: Path) -> Status | None:
+    """The status in a session's folder, or None before the first."""
+    try:
+        return read(folder / STATUS_FILE, Status)
+    except FileNotFoundError:
+        return None

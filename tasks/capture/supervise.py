@@ -1,0 +1,152 @@
+"""How is a recorder started, found again, watched and stopped by somebody who may die before it does?
+
+The recorder is told everything through its session's folder and its standard input, and says everything through
+that folder; its output goes to `recorder.log` there. Nothing of it depends on the process that started it.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tasks.batch import BatchName
+from tasks.capture import recorder
+from tasks.capture.locks import SESSION_LOCK, is_held, key_lock_path
+from tasks.capture.recovery import RECORD_FILE, close_killed, killed_sessions
+from tasks.capture.request import CaptureRequest, read_request, save_request
+from tasks.capture.status import Status, read_status
+from tasks.errors import ConflictError, TerminalError, TransientError
+from tasks.ledger import SessionRecord
+from tasks.manifest import read
+from tasks.store import Store
+
+LOG_FILE = "recorder.log"
+_LOOK_EVERY_S = 0.2
+_START_S = 30.0
+
+
+class Recorder:
+    """A recorder that runs, or has run, for one session. `attached` says that somebody else had started it."""
+
+    def __init__(self, request: CaptureRequest, process: "subprocess.Popen[bytes] | None") -> None:
+        self.request = request
+        self.attached = process is None
+        self._process = process
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the recorder still runs."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return is_held(self.request.folder / SESSION_LOCK)
+
+    def status(self) -> Status | None:
+        """The recorder's newest word on how it stands, or None before the first."""
+        return read_status(self.request.folder)
+
+    def stop(self) -> None:
+        """Tell it to end in order. It unsubscribes, takes what is in flight, and seals."""
+        pid = self._process.pid if self._process is not None else getattr(self.status(), "pid", None)
+        if pid is not None and self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def sealed(self) -> Iterator[BatchName]:
+        """The session's batches as they are sealed, each once; ends when the recorder has ended."""
+        seen: set[BatchName] = set()
+        alive = True
+        while alive:
+            alive = self.is_alive  # Before the look: what it sealed last is then not missed.
+            for name in Store(self.request.data_dir).sealed_batches():
+                if name.session == self.request.session and name not in seen:
+                    seen.add(name)
+                    yield name
+            if alive:
+                time.sleep(_LOOK_EVERY_S)
+
+    def record(self) -> SessionRecord:
+        """What the session came to, once the recorder has ended.
+
+        Raises TransientError where it died without a record (a new start goes on with the session), and
+        ConflictError where another recorder held its key.
+        """
+        path = self.request.folder / RECORD_FILE
+        if path.exists():
+            return read(path, SessionRecord)
+        code = self._process.returncode if self._process is not None else None
+        log_path = self.request.folder / LOG_FILE
+        if code == recorder.BUSY:
+            raise ConflictError(f"another recorder took this API key first; its log line is in {log_path}")
+        how = "" if code is None else f" ({signal.Signals(-code).name})" if code < 0 else f" (exit status {code})"
+        raise TransientError(f"the recorder of {self.request.session} died{how}; see {log_path}")
+
+
+def start_or_attach(request: CaptureRequest, key: str) -> Recorder:
+    """The recorder for that request: the one that already records with this key, or a new one.
+
+    A recorder of the same symbols into the same folder is attached to, whatever session it is. Raises
+    ConflictError where the key is in use for something else, TerminalError where a recorder cannot be started.
+    """
+    running = _running(request, key)
+    if running is not None:
+        return Recorder(running, None)
+    save_request(request)
+    return _start(request, key)
+
+
+def _running(request: CaptureRequest, key: str) -> CaptureRequest | None:
+    """The request of the recorder that holds this key, or None where there is none."""
+    lock = key_lock_path(request.feed_url, key)
+    if not is_held(lock):
+        return None
+    folder = Path(lock.read_text())
+    running = read_request(folder)
+    if folder.parent != request.folder.resolve().parent or set(running.symbols) != set(request.symbols):
+        raise ConflictError(
+            f"this API key is in use by the recorder of {folder} ({', '.join(running.symbols[:5])}, …); "
+            f"a key allows one connection: wait for its end, or stop process {getattr(read_status(folder), 'pid', '?')}"
+        )
+    return running
+
+
+def _start(request: CaptureRequest, key: str) -> Recorder:
+    with (request.folder / LOG_FILE).open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.capture.recorder", str(request.folder)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # A Ctrl-C, a killed worker or a closed terminal must not reach it.
+            env=_environment(),
+        )
+    started = Recorder(request, process)
+    if process.stdin is None:
+        raise TerminalError("the recorder has no standard input")
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(key.encode() + b"\n")
+    _until(lambda: is_held(request.folder / SESSION_LOCK) or not started.is_alive, _START_S)
+    return started
+
+
+def _environment() -> dict[str, str]:
+    """What the recorder needs of ours: not the secrets, and a path on which it finds this package."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("TAPE_", "FINNHUB_", "AWS_"))}
+    here = str(Path(__file__).parents[2])
+    return {**keep, "PYTHONPATH": os.pathsep.join(filter(None, (here, keep.get("PYTHONPATH"))))}
+
+
+def _until(done: Callable[[], bool], timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > end:
+            raise TransientError(f"the recorder did not start within {timeout_s:g} s; the machine may be overloaded")
+        time.sleep(0.01)
+
+
+def recover(store: Store, now_ns: int) -> list[SessionRecord]:
+    """Close every session whose recorder is gone: seal what it left, name the gap, write its record."""
+    return [close_killed(store, session, now_ns) for session in killed_sessions(store)]
