@@ -109,8 +109,8 @@ class Ledger:
     upload_expected: bool = False
     per_symbol: dict[str, int] = field(default_factory=dict)
 
-    def imbalances(self) -> list[str]:
-        """Every law that does not hold, one line each; empty where the ledger balances."""
+    def laws(self) -> list[tuple[str, int, str, int]]:
+        """Every law as (what, count, what it must equal, count)."""
         frames, trades, batches = self.frames, self.trades, self.batches
         laws = [
             (
@@ -139,7 +139,11 @@ class Ledger:
         ]
         if self.upload_expected:
             laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))
-        return [f"{left} ({a:,}) ≠ {right} ({b:,})" for left, a, right, b in laws if a != b]
+        return laws
+
+    def imbalances(self) -> list[str]:
+        """Every law that does not hold, one line each; empty where the ledger balances."""
+        return [f"{left} ({a:,}) ≠ {right} ({b:,})" for left, a, right, b in self.laws() if a != b]
 
     @property
     def balances(self) -> bool:

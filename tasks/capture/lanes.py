@@ -8,7 +8,7 @@ queue blocks whoever puts: the kernel's buffer fills, and TCP holds the sender. 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from zlib import crc32
@@ -117,12 +117,12 @@ class Keeper(Protocol):
 class Router:
     """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
 
-    def __init__(self, on_error: Callable[[int, list[str]], None], lanes: int) -> None:
+    def __init__(self, on_error: Callable[[int, list[str]], None], symbols: Sequence[str], lanes: int) -> None:
         self._reader = Reader()
         self._next_seq: dict[int, int] = {}
         self._on_error = on_error
         self._lanes = lanes
-        self._lane_of: dict[str, int] = {}
+        self._lane_of = {symbol: index % lanes for index, symbol in enumerate(symbols)}
 
     def read(self, received: Received) -> tuple[Portion, list[bytes]]:
         """One receipt, read; the lines beside the portion are those of its block."""
@@ -169,11 +169,8 @@ class Router:
 
     def _lane(self, symbol: str) -> int:
         lane = self._lane_of.get(symbol)
-        if lane is None:
-            lane = crc32(symbol.encode()) % self._lanes
-            if len(self._lane_of) < 65_536:  # A feed that invents symbols must not fill the memory.
-                self._lane_of[symbol] = lane
-        return lane
+        # A symbol that was not asked for is not remembered: a feed that invents them must not fill the memory.
+        return crc32(symbol.encode()) % self._lanes if lane is None else lane
 
 
 class Lane(threading.Thread):

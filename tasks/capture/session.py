@@ -48,7 +48,7 @@ class Session:
         self._past = resume(self._store, request, self._clock.wall_ns())
         self._gaps = GapBook(request.folder / GAPS_FILE)
         self._keeper = JournalKeeper(self._store, lambda: request.symbols, self._gaps, self._clock, self._fail)
-        self._router = Router(self._on_vendor_errors, request.lanes)
+        self._router = Router(self._on_vendor_errors, request.symbols, request.lanes)
         self._lanes = [
             Lane(number, request, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
             for number in range(request.lanes)

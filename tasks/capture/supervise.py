@@ -26,6 +26,9 @@ from tasks.store import Store
 
 LOG_FILE = "recorder.log"
 _LOOK_EVERY_S = 0.2
+
+# The recorders that this process watches, the newest last: what a live view shows and a Ctrl-C stops.
+watched: list["Recorder"] = []
 _START_S = 30.0
 
 
@@ -36,6 +39,7 @@ class Recorder:
         self.request = request
         self.attached = process is None
         self._process = process
+        watched.append(self)
 
     @property
     def is_alive(self) -> bool:
@@ -74,15 +78,23 @@ class Recorder:
         Raises TransientError where it died without a record (a new start goes on with the session), and
         ConflictError where another recorder held its key.
         """
-        path = self.request.folder / RECORD_FILE
-        if path.exists():
-            return read(path, SessionRecord)
+        record = record_of(self.request)
+        if record is not None:
+            return record
         code = self._process.returncode if self._process is not None else None
         log_path = self.request.folder / LOG_FILE
         if code == recorder.BUSY:
             raise ConflictError(f"another recorder took this API key first; its log line is in {log_path}")
         how = "" if code is None else f" ({signal.Signals(-code).name})" if code < 0 else f" (exit status {code})"
         raise TransientError(f"the recorder of {self.request.session} died{how}; see {log_path}")
+
+
+def record_of(request: CaptureRequest) -> SessionRecord | None:
+    """The record of that session, or None before it has ended."""
+    try:
+        return read(request.folder / RECORD_FILE, SessionRecord)
+    except FileNotFoundError:
+        return None
 
 
 def start_or_attach(request: CaptureRequest, key: str) -> Recorder:

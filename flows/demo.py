@@ -1,0 +1,60 @@
+"""What does the recorder do? Shown on a generated tape, served from this machine, through the flow of production."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from flows import report
+from flows.live import session_shown
+from tasks.replay.generate import SYMBOLS, generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+from tasks.replay.tape_file import write_tape
+
+# The tape outlasts the recording, so that the session ends as a real one does: in mid-stream.
+_EXTRA_TAPE_S = 30
+_SEED = 20261124
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run(seconds: int, data_dir: Path) -> None:
+    """Generate a tape, serve it, record it for so many seconds, and show the ledger and what to type next."""
+    data_dir = data_dir.absolute()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    _leave_settings_alone(data_dir)
+    tape = data_dir / "tape.csv.gz"
+    console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {tape}")
+    write_tape(generate(_SEED, seconds + _EXTRA_TAPE_S), tape)
+    with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
+        console.print(f"serving it as Finnhub's websocket on {served.url}")
+        console.print("starting Prefect's own server for this run (10 to 20 s at first) and the recorder …")
+        from flows.record_session import record_session
+
+        with session_shown(live=sys.stdout.isatty()):
+            ledger = record_session(
+                symbols=list(SYMBOLS),
+                record_for=f"{seconds}s",
+                feed_url=served.url,
+                data_dir=data_dir,
+                batch_for=f"{max(1.0, seconds / 6):g}s",
+            )
+    report.print_ledger(ledger, data_dir)
+    console.print(
+        f"\nnext:  tape verify --data-dir {data_dir}             every law again, from the files alone\n"
+        f"       tape export --data-dir {data_dir} tape.csv      the archive back as a tape\n"
+        "       prefect server start                          then http://127.0.0.1:4200 shows this run\n"
+        "       FINNHUB_API_KEY=… tape record AAPL --for 5m   the real feed"
+    )
+
+
+def _leave_settings_alone(data_dir: Path) -> None:
+    """The demo needs no configuration, and must not touch what is configured: a real key, a real bucket.
+
+    A `.env` is read from the working folder, so that becomes the demo's own.
+    """
+    os.chdir(data_dir)
+    for name in [name for name in os.environ if name.startswith("TAPE_")]:
+        del os.environ[name]
+    os.environ["FINNHUB_API_KEY"] = "demo"

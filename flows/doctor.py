@@ -1,0 +1,144 @@
+"""Is everything there that a recording needs, and what is to be done where it is not?"""
+
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from flows.settings import Settings
+from tasks.errors import RecorderError, SettingsError, TransientError
+from tasks.market.hours import exchange_zone, next_open
+from tasks.store import unfinished, write_whole
+
+_WITHIN_S = 5.0
+_NTP_EPOCH_S = 2_208_988_800
+_CLOCK_OFF_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, how it is, and what is so or what to do next."""
+
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything, in the order in which a recording would need it. Changes nothing that lasts."""
+    return [
+        _key(settings),
+        _feed(settings),
+        _clock(),
+        _data_folder(settings.data_dir),
+        _disk(settings),
+        _calendar(settings),
+        _prefect(),
+        _object_store(settings),
+    ]
+
+
+def _key(settings: Settings) -> Finding:
+    if settings.finnhub_api_key is None:
+        return Finding("key", "wrong", "FINNHUB_API_KEY is not set: get one at finnhub.io and put it into .env")
+    return Finding("key", "ok", "FINNHUB_API_KEY is set; whether the feed takes it shows at the first connection")
+
+
+def _feed(settings: Settings) -> Finding:
+    parts = urlsplit(settings.feed_url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+    try:
+        socket.create_connection((host, port), timeout=_WITHIN_S).close()
+    except OSError as error:
+        return Finding("feed", "wrong", f"{host}:{port} cannot be reached ({error}): check network and proxy")
+    return Finding("feed", "ok", f"{host}:{port} can be reached")
+
+
+def _clock() -> Finding:
+    """Compare with a time server, where one can be asked (RFC 4330); ts_recv is only as good as this clock."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(2.0)
+            sent = time.time()
+            asking.sendto(b"\x1b" + bytes(47), ("pool.ntp.org", 123))
+            answer = asking.recv(48)
+            received = time.time()
+    except OSError:
+        return Finding("clock", "note", "no time server could be asked: make sure that NTP runs (timedatectl)")
+    server = int.from_bytes(answer[40:44], "big") - _NTP_EPOCH_S + int.from_bytes(answer[44:48], "big") / 2**32
+    off_s = server - (sent + received) / 2
+    state: Literal["ok", "wrong"] = "ok" if abs(off_s) <= _CLOCK_OFF_S else "wrong"
+    return Finding("clock", state, f"{off_s:+.3f} s from pool.ntp.org" + ("" if state == "ok" else ": start NTP"))
+
+
+def _data_folder(folder: Path) -> Finding:
+    """Write, sync and rename beside what is there, and take it away again."""
+    probe = folder / ".doctor"
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if nearest != folder:
+        return Finding("data folder", "note", f"{folder} does not exist yet; the first recording makes it")
+    try:
+        write_whole(probe, b"probe")
+    except OSError as error:
+        return Finding("data folder", "wrong", f"{folder}: {error.strerror}: give its owner write access")
+    finally:
+        for path in (probe, unfinished(probe)):
+            path.unlink(missing_ok=True)
+    return Finding("data folder", "ok", f"{folder.absolute()} can be written")
+
+
+def _disk(settings: Settings) -> Finding:
+    nearest = next(
+        each for each in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if each.exists()
+    )
+    free_bytes = shutil.disk_usage(nearest).free
+    text = f"{free_bytes / 2**30:,.1f} GiB free, reserve {settings.disk_reserve_bytes / 2**30:,.1f} GiB"
+    if free_bytes < settings.disk_reserve_bytes:
+        return Finding("disk", "wrong", f"{text}: make room or lower TAPE_DISK_RESERVE")
+    return Finding("disk", "ok", text)
+
+
+def _calendar(settings: Settings) -> Finding:
+    try:
+        zone = exchange_zone(settings.calendar)
+        opens_s = next_open(time.time_ns(), settings.calendar) // 10**9
+    except SettingsError as error:
+        return Finding("calendar", "wrong", str(error))
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(opens_s))
+    return Finding("calendar", "ok", f"{settings.calendar} ({zone.key}) opens next on {when}")
+
+
+def _prefect() -> Finding:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if url is None:
+        return Finding("prefect", "note", "no PREFECT_API_URL: each run starts a server of its own (10 to 20 s)")
+    try:
+        with get_client(sync_client=True) as client:
+            failure = client.api_healthcheck()
+    except Exception as error:
+        failure = error
+    if failure is not None:
+        return Finding("prefect", "wrong", f"{url}: {type(failure).__name__}: start `prefect server start`")
+    return Finding("prefect", "ok", f"{url} answers")
+
+
+def _object_store(settings: Settings) -> Finding:
+    from tasks.upload.task import probe
+
+    from flows.process_batches import bucket_of
+
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return Finding("object store", "note", "no TAPE_S3_BUCKET: archived batches stay on this machine")
+    try:
+        return Finding("object store", "ok", str(probe(bucket)))
+    except TransientError as error:
+        return Finding("object store", "wrong", f"{error} (may mend itself)")
+    except RecorderError as error:
+        return Finding("object store", "wrong", str(error))

@@ -1,0 +1,155 @@
+"""How does every sealed batch that is not yet archived become so? The re-run button, the recovery, the safety net.
+
+Every step may be run again: what is done is found done on disk, whoever did it.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+from tasks.compress.task import compress
+from tasks.upload.task import Bucket, upload
+from tasks.validate.task import Limits, validate
+from tasks.verify.account import ledger_for
+
+from flows.settings import Settings, load_settings
+from tasks.batch import BatchName
+from tasks.capture.task import recover_sessions
+from tasks.errors import TerminalError
+from tasks.ledger import Ledger
+from tasks.store import Store
+
+# Two batches at a time: polars and Parquet use every core by themselves, and the recorder needs one.
+BATCHES_AT_A_TIME = 2
+_UPLOAD_FIRST_WAIT_S = 1.0
+
+
+class NotArchived(TerminalError):
+    """Batches that could not be archived; they lie where they were, and a later run takes them up again."""
+
+
+@flow(name="process-batches", task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_AT_A_TIME))
+def process_batches(data_dir: Path | None = None) -> list[Ledger]:
+    """Archive whatever is sealed and not archived, whichever session left it; gives the ledgers of those sessions.
+
+    Sessions whose recorder was killed are closed first, so that what they had journalled is among it.
+    Raises NotArchived where a batch could not be archived.
+    """
+    settings = load_settings(data_dir=data_dir)
+    store = Store(settings.data_dir).prepare()
+    recovered = recover_sessions(store.root)
+    names = waiting(store, settings)
+    get_run_logger().info("%d batches wait to be archived", len(names))
+    finish([archive(name, settings) for name in names])
+    sessions = sorted({name.session for name in names} | {record.session for record in recovered})
+    ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
+    for ledger in ledgers:
+        show(ledger)
+    return ledgers
+
+
+def archive(name: BatchName, settings: Settings) -> PrefectFuture[Any]:
+    """Validate, compress and, where a bucket is set, upload one batch, in the background; gives the last step."""
+    data_dir, batch = settings.data_dir, str(name)
+    limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
+    validated = validate.submit(data_dir, batch, limits)
+    compressed = compress.submit(data_dir, batch, wait_for=[validated])
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return compressed
+    return upload.with_options(
+        retries=settings.upload_retries,
+        retry_delay_seconds=[min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)],
+    ).submit(data_dir, batch, bucket, wait_for=[compressed])
+
+
+def finish(futures: list[PrefectFuture[Any]]) -> None:
+    """Wait for every batch; then raise NotArchived with the first reason, where there is one."""
+    failures = [state for future in futures if not (state := _final(future)).is_completed()]
+    if failures:
+        raise NotArchived(
+            f"{len(failures)} of {len(futures)} batches are not archived: {failures[0].message}; "
+            "nothing is lost, run `tape archive` once the cause is mended"
+        )
+
+
+def _final(future: PrefectFuture[Any]) -> Any:
+    future.wait()
+    return future.state
+
+
+def waiting(store: Store, settings: Settings) -> list[BatchName]:
+    """The batches that are somewhere on the way: sealed, validated, or archived and not yet uploaded."""
+    names = {*store.sealed_batches(), *store.validated_batches()}
+    if settings.s3_bucket is not None:
+        for manifest in store.manifests():
+            name = BatchName.parse(manifest.name)
+            if not manifest.with_name(name.receipt).exists():
+                names.add(name)
+    return sorted(names)
+
+
+def bucket_of(settings: Settings) -> Bucket | None:
+    """Where uploads go, or None where no bucket is set."""
+    if settings.s3_bucket is None:
+        return None
+    return Bucket(
+        name=settings.s3_bucket,
+        prefix=settings.s3_prefix,
+        endpoint_url=settings.s3_endpoint_url,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=settings.s3_secret_access_key,
+        session_token=settings.s3_session_token,
+        profile=settings.s3_profile,
+        addressing=settings.s3_addressing,
+        storage_class=settings.s3_storage_class,
+        sse=settings.s3_sse,
+        ca_bundle=settings.s3_ca_bundle,
+    )
+
+
+def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
+    """The ledger of a session that has ended, None of one that still records."""
+    if not (store.sessions / session / "session.json").exists():
+        return None
+    return ledger_for(store, session, upload_expected=settings.s3_bucket is not None)
+
+
+def show(ledger: Ledger) -> None:
+    """The ledger and its gaps as artifacts of the run; a UI that does not answer is no reason to fail."""
+    log = get_run_logger()
+    key = f"ledger-{ledger.record.session.lower()}"
+    try:
+        create_table_artifact(
+            table=[
+                {"law": left, "count": a, "must equal": right, "its count": b, "holds": a == b}
+                for left, a, right, b in ledger.laws()
+            ],
+            key=key,
+            description=f"{ledger.record.session}: {'balances' if ledger.balances else 'DOES NOT BALANCE'}",
+        )
+        if ledger.record.gaps:
+            create_markdown_artifact(_gap_table(ledger), key=f"gaps-{ledger.record.session.lower()}")
+    except Exception as error:
+        log.warning("no ledger artifact: %s", type(error).__name__)
+    for broken in ledger.imbalances():
+        log.error("%s: %s", ledger.record.session, broken)
+
+
+def _gap_table(ledger: Ledger) -> str:
+    lines = ["| from (UTC) | to (UTC) | seconds | symbols | reason |", "| --- | --- | --- | --- | --- |"]
+    for gap in ledger.record.gaps:
+        end_ns = gap.start_ns if gap.end_ns is None else gap.end_ns
+        names = ", ".join(gap.symbols[:8]) + (" …" if len(gap.symbols) > 8 else "")
+        seconds = (end_ns - gap.start_ns) / 1e9
+        lines.append(f"| {_utc(gap.start_ns)} | {_utc(end_ns)} | {seconds:.1f} | {names} | {gap.reason} |")
+    return "\n".join(lines)
+
+
+def _utc(ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ns // 10**9))

@@ -1,0 +1,127 @@
+"""How is one time-boxed session recorded, its batches archived while it still records?"""
+
+import datetime as dt
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.process_batches import BATCHES_AT_A_TIME, archive, finish, ledger_of, show, waiting
+from flows.settings import Settings, load_settings
+from tasks.batch import BatchName, session_name
+from tasks.capture.task import CaptureRequest, capture, recover_sessions
+from tasks.duration import duration_ns
+from tasks.errors import SettingsError, TerminalError
+from tasks.ledger import Ledger
+from tasks.market.hours import exchange_zone
+from tasks.store import Store
+from tasks.trade import NS_PER_S
+
+_EXAMPLE = "2026-11-24T16:00:00-05:00"
+
+
+class SessionFailed(TerminalError):
+    """The session did not do what was asked of it; `ledger` says how far it came."""
+
+    def __init__(self, message: str, ledger: Ledger) -> None:
+        super().__init__(message)
+        self.ledger = ledger
+
+
+@flow(
+    name="record-session",
+    flow_run_name="record {symbols}",
+    task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_AT_A_TIME),
+)
+def record_session(
+    symbols: list[str] | None = None,
+    record_for: str | None = None,
+    until: str | None = None,
+    feed_url: str | None = None,
+    data_dir: Path | None = None,
+    batch_for: str | None = None,
+) -> Ledger:
+    """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
+
+    What is not given comes from the settings. Gives the ledger. Raises SettingsError before anything starts,
+    SessionFailed where the recording failed or its ledger does not balance, NotArchived where a batch could not
+    be archived: it is then recorded, and `process_batches` takes it up.
+    """
+    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for)
+    request = request_for(settings, record_for, until, time.time_ns())
+    store = Store(settings.data_dir).prepare()
+    recover_sessions(store.root)
+    futures: dict[BatchName, PrefectFuture[Any]] = {}
+
+    def begin(name: BatchName) -> None:
+        futures[name] = archive(name, settings)
+
+    record = capture(request, settings.finnhub_api_key, begin)
+    for name in waiting(store, settings):
+        if name.session == record.session and name not in futures:
+            begin(name)
+    finish(list(futures.values()))
+    return closed(store, record.session, settings)
+
+
+def closed(store: Store, session: str, settings: Settings) -> Ledger:
+    """The ledger of a session that has ended, shown in the UI. Raises SessionFailed where it is not as it should be."""
+    ledger = ledger_of(store, session, settings)
+    if ledger is None:
+        raise TerminalError(f"{session} has no record yet: its recorder still runs")
+    show(ledger)
+    record = ledger.record
+    if record.outcome in ("failed", "killed"):
+        raise SessionFailed(f"{session} {record.outcome}: {record.error}", ledger)
+    if not ledger.balances:
+        raise SessionFailed(f"{session} does not balance: {'; '.join(ledger.imbalances())}", ledger)
+    get_run_logger().info("%s balances: %s trades archived", session, f"{ledger.trades.archived:,}")
+    return ledger
+
+
+def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
+    """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
+    if settings.finnhub_api_key is None:
+        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
+    if not settings.symbols:
+        raise SettingsError("symbols: none given; name some, such as AAPL, or set TAPE_SYMBOLS")
+    if (record_for is None) == (until is None):
+        raise SettingsError("give either how long to record (--for 5m) or until when (--until 16:00)")
+    deadline_ns = now_ns + duration_ns(record_for) if record_for is not None else _time_ns(until or "", now_ns)
+    if deadline_ns <= now_ns:
+        raise SettingsError("the session would end before it begins; give a later end")
+    return CaptureRequest(
+        session=session_name(now_ns, os.urandom),
+        data_dir=settings.data_dir.absolute(),
+        feed_url=settings.feed_url,
+        symbols=settings.symbols,
+        started_ns=now_ns,
+        deadline_ns=deadline_ns,
+        zone=exchange_zone(settings.calendar).key,
+        lanes=len(settings.symbols) if settings.lanes == "ticker" else min(settings.lanes, len(settings.symbols)),
+        batch_for_ns=settings.batch_for_ns,
+        batch_bytes=settings.batch_bytes,
+        queue_bytes=settings.queue_bytes,
+        disk_reserve_bytes=settings.disk_reserve_bytes,
+    )
+
+
+def _time_ns(text: str, now_ns: int) -> int:
+    """When, in UTC ns, a clock of this machine next shows HH:MM[:SS]; or what ISO 8601 with an offset says."""
+    try:
+        moment = dt.datetime.fromisoformat(text) if "T" in text else _next(dt.time.fromisoformat(text), now_ns)
+    except ValueError as error:
+        raise SettingsError(f"until: {text[:40]!r} is no time; write 16:00, 16:00:30 or {_EXAMPLE}") from error
+    if moment.tzinfo is None:
+        raise SettingsError(f"until: {text} has no offset from UTC; write {_EXAMPLE}")
+    return int(moment.timestamp() * 1_000_000) * 1_000
+
+
+def _next(clock: dt.time, now_ns: int) -> dt.datetime:
+    now = dt.datetime.fromtimestamp(now_ns / NS_PER_S).astimezone()
+    moment = dt.datetime.combine(now.date(), clock).astimezone()
+    return moment if moment > now else dt.datetime.combine(now.date() + dt.timedelta(days=1), clock).astimezone()

@@ -1,0 +1,157 @@
+"""The capture as Prefect sees it: tasks that start, watch and, if they must, stop the recorder.
+
+The recorder does not need them: where this process dies, it goes on to its deadline, and the next run of the task
+finds it again. Called directly, never submitted: only so does a cancelled run reach the code that stops it.
+"""
+
+import contextlib
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging.loggers import LoggingAdapter
+from pydantic import SecretStr
+
+from tasks.batch import BatchName
+from tasks.capture.recovery import close_killed
+from tasks.capture.request import CaptureRequest as CaptureRequest
+from tasks.capture.status import Status
+from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
+from tasks.capture.supervise import watched as watched
+from tasks.errors import TerminalError, TransientError
+from tasks.ledger import SessionRecord
+from tasks.store import Store
+
+_PROGRESS_EVERY_S = 5.0
+_LOG_EVERY_S = 30.0
+
+
+def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether trying again may help: the recorder died, and a new one goes on with its session."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+@task(
+    name="capture",
+    task_run_name="capture {request.session}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=100,
+    retry_delay_seconds=1,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_is_transient,
+)
+def capture(request: CaptureRequest, key: SecretStr, on_sealed: Callable[[BatchName], object]) -> SessionRecord:
+    """Have one session recorded; `on_sealed` is called with each batch while it still records.
+
+    Starts a recorder or attaches to the one that runs. Past the deadline it records nothing, and gives the record.
+    Raises TransientError where the recorder died, ConflictError where its key is in use for something else.
+    """
+    log = get_run_logger()
+    ended = _ended(request)
+    if ended is not None:
+        return ended
+    recorder = start_or_attach(request, key.get_secret_value())
+    status = recorder.status()
+    log.info(
+        "%s the recorder of %s, process %s, %d symbols",
+        "attached to" if recorder.attached else "started",
+        recorder.request.session,
+        status.pid if status else "?",
+        len(recorder.request.symbols),
+    )
+    try:
+        with _progress_shown(recorder, log):
+            for name in recorder.sealed():
+                on_sealed(name)
+    except BaseException:
+        log.warning("told to stop: the recorder seals what it has")
+        recorder.stop()
+        for _ in recorder.sealed():
+            pass
+        raise
+    return recorder.record()
+
+
+def _ended(request: CaptureRequest) -> SessionRecord | None:
+    """The record of a session that is over, or None where there is something to record."""
+    record = record_of(request)
+    if record is not None or time.time_ns() < request.deadline_ns:
+        return record
+    if not request.folder.exists():
+        raise TerminalError("the session's deadline has passed before it began; give a later one")
+    return close_killed(Store(request.data_dir), request.session, time.time_ns())
+
+
+@task(name="recover", cache_policy=NO_CACHE, persist_result=False)
+def recover_sessions(data_dir: Path) -> list[SessionRecord]:
+    """Close every session whose recorder was killed: what it had journalled is sealed, the gap is named."""
+    log = get_run_logger()
+    records = recover(Store(data_dir).prepare(), time.time_ns())
+    for record in records:
+        log.warning("%s: %s; what it had journalled is sealed", record.session, record.error)
+    return records
+
+
+@contextlib.contextmanager
+def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any") -> Iterator[None]:
+    """Log lines and a progress artifact, from a thread: an API that does not answer must not hold up the capture."""
+    over = threading.Event()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(_show_progress, recorder, log, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _show_progress(recorder: Recorder, log: Any, over: threading.Event) -> None:
+    artifact: Any = None
+    logged_s = time.monotonic()
+    trades = 0
+    notice: str | None = None
+    while not over.wait(_PROGRESS_EVERY_S):
+        status = recorder.status()
+        if status is None:
+            continue
+        if status.notice and status.notice != notice:
+            log.warning("%s", status.notice)
+        notice = status.notice
+        if time.monotonic() - logged_s >= _LOG_EVERY_S:
+            rate = (status.trades - trades) / (time.monotonic() - logged_s)
+            log.info("%s", describe(status, rate))
+            logged_s, trades = time.monotonic(), status.trades
+        try:
+            artifact = _shown(artifact, status, recorder.request)
+        except Exception as error:  # The UI's picture is worth no trade.
+            log.debug("no progress artifact: %s", type(error).__name__)
+
+
+def _shown(artifact: Any, status: Status, request: CaptureRequest) -> Any:
+    whole_ns = max(1, request.deadline_ns - request.started_ns)
+    percent = min(100.0, 100.0 * (status.updated_ns - request.started_ns) / whole_ns)
+    if artifact is None:
+        return create_progress_artifact(
+            progress=percent,
+            key="capture-progress",
+            description=f"{request.session}: {len(request.symbols)} symbols",
+        )
+    update_progress_artifact(artifact_id=artifact, progress=percent, description=describe(status, None))
+    return artifact
+
+
+def describe(status: Status, trades_per_s: float | None) -> str:
+    """A status in one line."""
+    rate = "" if trades_per_s is None else f" ({trades_per_s:,.0f}/s)"
+    gap = f", in a gap: {status.open_gaps[0].reason}" if status.open_gaps else ""
+    return (
+        f"{status.state}: {status.trades:,} trades{rate}, {status.batches_sealed} batches sealed, "
+        f"{status.queue_bytes:,} bytes waiting, {status.gaps} gaps{gap}"
+    )
