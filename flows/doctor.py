@@ -77,8 +77,7 @@ def _clock() -> Finding:
 def _data_folder(folder: Path) -> Finding:
     """Write, sync and rename beside what is there, and take it away again."""
     probe = folder / ".doctor"
-    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if nearest != folder:
+    if not folder.exists():
         return Finding("data folder", "note", f"{folder} does not exist yet; the first recording makes it")
     try:
         write_whole(probe, b"probe")
@@ -90,11 +89,14 @@ def _data_folder(folder: Path) -> Finding:
     return Finding("data folder", "ok", f"{folder.absolute()} can be written")
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    whole = folder.absolute()
+    return next(each for each in (whole, *whole.parents) if each.exists())
+
+
 def _disk(settings: Settings) -> Finding:
-    nearest = next(
-        each for each in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if each.exists()
-    )
-    free_bytes = shutil.disk_usage(nearest).free
+    free_bytes = shutil.disk_usage(_nearest(settings.data_dir)).free
     text = f"{free_bytes / 2**30:,.1f} GiB free, reserve {settings.disk_reserve_bytes / 2**30:,.1f} GiB"
     if free_bytes < settings.disk_reserve_bytes:
         return Finding("disk", "wrong", f"{text}: make room or lower TAPE_DISK_RESERVE")

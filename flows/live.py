@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -87,7 +87,7 @@ def _picture(status: Status, store: Store, rate: "_Rate") -> Group:
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
     for name, count in busiest:
         symbols.add_row(name, f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30))
-    lines = [
+    lines: list[RenderableType] = [
         Text(f"session {status.session}, process {status.pid}, connection {status.connection}"),
         head,
         bar,

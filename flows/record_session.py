@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import SecretStr
 
-from flows.process_batches import BATCHES_AT_A_TIME, archive, finish, ledger_of, show, waiting
+from flows.process_batches import TWO_AT_A_TIME, archive, finish, ledger_of, show, waiting
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, recover_sessions
@@ -35,7 +35,7 @@ class SessionFailed(TerminalError):
 @flow(
     name="record-session",
     flow_run_name="record {symbols}",
-    task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_AT_A_TIME),
+    task_runner=TWO_AT_A_TIME,
 )
 def record_session(
     symbols: list[str] | None = None,
@@ -60,7 +60,7 @@ def record_session(
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    record = capture(request, settings.finnhub_api_key, begin)
+    record = capture(request, key_of(settings), begin)
     for name in waiting(store, settings):
         if name.session == record.session and name not in futures:
             begin(name)
@@ -85,8 +85,7 @@ def closed(store: Store, session: str, settings: Settings) -> Ledger:
 
 def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
     """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
-    if settings.finnhub_api_key is None:
-        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
+    key_of(settings)
     if not settings.symbols:
         raise SettingsError("symbols: none given; name some, such as AAPL, or set TAPE_SYMBOLS")
     if (record_for is None) == (until is None):
@@ -108,6 +107,13 @@ def request_for(settings: Settings, record_for: str | None, until: str | None, n
         queue_bytes=settings.queue_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
     )
+
+
+def key_of(settings: Settings) -> SecretStr:
+    """The feed's key. Raises SettingsError where there is none."""
+    if settings.finnhub_api_key is None:
+        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
+    return settings.finnhub_api_key
 
 
 def _time_ns(text: str, now_ns: int) -> int:

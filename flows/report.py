@@ -1,5 +1,6 @@
 """How do a ledger, a verdict and a doctor's findings look in a terminal, and as JSON?"""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,7 +70,7 @@ def print_verdict(verdict: Any) -> None:
     out.print(f"{count}: " + (f"[red]{len(verdict.broken)} laws broken[/red]" if verdict.broken else "every law holds"))
 
 
-def print_findings(findings: list[Finding]) -> bool:
+def print_findings(findings: Sequence[Finding]) -> bool:
     """One line each; gives whether none is wrong."""
     marks = {"ok": "[green]ok   [/green]", "note": "[yellow]note [/yellow]", "wrong": "[red]wrong[/red]"}
     for finding in findings:
