@@ -1,0 +1,158 @@
+"""How does a validated batch become an archived file, equal value by value, before anything is removed?
+
+A step that may be killed at any instruction and run again: it gives the same bytes, and once its manifest stands it
+only clears away what the batch came from.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.archive import LAYOUT, SCHEMA, WRITER_OPTIONS, file_schema, read_groups
+from tasks.batch import BatchName
+from tasks.errors import CorruptionError, TerminalError
+from tasks.manifest import Manifest, Report, Seal, encode, read
+from tasks.store import Store, publish, sync, unfinished, write_whole
+
+_SOFTWARE = f"stock-tracing {version('stock-tracing')}"
+_NO_TIME = np.iinfo(np.int64)
+
+
+def compress(store: Store, name: BatchName) -> Manifest:
+    """Archive a validated batch, and say what the file holds; a batch without a valid row gets a manifest alone.
+
+    Raises CorruptionError, and removes nothing, where the file read back differs or the batch is not in order;
+    TerminalError where there is no such batch.
+    """
+    store.prepare()
+    with store.locked(name):
+        done = store.manifest_of(name)
+        manifest = read(done, Manifest) if done is not None else _archive(store, name)
+        # The report last: as long as it lies there, the batch is listed and this step is run again.
+        for path in (store.validated / name.validated, store.validated / name.seal, store.validated / name.report):
+            path.unlink(missing_ok=True)
+            sync(store.validated)
+        return manifest
+
+
+def _archive(store: Store, name: BatchName) -> Manifest:
+    seal, report = _records(store, name)
+    folder = store.archive_folder(seal.feed, seal.date)
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in (folder.parent.parent, folder.parent):
+        sync(made)
+    manifest = _manifest(name, seal, report, store.validated / name.validated, folder / name.archived)
+    write_whole(folder / name.manifest, encode(manifest))
+    return manifest
+
+
+def _records(store: Store, name: BatchName) -> tuple[Seal, Report]:
+    try:
+        return read(store.validated / name.seal, Seal), read(store.validated / name.report, Report)
+    except FileNotFoundError as error:
+        raise TerminalError(f"{error.filename}: no such validated batch; look for it in {store.root}") from error
+
+
+def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, archived: Path) -> Manifest:
+    times = _Times()
+    digest, size = "", 0
+    if report.valid:
+        _write(name, seal, validated, unfinished(archived), times)
+        _compare(validated, unfinished(archived), report)
+        with unfinished(archived).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = unfinished(archived).stat().st_size
+        publish(archived)
+    return Manifest(
+        batch=str(name),
+        file=name.archived if report.valid else None,
+        layout=LAYOUT,
+        software=_SOFTWARE,
+        rows=report.valid,
+        bytes=size,
+        sha256=digest,
+        first_event_ns=times.first("ts_event"),
+        last_event_ns=times.last("ts_event"),
+        first_recv_ns=times.first("ts_recv"),
+        last_recv_ns=times.last("ts_recv"),
+        seal=seal,
+        report=report,
+    )
+
+
+def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_Times") -> None:
+    """Write the file, one row group for each batch of the IPC file, and note its times."""
+    schema = file_schema(
+        title="trades as received", feed=seal.feed, date=seal.date, session=name.session, batch=str(name),
+        software=_SOFTWARE,
+    )  # fmt: skip
+    last = (0, 0)
+    with pq.ParquetWriter(target, schema, **WRITER_OPTIONS) as writer:
+        for table in _validated(validated):
+            last = _in_order(table, last, validated)
+            times.note(table)
+            writer.write_table(table.cast(schema), row_group_size=len(table))
+
+
+def _compare(validated: Path, archived: Path, report: Report) -> None:
+    """Read the file back, checksums and all, beside what it was made from."""
+    rows = 0
+    for ours, theirs in zip(_validated(validated), read_groups(archived), strict=True):
+        rows += len(theirs)
+        if not theirs.equals(ours):
+            raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")
+    if rows != report.valid:
+        raise CorruptionError(f"{validated}: holds {rows:,} rows, its report says {report.valid:,}; restore both")
+
+
+def _validated(path: Path) -> Iterator[pa.Table]:
+    """The batches of the IPC file, mapped rather than read."""
+    with _reading(path), pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        for index in range(reader.num_record_batches):
+            yield pa.Table.from_batches([reader.get_batch(index)], SCHEMA)
+
+
+def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:
+    """The last (connection, recv_seq). Raises CorruptionError where rows do not rise: no sorting mends a batch."""
+    connection, seq = (table[name].to_numpy() for name in ("connection", "recv_seq"))
+    connection, seq = np.concatenate([[last[0]], connection]), np.concatenate([[last[1]], seq])
+    steps = np.diff(connection)
+    if ((steps < 0) | ((steps == 0) & (np.diff(seq) <= 0))).any():
+        raise CorruptionError(f"{path}: its rows are not in order of receipt; split the batch again from a copy")
+    return int(connection[-1]), int(seq[-1])
+
+
+class _Times:
+    """First and last times over tables, in UTC ns."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def note(self, table: pa.Table) -> None:
+        for name in ("ts_event", "ts_recv"):
+            values = table[name].cast(pa.int64()).to_numpy()
+            self._first[name] = min(int(values.min()), self._first.get(name, _NO_TIME.max))
+            self._last[name] = max(int(values.max()), self._last.get(name, _NO_TIME.min))
+
+    def first(self, name: str) -> int | None:
+        return self._first.get(name)
+
+    def last(self, name: str) -> int | None:
+        return self._last.get(name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise TerminalError(f"{path}: is missing beside its report; split the batch again from a copy") from error
+    except pa.ArrowException as error:
+        raise CorruptionError(f"{path}: cannot be read ({error}); split the batch again from a copy") from error

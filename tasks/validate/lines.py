@@ -1,0 +1,136 @@
+"""What does each line of a journal say, whatever it holds?
+
+A journal is read in slices of about a million lines. A slice is read typed; where that fails, or the counts over it
+do not prove that nothing was lost in the reading, it is read again as text and each value is cast by itself, so that
+a bad line spoils only itself.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from polars.exceptions import PolarsError
+
+from tasks.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
+from tasks.validate.schema import TYPES
+
+_SLICE_BYTES = 64 << 20
+_TEXTS = ("symbol", "price", "size", "conditions")
+_INTEGERS = tuple(name for name in JOURNAL_COLUMNS if name not in _TEXTS)
+_CONTROLS = bytes(code for code in range(0x20) if code != 0x0A) + b'\x7f"'
+_UNPRINTABLE = r'[\x00-\x09\x0b-\x1f\x7f"]'
+_COMMAS = len(JOURNAL_COLUMNS) - 1
+_TENS = 10 ** np.arange(1, 19, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive lines of a journal: `first` is the number of the first one (from 1), `text` the lines themselves.
+
+    `frame` has one row for each line: the columns of `TYPES`, null where they cannot be read, and `fields`,
+    `printable`, `ended`. In `text` every line has its line feed, the last one of the file too.
+    """
+
+    first: int
+    text: bytes
+    frame: pl.DataFrame
+
+
+def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
+    """The lines after the header, in order, in slices of whole lines and about `slice_bytes` bytes."""
+    first = 1
+    with journal.open("rb") as file:
+        file.seek(len(JOURNAL_HEADER))
+        while text := file.read(slice_bytes):
+            text += file.readline()
+            ended = text.endswith(b"\n")
+            text += b"" if ended else b"\n"
+            frame = _typed(text)
+            frame = _cast(text) if frame is None else frame
+            last = pl.int_range(1, pl.len() + 1) == pl.len()
+            yield Slice(first, text, frame.with_columns(ended=~last if not ended else pl.lit(value=True)))
+            first += frame.height
+
+
+def _typed(text: bytes) -> pl.DataFrame | None:
+    """The slice read typed, or None where it is not proven that writing the values again gives `text`."""
+    if text.translate(None, _CONTROLS) != text:
+        return None
+    try:
+        frame = pl.read_csv(io.BytesIO(text), has_header=False, schema=TYPES, quote_char=None)
+    except PolarsError:
+        return None
+    frame = frame.with_columns(pl.col("conditions").fill_null(""))
+    if frame.height != text.count(b"\n") or any(frame.null_count().row(0)):
+        return None
+    # No reading of an integer is shorter than how it is written plainly (+5, 05, " 5"), so equal sums are equal lines.
+    texts = frame.select(pl.sum_horizontal(pl.col(_TEXTS).str.len_bytes().sum())).item()
+    digits = sum(_digits(frame[name].to_numpy()) for name in _INTEGERS)
+    if texts + digits + len(JOURNAL_COLUMNS) * frame.height != len(text):
+        return None
+    return frame.with_columns(fields=pl.lit(len(JOURNAL_COLUMNS)), printable=pl.lit(value=True))
+
+
+def _digits(values: np.ndarray) -> int:
+    """How many characters these integers take, written plainly."""
+    low, high = int(values.min()), int(values.max())
+    if len(str(low)) == len(str(high)) and low >= 0:
+        return len(values) * len(str(high))
+    sizes = np.abs(values)
+    more = sum(int(np.count_nonzero(sizes >= ten)) for ten in _TENS if ten <= max(abs(low), abs(high)))
+    return len(values) + more + int(np.count_nonzero(values < 0))
+
+
+def _cast(text: bytes) -> pl.DataFrame:
+    """The slice read as text, each value cast by itself."""
+    readable = text.decode("utf-8", "backslashreplace").encode()
+    lengths = _lengths(readable)
+    is_utf8 = pl.Series(lengths == _lengths(text))
+    line = pl.Series("line", readable.decode().split("\n")[:-1])
+    columns = _columns(readable, line, lengths)
+    return columns.select(
+        *(_plain_integer(name) for name in _INTEGERS),
+        *_TEXTS,
+        fields=line.str.count_matches(",", literal=True).cast(pl.Int32) + 1,
+        printable=is_utf8 & ~line.str.contains(_UNPRINTABLE),
+    )
+
+
+def _columns(text: bytes, line: pl.Series, lengths: np.ndarray) -> pl.DataFrame:
+    """The first eight fields of each line as text, null where the line has fewer."""
+    try:
+        frame = pl.read_csv(
+            io.BytesIO(JOURNAL_HEADER + text),
+            schema=dict.fromkeys(JOURNAL_COLUMNS, pl.String),
+            quote_char=None,
+            truncate_ragged_lines=True,
+        )
+    except PolarsError:
+        return _split(line)
+    if frame.height != len(lengths):
+        return _split(line)
+    frame = frame.with_columns(pl.col("conditions").fill_null(""))
+    exact = frame.select(pl.sum_horizontal(pl.all().str.len_bytes()) + _COMMAS == pl.lit(pl.Series(lengths)))
+    odd = (~exact.to_series()).arg_true()
+    # What the reader cut, padded or skipped is split one by one.
+    fixed = _split(line.gather(odd)).with_columns(odd.alias("index"))
+    return frame.with_row_index().update(fixed, on="index", include_nulls=True).drop("index") if len(odd) else frame
+
+
+def _split(line: pl.Series) -> pl.DataFrame:
+    parts = line.str.split_exact(",", _COMMAS + 1).struct.unnest()
+    return parts.select(pl.nth(index).alias(name) for index, name in enumerate(JOURNAL_COLUMNS))
+
+
+def _plain_integer(name: str) -> pl.Expr:
+    number = pl.col(name).cast(TYPES[name], strict=False)
+    return pl.when(number.cast(pl.String) == pl.col(name)).then(number).alias(name)
+
+
+def _lengths(text: bytes) -> np.ndarray:
+    """The length of each line without its line feed, in bytes."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0x0A)
+    return np.diff(ends, prepend=-1) - 1

@@ -1,0 +1,178 @@
+"""Which lines of a batch break the order of receipt, so that no line is condemned for its neighbour's fault?
+
+Where some line is out of order, the fewest lines that can be blamed are: what remains is the longest series in order.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from tasks.manifest import Seal
+from tasks.validate.lines import Slice
+from tasks.validate.schema import MOST_TRADES
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+_SEQ_BITS = MOST_TRADES.bit_length() - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """What lines say of their receipt: line number, index of the connection in the seal, `recv_seq`, `ts_recv`.
+
+    Values that cannot be read are -1.
+    """
+
+    line: Ints
+    connection: Ints
+    seq: Ints
+    time: Ints
+
+    @classmethod
+    def of(cls, piece: Slice, seal: Seal) -> Self:
+        known = [row.connection for row in seal.connections]
+        frame = piece.frame.select(
+            pl.col("connection").replace_strict(known, range(len(known)), default=-1, return_dtype=pl.Int64),
+            pl.when(pl.col("recv_seq").is_between(1, MOST_TRADES - 1)).then("recv_seq"),
+            pl.when(pl.col("ts_recv") >= 0).then("ts_recv"),
+        )
+        line = np.arange(piece.first, piece.first + frame.height)
+        return cls(line, *(frame[name].fill_null(-1).to_numpy() for name in frame.columns))
+
+    @classmethod
+    def all_of(cls, pieces: Iterable[Slice], seal: Seal) -> Self:
+        parts = [cls.of(piece, seal) for piece in pieces]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Disorder:
+    """The lines to blame, one boolean for each line of the batch.
+
+    `seq`: `recv_seq` does not rise. `gap`: a trade is missing before this line. `time`: `ts_recv` falls.
+    """
+
+    seq: Bools
+    gap: Bools
+    time: Bools
+
+    @staticmethod
+    def columns(blamed: "Disorder | None", piece: Slice) -> list[pl.Series | pl.Expr]:
+        """`seq_rises`, `seq_follows` and `time_rises` of the lines of `piece`; all true where none is to blame."""
+        names = ("seq_rises", "seq_follows", "time_rises")
+        if blamed is None:
+            return [pl.lit(value=True).alias(name) for name in names]
+        here = slice(piece.first - 1, piece.first - 1 + piece.frame.height)
+        found = (blamed.seq, blamed.gap, blamed.time)
+        return [pl.Series(name, ~lines[here]) for name, lines in zip(names, found, strict=True)]
+
+
+class InOrder:
+    """Tells of slice after slice whether all is in order so far: fast, and silent about who is to blame."""
+
+    def __init__(self, seal: Seal) -> None:
+        self._lanes = seal.lanes
+        self._before_seq, self._before_time = _before(seal)
+        self._last = np.array([[0], [-1], [0], [0]])
+
+    def holds(self, rows: Receipts) -> bool:
+        """Whether these next lines are in order; of those that cannot be read at all nothing is said."""
+        readable = (rows.connection >= 0) & (rows.seq >= 0) & (rows.time >= 0)
+        if ((rows.connection >= 0) & ~readable).any():
+            return False
+        columns = np.stack([rows.line, rows.connection, rows.seq, rows.time])
+        columns = np.concatenate([self._last, columns if readable.all() else columns[:, readable]], axis=1)
+        self._last = columns[:, -1:]
+        line, connection, seq, time = columns
+        same = connection[1:] == connection[:-1]
+        index = connection[1:]
+        seq_before = np.where(same, seq[:-1], self._before_seq[index])
+        time_before = np.where(same, time[:-1], self._before_time[index])
+        distance = np.diff(line) if self._lanes == 1 else 1
+        steps = seq[1:] - seq_before
+        whole = steps == distance if self._lanes == 1 else steps >= distance
+        return bool(whole.all() and (time[1:] >= time_before).all() and (np.diff(connection) >= 0).all())
+
+
+def disorder(rows: Receipts, seal: Seal) -> Disorder:
+    """Who is to blame, over all lines of a batch."""
+    before_seq, before_time = _before(seal)
+    known = rows.connection >= 0
+    has_seq = known & (rows.seq >= 0)
+    rises = has_seq & (rows.seq > before_seq[rows.connection])
+    keys = (rows.connection << _SEQ_BITS) | rows.seq
+    rises[rises] = _longest_series(keys[rises], strict=True)
+    has_time = known & (rows.time >= 0)
+    late = has_time & (rows.time >= before_time[rows.connection])
+    late[late] = _never_falling(rows.connection[late], rows.time[late])
+    gap = _gaps(rows, rises, before_seq) if seal.lanes == 1 else np.zeros(len(known), bool)
+    return Disorder(seq=has_seq & ~rises, gap=gap, time=has_time & ~late)
+
+
+def _gaps(rows: Receipts, rises: Bools, before_seq: Ints) -> Bools:
+    """Lines whose `recv_seq` is further on than the lines before them can account for, lines without one included."""
+    found = np.zeros(len(rises), bool)
+    at, ended = np.flatnonzero(rises), 0
+    for index in np.unique(rows.connection[at]):
+        here = at[rows.connection[at] == index]
+        ahead = rows.seq[here] - (rows.line[here] - ended)
+        highest = np.maximum.accumulate(np.concatenate([before_seq[index : index + 1], ahead]))
+        found[here] = ahead > highest[:-1]
+        ended = int(rows.line[here[-1]])
+    return found
+
+
+def _never_falling(connection: Ints, time: Ints) -> Bools:
+    """Which rows stay so that within each connection no time falls."""
+    by_connection = np.argsort(connection, kind="stable")
+    rank = np.unique(time, return_inverse=True)[1].astype(np.int64)
+    kept = np.empty(len(time), np.bool_)
+    kept[by_connection] = _longest_series(((connection << _SEQ_BITS) | rank)[by_connection], strict=False)
+    return kept
+
+
+def _longest_series(values: Ints, *, strict: bool) -> Bools:
+    """Which values stay so that they rise (or, not `strict`, never fall) and as many as possible stay."""
+    if not len(values):
+        return np.zeros(0, bool)
+    highest = np.maximum.accumulate(values[:-1])
+    lowest = np.minimum.accumulate(values[:0:-1])[::-1]
+    bad_after, bad_before = (
+        (values[1:] <= highest, values[:-1] >= lowest) if strict else (values[1:] < highest, values[:-1] > lowest)
+    )
+    # A value that disagrees with no other belongs to every longest series: the slow search is for the rest.
+    disputed = np.concatenate([[False], bad_after]) | np.concatenate([bad_before, [False]])
+    kept: Bools = ~disputed
+    kept[np.flatnonzero(disputed)[_search(values[disputed], strict=strict)]] = True
+    return kept
+
+
+def _search(values: Ints, *, strict: bool) -> list[int]:
+    """The places of one longest series; of equally long ones that whose last values are the smallest (patience)."""
+    seek = bisect_left if strict else bisect_right
+    tails: list[int] = []
+    tops: list[int] = []
+    previous = array("q")
+    for place, value in enumerate(values.tolist()):
+        pile = seek(tails, value)
+        previous.append(tops[pile - 1] if pile else -1)
+        tails[pile : pile + 1] = [value]
+        tops[pile : pile + 1] = [place]
+    series, place = [], tops[-1] if tops else -1
+    while place >= 0:
+        series.append(place)
+        place = previous[place]
+    return series
+
+
+def _before(seal: Seal) -> tuple[Ints, Ints]:
+    """`before_seq` and `before_recv_ns` by index of the connection, and a last one for lines without connection."""
+    return (
+        np.array([row.before_seq for row in seal.connections] + [0], np.int64),
+        np.array([row.before_recv_ns for row in seal.connections] + [0], np.int64),
+    )

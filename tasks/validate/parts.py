@@ -1,0 +1,113 @@
+"""How are the two parts of a split batch written: valid rows as Arrow IPC, rejected lines as the quarantine's CSV?"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+import pyarrow as pa
+
+from tasks import quarantine
+from tasks.archive import SCHEMA
+from tasks.manifest import Report
+from tasks.store import publish, sync, unfinished
+from tasks.validate.lines import Slice
+from tasks.validate.repeats import Repeats
+from tasks.validate.schema import TYPES
+
+_EXAMPLES = 5
+_EXAMPLE_CHARACTERS = 300
+_TIME = pl.Datetime("ns", "UTC")
+
+
+class Parts:
+    """Both files, written beside their places until `publish`; left without it they are removed."""
+
+    def __init__(self, validated: Path, rejected: Path) -> None:
+        self._validated, self._rejected = validated, rejected
+        self._arrow = pa.ipc.new_file(str(unfinished(validated)), SCHEMA)
+        self._csv = unfinished(rejected).open("wb")
+        self._digest = hashlib.sha256()
+        self._repeats = Repeats()
+        self._reasons: Counter[str] = Counter()
+        self._examples: list[str] = []
+        self._valid = self._quarantined = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arrow.close()
+        self._csv.close()
+        for path in (self._validated, self._rejected):
+            unfinished(path).unlink(missing_ok=True)
+
+    def write(self, piece: Slice, broken: pl.DataFrame) -> None:
+        """Write each line to its part. `broken`: a column for each rule that some line breaks, true where it does."""
+        rows = piece.frame.select(*TYPES)
+        if broken.width:
+            rejected = broken.select(pl.any_horizontal(pl.all()).alias("rejected")).to_series()
+            rows = rows.filter(~rejected)
+            self._write_rejected(piece, broken.filter(rejected), rejected)
+        self._write_valid(rows)
+
+    def publish(self) -> Report:
+        """Give the files their names; where no line was rejected there is no file of them."""
+        self._arrow.close()
+        self._csv.close()
+        if self._quarantined:
+            publish(self._rejected)
+        else:
+            self._rejected.unlink(missing_ok=True)
+            sync(self._rejected.parent)
+        publish(self._validated)
+        return Report(
+            rows=self._valid + self._quarantined,
+            valid=self._valid,
+            quarantined=self._quarantined,
+            reasons=dict(sorted(self._reasons.items())),
+            examples=tuple(self._examples),
+            duplicates=self._repeats.duplicates,
+            out_of_order=self._repeats.out_of_order,
+            lag_ms=self._repeats.lag_ms(),
+            per_symbol=dict(sorted(self._repeats.per_symbol.items())),
+            quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,
+        )
+
+    def _write_valid(self, rows: pl.DataFrame) -> None:
+        if not len(rows):
+            return
+        marked = rows.with_columns(self._repeats.mark(rows), pl.col("ts_recv", "ts_event").cast(_TIME))
+        # One chunk: how a frame is cut depends on the number of threads that read it.
+        columns = marked.rechunk().to_arrow().columns
+        self._arrow.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        self._valid += len(rows)
+
+    def _write_rejected(self, piece: Slice, broken: pl.DataFrame, rejected: pl.Series) -> None:
+        lines = quarantine.split_lines(piece.text).filter(rejected.to_arrow())
+        texts = pl.Series("text", quarantine.escape(quarantine.join_lines(lines)).split("\n")[:-1])
+        numbers = rejected.arg_true().cast(pl.Int64) + piece.first
+        reasons = _joined(broken)
+        self._append(b"" if self._quarantined else quarantine.HEADER)
+        self._append(quarantine.encode(numbers, reasons, texts))
+        self._reasons.update(broken.sum().row(0, named=True))
+        self._quarantined += len(texts)
+        for row in range(min(len(texts), _EXAMPLES - len(self._examples))):
+            self._examples.append(f"line {numbers[row]}: {reasons[row]}: {texts[row]}"[:_EXAMPLE_CHARACTERS])
+
+    def _append(self, text: bytes) -> None:
+        self._csv.write(text)
+        self._digest.update(text)
+
+
+def _joined(broken: pl.DataFrame) -> pl.Series:
+    """The names of the rules that each row breaks, `;`-joined: put together once for each set that occurs."""
+    bits = [pl.col(name).cast(pl.UInt64) * (1 << place) for place, name in enumerate(broken.columns)]
+    codes = broken.select(pl.sum_horizontal(bits)).to_series()
+    known = codes.unique().to_list()
+    names = [";".join(name for place, name in enumerate(broken.columns) if code >> place & 1) for code in known]
+    return codes.replace_strict(known, names, return_dtype=pl.String).alias("reasons")

@@ -1,0 +1,115 @@
+"""Which rules must a trade keep to be archived?
+
+`rules` is the one table: a name, a sentence, and a polars expression that is true where the row keeps the rule. To add
+a rule, add a line. A value that could not be read is null, and whatever cannot be told counts as broken.
+"""
+
+from dataclasses import dataclass
+
+import pandera.polars as pa
+import polars as pl
+from pandera.config import ValidationDepth, config_context
+from pandera.errors import SchemaErrors
+
+from tasks.errors import CorruptionError
+from tasks.manifest import Seal
+from tasks.quarantine import LINE_END
+from tasks.trade import JOURNAL_COLUMNS
+
+# What `lines.py` and `order.py` find out about a line besides its values.
+LINE_FACTS = ("fields", "printable", "ended", "seq_rises", "seq_follows", "time_rises")
+TYPES: dict[str, type[pl.DataType]] = {
+    "connection": pl.Int32,
+    "recv_seq": pl.Int64,
+    "ts_recv": pl.Int64,
+    "ts_event": pl.Int64,
+    "symbol": pl.String,
+    "price": pl.String,
+    "size": pl.String,
+    "conditions": pl.String,
+}
+MOST_TRADES = 1 << 40
+_CASES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far an event time may lie before and after the receive time, in ns; None is no limit."""
+
+    max_event_age_ns: int | None
+    max_event_ahead_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`holds` is a boolean expression over the columns of the journal and `LINE_FACTS`, never null."""
+
+    name: str
+    sentence: str
+    holds: pl.Expr
+
+
+def rules(seal: Seal, limits: Limits) -> tuple[Rule, ...]:
+    """The rules for the rows of that batch."""
+    col = pl.col
+    number = {name: col(name).cast(pl.Float64, strict=False) for name in ("price", "size")}
+    age, ahead = limits.max_event_age_ns, limits.max_event_ahead_ns
+    table = [
+        ("text", "the line is printable UTF-8 without quotes", col("printable")),
+        (LINE_END, "the line ends in a line feed", col("ended")),
+        ("fields", "the line has eight fields", col("fields") == len(JOURNAL_COLUMNS)),
+        ("connection", "connection is one that the seal lists", col("connection").is_in(_connections(seal))),
+        ("recv_seq", "recv_seq is a whole number from 1", col("recv_seq").is_between(1, MOST_TRADES - 1)),
+        ("ts_recv", "ts_recv is a whole number of ns since 1970", col("ts_recv") >= 0),
+        ("ts_event", "ts_event is a whole number of ns since 1970", col("ts_event") >= 0),
+        ("symbol", "symbol is one that was subscribed", col("symbol").is_in(sorted(seal.symbols))),
+        ("price", "price is a finite number above 0", number["price"].is_finite() & (number["price"] > 0)),
+        ("size", "size is a finite number, 0 or more", number["size"].is_finite() & (number["size"] >= 0)),
+        ("conditions", "conditions is there, if empty", col("conditions").is_not_null()),
+        ("recv_seq_order", "recv_seq rises in the order of lines", col("seq_rises")),
+        ("recv_seq_gap", "no trade is missing before this one", col("seq_follows")),
+        ("ts_recv_order", "ts_recv never falls within a connection", col("time_rises")),
+    ]
+    if age is not None:
+        table.append(("event_age", "ts_event is not too long before ts_recv", col("ts_recv") - col("ts_event") <= age))
+    if ahead is not None:
+        table.append(
+            ("event_ahead", "ts_event is not too far after ts_recv", col("ts_event") - col("ts_recv") <= ahead)
+        )
+    return tuple(Rule(name, sentence, holds.fill_null(value=False)) for name, sentence, holds in table)
+
+
+def schema(table: tuple[Rule, ...]) -> pa.DataFrameSchema:
+    """The gate: the journal's columns with their types, and one boolean column for each rule, nothing else."""
+    holds = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key)), n_failure_cases=_CASES)
+    columns = {name: pa.Column(kind, nullable=True) for name, kind in TYPES.items()}
+    columns |= {rule.name + "?": pa.Column(pl.Boolean, holds, description=rule.sentence) for rule in table}
+    return pa.DataFrameSchema(columns, strict=True, ordered=True)
+
+
+def broken(frame: pl.DataFrame, table: tuple[Rule, ...], gate: pa.DataFrameSchema) -> pl.DataFrame:
+    """One boolean column for each rule that some row of `frame` breaks, true where it does; none where all is well.
+
+    `frame` has the columns of `TYPES` and `LINE_FACTS`. Raises CorruptionError where it is not of those types.
+    """
+    asked = frame.select(*TYPES, *(rule.holds.alias(rule.name + "?") for rule in table))
+    try:
+        # Whatever the environment says (PANDERA_VALIDATION_…), and a DataFrame: of a LazyFrame it sees no value.
+        with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+            gate.validate(asked, lazy=True)
+    except SchemaErrors as errors:
+        return asked.select((~pl.col(name)).alias(name[:-1]) for name in _failed(errors))
+    return pl.DataFrame()
+
+
+def _failed(errors: SchemaErrors) -> list[str]:
+    names = []
+    for error in errors.schema_errors:
+        if error.check_output is None or not str(error.schema.name).endswith("?"):
+            raise CorruptionError(f"the batch as read is no journal: {str(error)[:200]}") from errors
+        names.append(str(error.schema.name))
+    return names
+
+
+def _connections(seal: Seal) -> list[int]:
+    return [known.connection for known in seal.connections]

@@ -1,0 +1,105 @@
+"""Which rows of a sealed batch are valid, and where do the others go, with which reasons?
+
+A step that may be killed at any instruction and run again: it gives the same files, and once its report stands it
+only clears away what the batch came from.
+"""
+
+import hashlib
+import logging
+import shutil
+
+from tasks.batch import BatchName
+from tasks.errors import CorruptionError, TerminalError
+from tasks.manifest import Manifest, Report, Seal, encode, read
+from tasks.store import Store, publish, sync, unfinished, write_whole
+from tasks.trade import JOURNAL_HEADER
+from tasks.validate.lines import slices
+from tasks.validate.order import Disorder, InOrder, Receipts, disorder
+from tasks.validate.parts import Parts
+from tasks.validate.schema import Limits, broken, rules, schema
+
+__all__ = ["Limits", "split"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def split(store: Store, name: BatchName, limits: Limits) -> Report:
+    """Split a sealed batch into valid rows (`validated/`) and quarantined lines, and say how.
+
+    A journal that is whole but no journal goes to quarantine as it is, with a report of no valid row. Raises
+    CorruptionError, and moves nothing, where the journal is not what its seal says, and TerminalError where there is
+    no such batch.
+    """
+    store.prepare()
+    with store.locked(name):
+        report = _done(store, name)
+        if report is None:
+            seal = _checked_seal(store, name)
+            report = _split(store, name, seal, limits)
+            write_whole(store.validated / name.seal, encode(seal))
+            write_whole(store.validated / name.report, encode(report))
+        # The seal last: as long as it lies there, the batch is listed and this step is run again.
+        for path in (store.sealed / name.sealed, store.sealed / name.seal):
+            path.unlink(missing_ok=True)
+            sync(store.sealed)
+        return report
+
+
+def _done(store: Store, name: BatchName) -> Report | None:
+    """The batch's report, where it was split before."""
+    manifest = store.manifest_of(name)
+    if manifest is not None:
+        return read(manifest, Manifest).report
+    path = store.validated / name.report
+    return read(path, Report) if path.exists() else None
+
+
+def _checked_seal(store: Store, name: BatchName) -> Seal:
+    journal, seal_path = store.sealed / name.sealed, store.sealed / name.seal
+    try:
+        seal = read(seal_path, Seal)
+        with journal.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise TerminalError(f"{error.filename}: no such sealed batch; look for it in {store.root}") from error
+    if (journal.stat().st_size, sha256) != (seal.bytes, seal.sha256):
+        raise CorruptionError(f"{journal}: its bytes are not those of its seal {seal_path}; restore both from a copy")
+    return seal
+
+
+def _split(store: Store, name: BatchName, seal: Seal, limits: Limits) -> Report:
+    journal = store.sealed / name.sealed
+    with journal.open("rb") as file:
+        header = file.read(len(JOURNAL_HEADER))
+    if header != JOURNAL_HEADER:
+        return _reject_whole(store, name, seal, f"it begins with {header[:60]!r} in place of a journal's header")
+    report = _split_rows(store, name, seal, limits, None)
+    if report is None:
+        # Seldom: who is to blame for a disorder can be said only when the whole batch is known.
+        blamed = disorder(Receipts.all_of(slices(journal), seal), seal)
+        report = _split_rows(store, name, seal, limits, blamed)
+        assert report is not None  # noqa: S101 - with the blame given, nothing ends the split early
+    return report
+
+
+def _split_rows(store: Store, name: BatchName, seal: Seal, limits: Limits, blamed: Disorder | None) -> Report | None:
+    """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
+    table = rules(seal, limits)
+    gate, order = schema(table), InOrder(seal)
+    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
+        for piece in slices(store.sealed / name.sealed):
+            if blamed is None and not order.holds(Receipts.of(piece, seal)):
+                return None
+            facts = Disorder.columns(blamed, piece)
+            parts.write(piece, broken(piece.frame.with_columns(facts), table, gate))
+        return parts.publish()
+
+
+def _reject_whole(store: Store, name: BatchName, seal: Seal, why: str) -> Report:
+    journal, place = store.sealed / name.sealed, store.quarantine / name.rejected_batch
+    _LOG.error("%s: the whole batch goes to quarantine: %s; look at %s", name, why, place)
+    shutil.copyfile(journal, unfinished(place))
+    publish(place)
+    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
+        parts.publish()
+    return Report(rows=seal.rows, valid=0, quarantined=seal.rows, reasons={"structural": seal.rows}, structural=why)
