@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 from tasks.compress.task import compress
 from tasks.upload.task import Bucket, upload
 from tasks.validate.task import Limits, validate
@@ -24,7 +24,7 @@ from tasks.ledger import Ledger
 from tasks.store import Store
 
 # Two batches at a time: polars and Parquet use every core by themselves, and the recorder needs one.
-TWO_AT_A_TIME: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=2)
+TWO_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=2)
 _UPLOAD_FIRST_WAIT_S = 1.0
 
 

@@ -1,0 +1,205 @@
+"""The frame cutter gives what websocket-client gives, wherever the stream is cut."""
+
+import socket
+
+import pytest
+import websocket
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.capture.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Cut, FrameCutter
+
+MAX = 1 << 20
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, masked: bool = False) -> bytes:
+    """One frame as a server may send it, or may not."""
+    size = len(payload)
+    mask = 0x80 if masked else 0
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    if size < 126:
+        head += bytes([mask | size])
+    elif size < 65536:
+        head += bytes([mask | 126]) + size.to_bytes(2, "big")
+    else:
+        head += bytes([mask | 127]) + size.to_bytes(8, "big")
+    return head + (bytes(4) if masked else b"") + payload
+
+
+def cut_in(stream: bytes, cuts: list[int], max_bytes: int = MAX) -> Cut:
+    """Everything that the stream holds, passed in pieces that end at `cuts`."""
+    cutter, whole = FrameCutter(max_bytes), Cut()
+    ends = sorted({min(cut, len(stream)) for cut in cuts} | {len(stream)})
+    start = 0
+    for end in ends:
+        cut = cutter.cut(stream[start:end])
+        start = end
+        whole.texts += cut.texts
+        whole.binaries += cut.binaries
+        whole.controls += cut.controls
+        whole.refused += cut.refused
+        whole.violation = cut.violation
+        if cut.violation is not None:
+            break
+    return whole
+
+
+def library_reads(stream: bytes) -> tuple[list[tuple[int, bytes]], bool]:
+    """What websocket-client gives for the stream: (opcode, payload) of each message, and whether it ended in error."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = websocket.WebSocket(skip_utf8_validation=True, enable_multithread=False)
+        client.sock, client.connected = theirs, True
+        theirs.settimeout(5)
+        ours.settimeout(5)
+        read: list[tuple[int, bytes]] = []
+        position = 0
+        ours.setblocking(False)
+        while position < len(stream):
+            try:
+                position += ours.send(stream[position:])
+            except BlockingIOError:
+                break
+        assert position == len(stream), "the test's streams fit into a socket's buffer"
+        ours.shutdown(socket.SHUT_WR)
+        while True:
+            try:
+                opcode, got = client.recv_data_frame(control_frame=True)
+            except websocket.WebSocketConnectionClosedException:
+                return read, False
+            except (websocket.WebSocketException, OSError):
+                return read, True
+            read.append((opcode, bytes(got.data)))
+            if opcode == CLOSE:
+                return read, False
+
+
+payloads = st.binary(max_size=140) | st.sampled_from([0, 1, 125, 126, 127, 4000]).map(lambda n: b"x" * n)
+controls = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125)).map(lambda each: frame(*each))
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> bytes:
+    """One message in one or more fragments, with control frames between them."""
+    kind = draw(st.sampled_from([TEXT, BINARY]))
+    parts = draw(st.lists(payloads, min_size=1, max_size=4))
+    stream = b""
+    for index, part in enumerate(parts):
+        opcode = kind if index == 0 else CONTINUATION
+        stream += frame(opcode, part, fin=index == len(parts) - 1)
+        stream += b"".join(draw(st.lists(controls, max_size=2)))
+    return stream
+
+
+broken = st.sampled_from(
+    [
+        frame(TEXT, b"a", rsv=4),
+        frame(3, b"reserved"),
+        frame(11, b""),
+        frame(PING, b"", fin=False),
+        frame(CONTINUATION, b"of nothing"),
+        frame(TEXT, b"one", fin=False) + frame(TEXT, b"another"),
+        frame(CLOSE, b"\x03"),
+        frame(CLOSE, (1006).to_bytes(2, "big")),
+        frame(CLOSE, (2999).to_bytes(2, "big")),
+        frame(CLOSE, (5000).to_bytes(2, "big")),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(messages() | controls, max_size=8),
+    broken | st.just(b"") | st.sampled_from([frame(CLOSE, b""), frame(CLOSE, (1012).to_bytes(2, "big") + b"restart")]),
+    st.data(),
+)
+def test_any_cutting_gives_what_the_library_gives(parts: list[bytes], end: bytes, data: st.DataObject) -> None:
+    """Any stream cut at any byte boundaries gives the library's messages, and an error where the library has one."""
+    stream = b"".join(parts) + end
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=12))
+    read, failed = library_reads(stream)
+    cut = cut_in(stream, cuts)
+    assert cut.texts == [payload for opcode, payload in read if opcode == TEXT]
+    assert cut.binaries == [payload for opcode, payload in read if opcode == BINARY]
+    assert cut.controls == [(opcode, payload) for opcode, payload in read if opcode >= CLOSE]
+    assert (cut.violation is not None) == failed
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(messages() | controls, min_size=1, max_size=5))
+def test_one_byte_at_a_time(parts: list[bytes]) -> None:
+    """A stream that arrives byte by byte gives the same as one that arrives whole."""
+    stream = b"".join(parts)
+    slow, fast = cut_in(stream, list(range(len(stream)))), cut_in(stream, [])
+    assert (slow.texts, slow.binaries, slow.controls) == (fast.texts, fast.binaries, fast.controls)
+    assert slow.violation is fast.violation is None
+
+
+# Sizes, fragmentation and the rest as in the Autobahn test suite's client cases 1 to 7 and 9.
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 128, 65535, 65536, 65537, 1 << 20])
+@pytest.mark.parametrize("chunk", [997, 65536])
+def test_sizes(size: int, chunk: int) -> None:
+    """A message of any size up to the limit arrives whole, text as text and binary as binary (Autobahn 1.*, 9.*)."""
+    stream = frame(TEXT, b"*" * size) + frame(BINARY, b"\xfe" * size)
+    cut = cut_in(stream, list(range(0, len(stream), chunk)))
+    assert cut.texts == [b"*" * size]
+    assert cut.binaries == [b"\xfe" * size]
+
+
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (frame(PING, b"p" * 126), 1002),
+        (frame(PONG, b"p" * 126), 1002),
+        (frame(CLOSE, b"\x03\xe8" + b"r" * 124), 1002),
+        (frame(TEXT, b"a", rsv=1), 1002),
+        (frame(TEXT, b"a", rsv=7), 1002),
+        (frame(PING, b"", rsv=2), 1002),
+        *((frame(opcode, b""), 1002) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
+        (frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff"), 1007),
+        *((frame(CLOSE, code.to_bytes(2, "big")), 1002) for code in (0, 999, 1004, 1005, 1006, 1016, 2000, 65535)),
+        (frame(TEXT, b"masked", masked=True), 1002),
+        (b"\x81\x7f" + (1 << 63).to_bytes(8, "big"), 1002),
+    ],
+)
+def test_violations_are_refused_and_what_came_before_is_kept(stream: bytes, code: int) -> None:
+    """What RFC 6455 forbids is a violation with its close code, and the messages before it are delivered."""
+    cut = cut_in(frame(TEXT, b"before") + stream + frame(TEXT, b"after"), [3, 9])
+    assert cut.texts == [b"before"]
+    assert cut.violation is not None
+    assert cut.violation.code == code
+    assert cut.refused[0].startswith(stream[:1])
+    assert cut.frames == 2
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
+def test_valid_close_codes(code: int) -> None:
+    """Every close code that a peer may send is taken (Autobahn 7.7.*)."""
+    cut = cut_in(frame(CLOSE, code.to_bytes(2, "big") + "grüße".encode()), [])
+    assert cut.violation is None
+    assert cut.controls[0][0] == CLOSE
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_a_message_above_the_limit_is_refused_in_bounded_memory(fragmented: bool) -> None:
+    """A message above the limit, whole or in fragments, is a violation 1009, and no more than the limit is held."""
+    part = b"x" * 600
+    stream = (
+        frame(TEXT, part, fin=False) + frame(CONTINUATION, part) if fragmented else frame(TEXT, part + part)
+    ) + frame(TEXT, b"after")
+    cutter = FrameCutter(1000)
+    cut = cutter.cut(stream[:700])
+    assert len(cutter.pending) <= 1000
+    if cut.violation is None:
+        cut = cutter.cut(stream[700:])
+    assert cut.violation is not None
+    assert cut.violation.code == 1009
+    assert part in cut.refused[0]
+    assert cut.texts == []
+
+
+def test_an_absurd_length_is_refused_before_its_bytes_come() -> None:
+    """A header that promises more than the limit is refused at once, without waiting for the payload."""
+    cut = FrameCutter(MAX).cut(b"\x81\x7f" + (1 << 40).to_bytes(8, "big"))
+    assert cut.violation is not None
+    assert cut.violation.code == 1009
