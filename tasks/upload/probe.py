@@ -1,0 +1,58 @@
+"""What can this bucket do, before anything depends on it?"""
+
+import hashlib
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.upload.bucket import Bucket
+from tasks.upload.object_store import NoConditionalPut, ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a store that can be written to honours: create-only puts, and SHA-256 given back."""
+
+    bucket: str
+    conditional_put: bool
+    checksums: bool
+
+    def __str__(self) -> str:
+        if self.conditional_put and self.checksums:
+            return f"{self.bucket}: written once by the store's own rule, checksums compared"
+        rules = [
+            "" if self.conditional_put else "no conditional put: looked for first, compared after",
+            "" if self.checksums else "no checksums: each object is downloaded to compare",
+        ]
+        return f"{self.bucket}: usable by a weaker rule ({'; '.join(rule for rule in rules if rule)})"
+
+
+def probe(bucket: Bucket) -> Abilities:
+    """Write, overwrite-in-vain, read and remove one small object under the prefix, and say what the store honours.
+
+    Raises TransientError where it cannot be reached and TerminalError, with what to do, where it refuses.
+    """
+    objects = ObjectStore(bucket)
+    key = f"{bucket.prefix}/.probe-{secrets.token_hex(8)}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "probe"
+        file.write_bytes(b"Stock Tracing looks what this bucket can do. Remove this object.\n")
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        try:
+            return _tried(objects, key, file, sha256)
+        finally:
+            objects.delete(key)
+
+
+def _tried(objects: ObjectStore, key: str, file: Path, sha256: str) -> Abilities:
+    try:
+        objects.put(key, file, sha256, create_only=True)
+        # A store that honours the condition refuses the second one.
+        honoured = not objects.put(key, file, sha256, create_only=True)
+    except NoConditionalPut:
+        objects.put(key, file, sha256, create_only=False)
+        honoured = False
+    stored = objects.find(key)
+    objects.sha256_of(key)
+    return Abilities(str(objects.bucket), honoured, stored is not None and stored.sha256 == sha256)
