@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -71,17 +72,29 @@ def read_groups(parquet: Path) -> Iterator[pa.Table]:
 
     Raises FileNotFoundError, and CorruptionError where the file is damaged or of another layout.
     """
+    with _open(parquet) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def count_rows(parquet: Path) -> int:
+    """How many rows the file says it has. Raises as `read_groups`."""
+    with _open(parquet) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _open(parquet: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(parquet, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(SCHEMA):
                 raise CorruptionError(
                     f"{parquet}: its columns are not those of layout {LAYOUT}; restore it from a copy"
                 )
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+            yield file
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise CorruptionError(f"{parquet}: cannot be read ({_line(error)}); restore it from a copy") from error
 
 
@@ -94,7 +107,7 @@ def journal_bytes(parquet: Path | None, quarantined: Path | None) -> Iterator[by
     """
     yield JOURNAL_HEADER
     places, ends_whole = _rejected_places(quarantined)
-    total = len(places) + (pq.read_metadata(parquet).num_rows if parquet else 0)
+    total = len(places) + (count_rows(parquet) if parquet else 0)
     if len(places) and (places[0] < 1 or places[-1] > total or (np.diff(places) < 1).any()):
         raise CorruptionError(f"{quarantined}: its line numbers do not fit the archived rows; restore both from a copy")
     valid, rejected = _Cursor(_archived_lines(parquet)), _Cursor(_rejected_lines(quarantined))

@@ -1,0 +1,74 @@
+"""The validation of a batch as Prefect sees it."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from tasks.batch import BatchName
+from tasks.errors import TransientError
+from tasks.manifest import Report
+from tasks.store import Store
+from tasks.validate.schema import Limits as Limits
+from tasks.validate.split import split
+
+
+def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+@task(
+    name="validate",
+    task_run_name="validate {batch}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_is_transient,
+)
+def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
+    """Split the sealed batch of that name in that data folder; its report stands among the run's artifacts."""
+    log = get_run_logger()
+    report = split(Store(data_dir), BatchName.parse(batch), limits)
+    if report.structural:
+        log.error("%s: the whole batch is in quarantine: %s", batch, report.structural)
+    elif report.quarantined:
+        log.warning("%s: %s of %s rows are in quarantine", batch, f"{report.quarantined:,}", f"{report.rows:,}")
+    log.info("%s: %s valid rows, %s duplicates marked", batch, f"{report.valid:,}", f"{report.duplicates:,}")
+    try:
+        create_markdown_artifact(markdown(batch, report), key=f"report-{batch.lower()}", description=f"Batch {batch}")
+    except Exception as error:  # noqa: BLE001, RUF100 - a page for people must not fail a step that is done
+        log.warning("%s: its report cannot be shown: %s", batch, error)
+    return report
+
+
+def markdown(batch: str, report: Report) -> str:
+    """The report as a page for people."""
+    lines = [
+        f"# {batch}",
+        "",
+        f"{report.rows:,} rows = **{report.valid:,} valid** + **{report.quarantined:,} quarantined**; "
+        f"{report.duplicates:,} duplicates marked, {report.out_of_order:,} late prints.",
+    ]
+    if report.structural:
+        lines += ["", f"**The whole batch was rejected**: {_plain(report.structural)}"]
+    lines += _table(("rule broken", "rows"), report.reasons)
+    lines += _table(("receive less event time", "ms"), report.lag_ms)
+    lines += _table(("symbol", "valid rows"), dict(sorted(report.per_symbol.items(), key=lambda item: -item[1])[:50]))
+    if report.examples:
+        lines += ["", "Some quarantined lines:", "", *(f"    {_plain(example)}" for example in report.examples)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: tuple[str, str], rows: dict[str, int] | dict[str, float]) -> list[str]:
+    if not rows:
+        return []
+    return ["", f"| {head[0]} | {head[1]} |", "| --- | ---: |", *(f"| {_plain(key)} | {rows[key]:,} |" for key in rows)]
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
