@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.batch import BatchName
-from tasks.capture.status import Status
 from tasks.store import Store
+
+if TYPE_CHECKING:
+    from tasks.capture.task import Status
 
 _LIVE_EVERY_S = 0.25
 _LINE_EVERY_S = 5.0
@@ -37,7 +40,7 @@ def session_shown(*, live: bool) -> Iterator[None]:
         thread.join(5)
 
 
-def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
+def _statuses(over: threading.Event, every_s: float) -> "Iterator[tuple[Status, Store]]":
     """The status of the watched session at each step, once there is one; the last one after the end."""
     from tasks.capture.task import watched
 
@@ -68,7 +71,7 @@ def _show_live(over: threading.Event) -> None:
             view.update(_picture(status, store, rate))
 
 
-def _picture(status: Status, store: Store, rate: "_Rate") -> Group:
+def _picture(status: "Status", store: Store, rate: "_Rate") -> Group:
     sealed, validated, archived = _batches(store, status.session)
     head = Table.grid(padding=(0, 3))
     head.add_row("[b]left[/b]", "[b]state[/b]", "[b]trades[/b]", "[b]trades/s[/b]", "[b]symbols[/b]", "[b]queue[/b]", "[b]gaps[/b]")  # fmt: skip # noqa: E501
@@ -121,14 +124,14 @@ def _batches(store: Store, session: str) -> tuple[int, int, int]:
     return sealed, validated, archived
 
 
-def _left(status: Status) -> str:
+def _left(status: "Status") -> str:
     left_s = max(0, round((status.deadline_ns - status.updated_ns) / 1e9))
     return f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}"
 
 
-def _speaking(status: Status) -> int:
+def _speaking(status: "Status") -> int:
     return sum(count > 0 for count in status.per_symbol.values())
 
 
-def _percent(status: Status) -> float:
+def _percent(status: "Status") -> float:
     return 100 * status.queue_bytes / max(1, status.queue_limit_bytes)

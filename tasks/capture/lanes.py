@@ -240,7 +240,7 @@ class Lane(threading.Thread):
                 self._before[portion.connection] = (portion.last_seq, portion.ts_recv_ns)
             waiting += item.size_bytes
             size += len(portion.block)
-            if size >= _BLOCK_BYTES:
+            if size >= min(_BLOCK_BYTES, self._request.batch_bytes - journal.bytes):
                 self._append(block, waiting)
                 block, waiting, size = Block(), 0, 0
                 if self._is_due(journal):

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from tasks.batch import BatchName
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest as CaptureRequest
-from tasks.capture.status import Status
+from tasks.capture.status import Status as Status
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
 from tasks.capture.supervise import watched as watched
 from tasks.errors import TerminalError, TransientError

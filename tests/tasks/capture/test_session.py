@@ -1,0 +1,341 @@
+"""One session, by a recorder that is a process of its own, from a real websocket on loopback."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.batch import BatchName, session_name
+from tasks.capture.recovery import KILLED, close_killed, killed_sessions
+from tasks.capture.request import CaptureRequest
+from tasks.capture.supervise import LOG_FILE, Recorder, start_or_attach
+from tasks.errors import ConflictError, TransientError
+from tasks.manifest import Seal, read
+from tasks.replay.run import Replay, serve_in_thread
+from tasks.replay.server import ReplayOptions
+from tasks.store import Store
+from tasks.trade import JOURNAL_HEADER, NS_PER_S, Trade
+
+KEY = "a-very-secret-key"
+SYMBOLS = ("AAPL", "MSFT", "BINANCE:BTCUSDT")
+
+
+def tape(count: int) -> list[Trade]:
+    """So many trades, one each millisecond, of the symbols in turn."""
+    start_ns = 1_700_000_000 * NS_PER_S
+    return [
+        Trade(start_ns + n * 1_000_000, SYMBOLS[n % 3], f"{100 + n}.{n % 10}0", str(n), ("1",) if n % 3 < 2 else ())
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., Replay]]:
+    """Serves trades as the vendor would; ends with the test."""
+    replays: list[Replay] = []
+    contexts = []
+
+    def serve(trades: list[Trade], **options: object) -> Replay:
+        context = serve_in_thread(trades, ReplayOptions(**{"speed": None, "original_times": True, **options}))  # type: ignore[arg-type]
+        replays.append(context.__enter__())
+        contexts.append(context)
+        return replays[-1]
+
+    yield serve
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def ask(root: Path, url: str, **changes: object) -> CaptureRequest:
+    """A request for half a minute, which the tests end before."""
+    now_ns = time.time_ns()
+    request = CaptureRequest(
+        session=session_name(now_ns, os.urandom),
+        data_dir=root,
+        feed_url=url,
+        symbols=SYMBOLS,
+        started_ns=now_ns,
+        deadline_ns=now_ns + 30 * NS_PER_S,
+    )
+    return replace(request, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def record() -> Iterator[Callable[[CaptureRequest], Recorder]]:
+    """Starts recorders, and kills those that a failing test leaves behind."""
+    started: list[Recorder] = []
+
+    def start(request: CaptureRequest, key: str = KEY) -> Recorder:
+        Store(request.data_dir).prepare()
+        started.append(start_or_attach(request, key))
+        return started[-1]
+
+    yield start
+    for recorder in started:
+        if recorder.is_alive:
+            kill(recorder)
+
+
+def pid_of(recorder: Recorder) -> int:
+    status = wait_for(recorder.status)
+    return status.pid
+
+
+def kill(recorder: Recorder) -> None:
+    """Kill -9, and wait until it is gone."""
+    os.kill(pid_of(recorder), signal.SIGKILL)
+    wait_for(lambda: not recorder.is_alive)
+
+
+def wait_for(condition: Callable[[], object], within_s: float = 30) -> object:  # type: ignore[explicit-any]
+    """What the condition gives once it is true."""
+    end = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+    return value
+
+
+def trades_seen(recorder: Recorder) -> int:
+    status = recorder.status()
+    return status.trades if status else 0
+
+
+def sealed_rows(root: Path, session: str) -> list[bytes]:
+    """The rows of all sealed batches of a session, in order."""
+    rows: list[bytes] = []
+    for name in Store(root).sealed_batches():
+        if name.session == session:
+            content = (Store(root).sealed / name.sealed).read_bytes()
+            assert content.startswith(JOURNAL_HEADER)
+            rows += content[len(JOURNAL_HEADER) :].splitlines()
+    return rows
+
+
+def row(trade: Trade, with_seq: int) -> tuple[str, ...]:
+    return (
+        str(with_seq), str(trade.ts_event_ns), trade.symbol, trade.price, trade.size, ";".join(trade.conditions),
+    )  # fmt: skip
+
+
+def as_sent(line: bytes) -> tuple[str, ...]:
+    """A row less what our receipt added: connection and ts_recv."""
+    _, seq, _, *vendor = line.decode().split(",")
+    return (seq, *vendor)
+
+
+def test_what_is_sent_is_sealed_row_for_row(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """Every trade that the feed sends is a sealed row, in order, digits unchanged, and the record says so."""
+    trades = tape(20_000)
+    server = served(trades)
+    recorder = record(ask(tmp_path, server.url, batch_bytes=200_000))
+    wait_for(lambda: trades_seen(recorder) == len(trades))
+    recorder.stop()
+    batches = list(recorder.sealed())
+    result = recorder.record()
+    rows = sealed_rows(tmp_path, result.session)
+    assert [as_sent(each) for each in rows] == [row(trade, n) for n, trade in enumerate(trades, 1)]
+    assert (result.outcome, result.gaps, result.never_heard, result.connections) == ("stopped", (), (), 1)
+    assert len(batches) == result.batches[0] > 3
+    seals = [read(Store(tmp_path).sealed / name.seal, Seal) for name in batches]
+    assert sum(seal.frames.received for seal in seals) == result.frames_received
+    assert sum(seal.frames.trade for seal in seals) == server.counts.messages
+    stamps = [int(each.split(b",")[2]) for each in rows]
+    assert stamps == sorted(stamps)
+    assert result.started_ns <= stamps[0] <= stamps[-1] <= result.ended_ns
+    assert not (Store(tmp_path).spool / result.session).exists()
+
+
+def test_the_deadline_ends_a_session_that_still_hears(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """At its deadline a session unsubscribes, takes what is in flight and ends as complete, with all that was sent."""
+    server = served(tape(1_000_000), speed=20.0)
+    request = ask(tmp_path, server.url)
+    recorder = record(replace(request, deadline_ns=request.started_ns + 2 * NS_PER_S))
+    for _ in recorder.sealed():
+        pass
+    result = recorder.record()
+    assert result.outcome == "complete"
+    assert result.ended_ns >= result.deadline_ns
+    assert len(sealed_rows(tmp_path, result.session)) == server.sent > 1000
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_a_symbol_travels_in_one_lane(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder], lanes: int
+) -> None:
+    """With several lanes each symbol's trades lie in one lane's batches, in order, and recv_seq has no hole."""
+    trades = tape(9_000)
+    recorder = record(ask(tmp_path, served(trades).url, lanes=lanes, batch_bytes=100_000))
+    wait_for(lambda: trades_seen(recorder) == len(trades))
+    recorder.stop()
+    batches = list(recorder.sealed())
+    result = recorder.record()
+    lane_of: dict[str, set[int]] = {}
+    prices: dict[str, list[str]] = {}
+    seqs: list[int] = []
+    for name in batches:
+        for line in (Store(tmp_path).sealed / name.sealed).read_bytes().decode().splitlines()[1:]:
+            _, seq, _, _, symbol, price, *_ = line.split(",")
+            lane_of.setdefault(symbol, set()).add(name.lane)
+            prices.setdefault(symbol, []).append(price)
+            seqs.append(int(seq))
+    assert all(len(found) == 1 for found in lane_of.values())
+    assert len({*map(tuple, lane_of.values())}) == lanes
+    assert sorted(seqs) == list(range(1, len(trades) + 1))
+    for symbol in SYMBOLS:
+        assert prices[symbol] == [trade.price for trade in trades if trade.symbol == symbol]
+    assert result.batches == tuple(sum(name.lane == lane for name in batches) for lane in range(lanes))
+
+
+def test_a_killed_recorder_loses_nothing_that_was_journalled_and_its_gap_is_named(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """After kill -9 the rows with right checksums are sealed, and the gap reaches from there to the deadline."""
+    trades = tape(1_000_000)
+    recorder = record(ask(tmp_path, served(trades, speed=30.0).url, batch_bytes=100_000))
+    wait_for(lambda: trades_seen(recorder) > 5_000)
+    kill(recorder)
+    with pytest.raises(TransientError, match="died \\(SIGKILL\\)"):
+        recorder.record()
+    store, session = Store(tmp_path), recorder.request.session
+    journalled = len(sealed_rows(tmp_path, session)) + sum(
+        path.read_bytes().count(b"\n") - 1 for path in (store.spool / session).glob("*.csv.open")
+    )
+    assert killed_sessions(store) == [session]
+    result = close_killed(store, session, time.time_ns())
+    assert killed_sessions(store) == []
+    rows = sealed_rows(tmp_path, session)
+    assert [as_sent(each) for each in rows] == [row(trade, n) for n, trade in enumerate(trades[: len(rows)], 1)]
+    # Killed between a write and its checksum, one write's rows are in quarantine instead.
+    cut = sum(path.read_bytes().count(b"\n") for path in store.quarantine.glob("*.cut"))
+    assert len(rows) + cut == journalled
+    assert (result.outcome, result.error) == ("killed", KILLED)
+    (gap,) = result.gaps
+    assert (gap.symbols, gap.end_ns, gap.reason) == (SYMBOLS, result.deadline_ns, KILLED)
+    assert int(rows[-1].split(b",")[2]) <= gap.start_ns < result.deadline_ns
+
+
+def test_a_new_start_goes_on_with_the_session_of_a_killed_recorder(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """Started again before its deadline, the same session goes on: one record, and a gap that has ended."""
+    server = served(tape(1_000_000), speed=30.0)
+    request = ask(tmp_path, server.url, batch_bytes=100_000)
+    first = record(request)
+    wait_for(lambda: trades_seen(first) > 3_000)
+    kill(first)
+    before = trades_seen(first)
+    second = record(request)
+    wait_for(lambda: trades_seen(second) > before + 3_000)
+    second.stop()
+    list(second.sealed())
+    result = second.record()
+    assert (result.session, result.outcome, result.connections) == (request.session, "stopped", 2)
+    (gap,) = result.gaps
+    assert gap.reason == KILLED
+    assert gap.end_ns is not None
+    assert request.started_ns < gap.start_ns < gap.end_ns < result.ended_ns
+    names = sorted(name for name in Store(tmp_path).sealed_batches())
+    assert names == [BatchName(request.session, 0, number) for number in range(len(names))]
+    rows = sealed_rows(tmp_path, request.session)
+    for connection in (b"1", b"2"):
+        seqs = [int(each.split(b",")[1]) for each in rows if each.split(b",")[0] == connection]
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert seqs
+    assert not any(gap.start_ns < int(each.split(b",")[2]) < gap.end_ns for each in rows)
+
+
+def test_a_refused_key_ends_the_session_at_once_and_says_what_to_do(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """A key that the feed refuses is no reason to go on trying: the session fails, with the next step in its error."""
+    recorder = record(ask(tmp_path, served(tape(1), key="another").url))
+    list(recorder.sealed())
+    result = recorder.record()
+    assert result.outcome == "failed"
+    assert "HTTP 401" in (result.error or "")
+    assert "FINNHUB_API_KEY" in (result.error or "")
+    assert result.connections == 0
+
+
+def test_a_second_start_attaches_and_another_use_of_the_key_is_refused(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """While a recorder holds a key, the same request finds it, and a different one is told who holds it."""
+    server = served(tape(1))
+    first = record(ask(tmp_path, server.url))
+    second = record(ask(tmp_path, server.url))
+    assert second.attached
+    assert second.request.session == first.request.session
+    with pytest.raises(ConflictError, match=first.request.session):
+        record(ask(tmp_path, server.url, symbols=("IBM",)))
+    second.stop()
+    wait_for(lambda: not first.is_alive)
+    assert second.record().outcome == "stopped"
+
+
+def test_the_feed_away_is_a_gap_until_it_is_back(tmp_path: Path, record: Callable[..., Recorder]) -> None:
+    """A feed that is not there yet is tried again, and the time until the first subscription is a named gap."""
+    with serve_in_thread(tape(1)) as probe:
+        port = int(probe.url.rsplit(":", 1)[1])
+    recorder = record(ask(tmp_path, f"ws://127.0.0.1:{port}"))
+    wait_for(lambda: (status := recorder.status()) and status.open_gaps)
+    with serve_in_thread(tape(3_000), ReplayOptions(speed=None, original_times=True), port=port):
+        wait_for(lambda: trades_seen(recorder) == 3_000)
+        recorder.stop()
+        list(recorder.sealed())
+    result = recorder.record()
+    (gap,) = result.gaps
+    assert (gap.symbols, gap.start_ns, gap.end_ns) == (SYMBOLS, result.started_ns, result.listening_ns)
+    assert gap.reason == "no connection: connection refused"
+
+
+def test_the_key_is_nowhere(tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]) -> None:
+    """While it records and afterwards, the key stands in no file, argument or environment of the recorder."""
+    recorder = record(ask(tmp_path, served(tape(1_000)).url))
+    wait_for(lambda: trades_seen(recorder) == 1_000)
+    process = Path(f"/proc/{pid_of(recorder)}")
+    for shown in ("cmdline", "environ"):
+        assert KEY.encode() not in (process / shown).read_bytes()
+    recorder.stop()
+    list(recorder.sealed())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == LOG_FILE for path in files)
+    for path in files:
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_full_disk_ends_the_session_loudly_and_what_was_written_is_usable(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """Below the reserve the session fails with what to do, and everything written is sealed, the gap named."""
+    recorder = record(ask(tmp_path, served(tape(1_000)).url, disk_reserve_bytes=1 << 60))
+    list(recorder.sealed())
+    result = recorder.record()
+    assert result.outcome == "failed"
+    assert "below the reserve" in (result.error or "")
+    assert "TAPE_DISK_RESERVE" in (result.error or "")
+    assert result.gaps[-1].end_ns == result.deadline_ns
+
+
+def test_stop_is_heard_at_any_moment(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """SIGTERM in the middle of a burst, from another thread, still seals every trade that was taken."""
+    server = served(tape(200_000))
+    recorder = record(ask(tmp_path, server.url, queue_bytes=1 << 20))
+    threading.Timer(0.05, recorder.stop).start()
+    list(recorder.sealed())
+    result = recorder.record()
+    assert result.outcome == "stopped"
+    rows = sealed_rows(tmp_path, result.session)
+    assert [int(each.split(b",")[1]) for each in rows] == list(range(1, len(rows) + 1))
