@@ -159,6 +159,8 @@ def _read_parquet(path: Path) -> Iterator[list[TapeRow]]:
                 at_ns = batch["ts_event"].cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
                 texts = [batch[name].cast(pa.string()).to_pylist() for name in _PARQUET_COLUMNS[1:]]
                 rows = [(t // NS_PER_MS, s, p, v, c or "") for t, s, p, v, c in zip(at_ns, *texts, strict=True)]
+                if any(None in column for column in (at_ns, *texts[:3])):
+                    raise TerminalError(f"{path}: after row {row}: a trade lacks its time, symbol, price or size")
                 for price_or_size in {*texts[1], *texts[2]}:
                     if not number.fullmatch(price_or_size):
                         raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is no JSON number")
