@@ -1,0 +1,37 @@
+"""What does our own capture cost? The recorder's session: journal, checksums, syncs, seals, status file, all of it."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.session import Session
+from tasks.capture.status import read_status
+
+url, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+base, _, token = url.partition("?token=")
+now_ns = time.time_ns()
+request = CaptureRequest(
+    session="20260102T150405Z-00c0ffee",
+    data_dir=folder,
+    feed_url=base,
+    symbols=tuple(f"SYM{number:04}" for number in range(count)),
+    started_ns=now_ns,
+    deadline_ns=now_ns + 600 * 10**9,
+    batch_bytes=1 << 30,
+)
+save_request(request)
+session = Session(request, token)
+
+
+def stop_when_the_server_has_closed() -> None:
+    while (status := read_status(request.folder)) is None or status.state != "reconnecting":
+        time.sleep(0.05)
+    session.stop()
+
+
+threading.Thread(target=stop_when_the_server_has_closed, daemon=True).start()
+record = session.run()
+if record.frames_lost or record.outcome != "stopped":
+    sys.exit(f"{record.outcome}: {record.error}")
