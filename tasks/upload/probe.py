@@ -39,20 +39,20 @@ def probe(bucket: Bucket) -> Abilities:
         file = Path(folder) / "probe"
         file.write_bytes(b"Stock Tracing looks what this bucket can do. Remove this object.\n")
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        honoured = _put_twice(objects, key, file, sha256)
         try:
-            return _tried(objects, key, file, sha256)
+            stored = objects.find(key)
+            objects.sha256_of(key)
         finally:
             objects.delete(key)
+    return Abilities(str(bucket), honoured, stored is not None and stored.sha256 == sha256)
 
 
-def _tried(objects: ObjectStore, key: str, file: Path, sha256: str) -> Abilities:
+def _put_twice(objects: ObjectStore, key: str, file: Path, sha256: str) -> bool:
+    """Whether the store refuses the second put, as one does that honours the condition."""
     try:
         objects.put(key, file, sha256, create_only=True)
-        # A store that honours the condition refuses the second one.
-        honoured = not objects.put(key, file, sha256, create_only=True)
+        return not objects.put(key, file, sha256, create_only=True)
     except NoConditionalPut:
         objects.put(key, file, sha256, create_only=False)
-        honoured = False
-    stored = objects.find(key)
-    objects.sha256_of(key)
-    return Abilities(str(objects.bucket), honoured, stored is not None and stored.sha256 == sha256)
+        return False

@@ -1,0 +1,85 @@
+"""The upload as a flow runs it: retried while the store is away, and without a trace of the secret."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.batch import BatchName
+from tasks.store import Store
+
+SECRET = "a-secret-that-must-not-be-stored"
+
+FLOW = """
+import logging, sys
+from pathlib import Path
+from prefect import flow
+from pydantic import SecretStr
+from prefect.logging import get_run_logger
+from tasks.upload.task import Bucket, upload
+
+@flow
+def send(data_dir: Path, batch: str, port: int):
+    for prefix in ("slow", "refused"):
+        bucket = Bucket(name="odd", endpoint_url=f"http://127.0.0.1:{port}", access_key_id="k", addressing="path",
+                        secret_access_key=SecretStr(%r), max_attempts=1, prefix=prefix)
+        future = upload.with_options(retries=3, retry_delay_seconds=[0.01, 0.01, 0.01]).submit(data_dir, batch, bucket)
+        future.wait()
+        print("ended", prefix, future.state.type.value, future.state.message)
+    return "both ended"
+
+send(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def run_flow(tmp_path: Path, store: Store, odd_store: Any) -> Callable[[BatchName], str]:
+    """Runs the task in a flow in a process of its own, server and all, and gives everything it printed."""
+
+    def run(name: BatchName) -> str:
+        home = tmp_path / "prefect"
+        script = tmp_path / "flow.py"
+        script.write_text(FLOW % SECRET)
+        printed = subprocess.run(
+            [sys.executable, script, store.root, str(name), str(odd_store.port)],
+            capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=110,
+            env={
+                "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PREFECT_HOME": str(home),
+                "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100", "PYTHONPATH": str(Path(__file__).parents[3]),
+            },
+        )  # fmt: skip
+        return printed.stdout + printed.stderr
+
+    return run
+
+
+def test_only_what_may_mend_is_tried_again_and_no_secret_is_stored(
+    tmp_path: Path, store: Store, archived: Callable[..., BatchName], odd_store: Any, run_flow: Callable[..., str]
+) -> None:
+    """A store that asks for time gets its objects on the third try, one that refuses is asked once; no secret stays."""
+    name = archived()
+    slow = [(503, "SlowDown"), (503, "SlowDown")]
+
+    def answer(method: str, key: str, headers: Any) -> tuple[int, str] | None:
+        if method != "PUT":
+            return None
+        return (403, "AccessDenied") if key.startswith("refused") else slow.pop() if slow else None
+
+    odd_store.answer = answer
+    printed = run_flow(name)
+    assert "ended slow COMPLETED" in printed, printed
+    assert "ended refused FAILED" in printed, printed
+    assert "grant these credentials" in printed
+    assert len(odd_store.objects) == 2
+    assert len([key for method, key in odd_store.requests if method == "PUT" and key.startswith("refused")]) == 1
+    assert SECRET not in printed
+    stored = [path for path in (tmp_path / "prefect").rglob("*") if path.is_file()]
+    assert not [path for path in stored if SECRET.encode() in path.read_bytes()]
+    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
+        runs = database.execute("select name, run_count from task_run order by run_count").fetchall()
+    assert runs == [(f"upload {name}", 1), (f"upload {name}", 3)], "the very database that was searched"
