@@ -8,7 +8,8 @@ One server (`blast.py`) sends the same frames to each peer, a process of its own
 
 which subscribes SYM0000… (SYMBOLS of them), writes what it hears to `*.csv` (or `*.raw`) below FOLDER, and ends when
 the server closes. Its CPU (user and system, of it and of the children that it waited for) less that of a run with
-few trades, per trade. Runs are interleaved and repeated; a peer that lost rows is reported so, never averaged away.
+few trades (the median of those), per trade; the slow are given fewer trades, the quick more. Runs are interleaved
+and repeated; a peer that lost rows is reported so, never averaged away.
 """
 
 import argparse
@@ -58,7 +59,7 @@ PEERS = (
         "picows, uvloop → SimpleQueue → one writer, msgspec, f-string",
         needs=("picows", "uvloop"),
     ),
-    Peer("rawdump", "peer_rawdump.py", "raw bytes to a file, unread: the floor"),
+    Peer("rawdump", "peer_rawdump.py", "raw bytes to a file, unread: the floor", share=5.0),
 )
 
 
@@ -122,20 +123,24 @@ def parse() -> argparse.Namespace:
 
 def compare(peers: list[Peer], load: Load, repeat: int) -> list[Result]:
     """Every peer `repeat` times under this load, taking turns, so that a disturbance meets all alike."""
-    costs: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    lost = dict.fromkeys(costs, 0)
+    starts: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    totals: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    lost = dict.fromkeys(totals, 0)
+    few = sized(load, FEW_TRADES)
     for turn in range(repeat):
         for peer in peers:
-            own, few = (sized(load, trades) for trades in (load.trades * peer.share, FEW_TRADES))
-            start_s, _ = run(peer, few)
+            own = sized(load, load.trades * peer.share)
+            starts[peer.name].append(run(peer, few)[0])
             cpu_s, rows = run(peer, own)
-            costs[peer.name].append((cpu_s - start_s) / (own.trades - few.trades) * 1e6)
+            totals[peer.name].append(cpu_s)
             lost[peer.name] = max(lost[peer.name], own.trades - rows, key=abs)
-            print(
-                f"{load.per_frame} a frame, {peer.name}, run {turn + 1}: {costs[peer.name][-1]:.2f} µs", file=sys.stderr
-            )
-    trades = {peer.name: sized(load, load.trades * peer.share).trades for peer in peers}
-    return [Result(name, load.per_frame, trades[name], tuple(runs), lost[name]) for name, runs in costs.items()]
+            print(f"{load.per_frame} a frame, {peer.name}, run {turn + 1}: {cpu_s:.2f} s of CPU", file=sys.stderr)
+    results = []
+    for peer in peers:
+        trades, start_s = sized(load, load.trades * peer.share).trades, statistics.median(starts[peer.name])
+        runs_us = tuple((total - start_s) / (trades - few.trades) * 1e6 for total in totals[peer.name])
+        results.append(Result(peer.name, load.per_frame, trades, runs_us, lost[peer.name]))
+    return results
 
 
 def sized(load: Load, trades: float) -> Load:
