@@ -57,14 +57,14 @@ def archive(name: BatchName, settings: Settings) -> PrefectFuture[Any]:
     data_dir, batch = settings.data_dir, str(name)
     limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
     validated = validate.submit(data_dir, batch, limits)
-    compressed = compress.submit(data_dir, batch, wait_for=[validated])
+    compressed = compress.submit(data_dir, batch, wait_for=[validated], return_state=False)
     bucket = bucket_of(settings)
     if bucket is None:
         return compressed
     return upload.with_options(
         retries=settings.upload_retries,
         retry_delay_seconds=[min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)],
-    ).submit(data_dir, batch, bucket, wait_for=[compressed])
+    ).submit(data_dir, batch, bucket, wait_for=[compressed], return_state=False)
 
 
 def finish(futures: list[PrefectFuture[Any]]) -> None:

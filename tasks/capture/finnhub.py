@@ -4,18 +4,18 @@ Pure: no socket, no clock. Source: Finnhub's "Trades" websocket page; what users
 
 A trade's numbers are kept as the digits that came (`msgspec.Raw`): a float would lose `1.10` and 20-digit sizes.
 Reading is optimistic: the messages of one `recv` are decoded in one call and written as one block, and a few
-counts over the whole block prove that every line has its eight fields. Where anything is unusual, the same
+searches over the whole block prove that its prices and sizes are numbers. Where anything is unusual, the same
 messages are read again one by one, and each that cannot be a trade is refused with its reason, as received.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 NAME = "finnhub"
 
@@ -38,9 +38,13 @@ class _Trade(Struct, gc=False):
     c: Raw = Raw(b"null")
 
 
+class _PlainTrade(_Trade, gc=False):
+    t: Annotated[int, Meta(ge=1)]
+
+
 class _Message(Struct, gc=False):
     type: str
-    data: list[_Trade] | UnsetType = UNSET
+    data: list[_PlainTrade] | UnsetType = UNSET
 
 
 class _LooseMessage(Struct, gc=False):
@@ -121,7 +125,7 @@ class Reader:
         if messages is None:
             return None
         reading = Reading()
-        trades: list[_Trade] = []
+        trades: list[_PlainTrade] = []
         for message, text in zip(messages, texts, strict=True):
             if message.type == "trade" and message.data is not UNSET:
                 trades += message.data
@@ -137,7 +141,7 @@ class Reader:
         except KeyError:  # A symbol or a condition list that was not checked yet.
             return None
         reading.block = b"".join(lines)
-        if not _is_clean(reading.block, len(lines)):
+        if not _are_numbers(reading.block):
             return None
         reading.lines = lines
         reading.symbols = [t.s for t in trades]
@@ -216,22 +220,19 @@ class Reader:
         return known
 
 
-def _is_clean(block: bytes, lines: int) -> bool:
-    """Whether every line of the block has eight fields of which price and size are numbers.
+def _are_numbers(block: bytes) -> bool:
+    """Whether every price and size in the block is a number, and so no field can hold a comma or a line break.
 
-    The symbols and conditions are known to be clean, and the decoder has checked that each price and size is some
-    JSON value: one that is no number starts with one of these, or is one of these words.
+    The decoder has checked that each is some JSON value: one that is no number starts with one of these, or is one of
+    these words. The other fields are known to be clean.
     """
     return (
-        block.count(b",") == 7 * lines
-        and block.count(b"\n") == lines
-        and b'"' not in block
+        b'"' not in block
         and b"[" not in block
         and b"{" not in block
         and b",null," not in block
         and b",true," not in block
         and b",false," not in block
-        and b",0000000," not in block
     )
 
 
