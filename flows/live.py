@@ -3,6 +3,8 @@
 A thread reads the recorder's status file; the flow, which owns the main thread, does not know of it.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections import deque
@@ -40,7 +42,7 @@ def session_shown(*, live: bool) -> Iterator[None]:
         thread.join(5)
 
 
-def _statuses(over: threading.Event, every_s: float) -> "Iterator[tuple[Status, Store]]":
+def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
     """The status of the watched session at each step, once there is one; the last one after the end."""
     from tasks.capture.task import watched
 
@@ -71,7 +73,7 @@ def _show_live(over: threading.Event) -> None:
             view.update(_picture(status, store, rate))
 
 
-def _picture(status: "Status", store: Store, rate: "_Rate") -> Group:
+def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     sealed, validated, archived = _batches(store, status.session)
     head = Table.grid(padding=(0, 3))
     head.add_row("[b]left[/b]", "[b]state[/b]", "[b]trades[/b]", "[b]trades/s[/b]", "[b]symbols[/b]", "[b]queue[/b]", "[b]gaps[/b]")  # fmt: skip # noqa: E501
@@ -124,14 +126,14 @@ def _batches(store: Store, session: str) -> tuple[int, int, int]:
     return sealed, validated, archived
 
 
-def _left(status: "Status") -> str:
+def _left(status: Status) -> str:
     left_s = max(0, round((status.deadline_ns - status.updated_ns) / 1e9))
     return f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}"
 
 
-def _speaking(status: "Status") -> int:
+def _speaking(status: Status) -> int:
     return sum(count > 0 for count in status.per_symbol.values())
 
 
-def _percent(status: "Status") -> float:
+def _percent(status: Status) -> float:
     return 100 * status.queue_bytes / max(1, status.queue_limit_bytes)

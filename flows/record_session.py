@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from pydantic import SecretStr
 
 from flows.process_batches import TWO_AT_A_TIME, archive, finish, ledger_of, show, waiting
@@ -32,9 +33,15 @@ class SessionFailed(TerminalError):
         self.ledger = ledger
 
 
+def _run_name() -> str:
+    symbols: list[str] = flow_run.parameters.get("symbols") or []
+    named = ", ".join(symbols[:3]) + (f" and {len(symbols) - 3} more" if len(symbols) > 3 else "")
+    return f"record {named or 'the symbols of the settings'}"
+
+
 @flow(
     name="record-session",
-    flow_run_name="record {symbols}",
+    flow_run_name=_run_name,
     task_runner=TWO_AT_A_TIME,
 )
 def record_session(

@@ -112,30 +112,21 @@ class Ledger:
     def laws(self) -> list[tuple[str, int, str, int]]:
         """Every law as (what, count, what it must equal, count)."""
         frames, trades, batches = self.frames, self.trades, self.batches
+        read = frames.trade + frames.control + frames.rejected
         laws = [
             (
-                "frames received at the socket",
+                "frames at the socket",
                 self.record.frames_received,
-                "frames read + lost to a failure",
+                "read + lost",
                 frames.received + self.record.frames_lost,
             ),
-            (
-                "frames received",
-                frames.received,
-                "trade + control + rejected frames",
-                frames.trade + frames.control + frames.rejected,
-            ),
-            (
-                "trades received",
-                trades.received,
-                "rows journalled + trades refused",
-                trades.journalled + trades.refused,
-            ),
-            ("rows journalled", trades.journalled, "rows valid + quarantined", trades.valid + trades.quarantined),
+            ("frames read", frames.received, "trade + control + rejected", read),
+            ("trades received", trades.received, "journalled + refused", trades.journalled + trades.refused),
+            ("rows journalled", trades.journalled, "valid + quarantined", trades.valid + trades.quarantined),
             ("rows valid", trades.valid, "rows archived", trades.archived),
-            ("rows archived", trades.archived, "their sum over the symbols", sum(self.per_symbol.values())),
-            ("batches sealed by the capture", sum(self.record.batches), "batches found", batches.sealed),
-            ("batches sealed", batches.sealed, "batches archived", batches.archived),
+            ("rows archived", trades.archived, "sum over symbols", sum(self.per_symbol.values())),
+            ("batches sealed", sum(self.record.batches), "batches found", batches.sealed),
+            ("batches found", batches.sealed, "batches archived", batches.archived),
         ]
         if self.upload_expected:
             laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))
