@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import FaultServer, Step
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
@@ -215,3 +216,14 @@ def object_store(weed_server: WeedServer) -> ObjectStoreForTest:
     bucket = f"tape-{secrets.token_hex(6)}"
     weed_server.client().create_bucket(Bucket=bucket)
     return ObjectStoreForTest(weed_server, bucket)
+
+
+@pytest.fixture
+def fault_server() -> Iterator[Callable[..., FaultServer]]:
+    """Starts loopback feeds that play scripts of faults, as `FaultServer(*scripts, …)`; ends them after the test."""
+    with ExitStack() as servers:
+
+        def start(*scripts: Sequence[Step], **options: Any) -> FaultServer:
+            return servers.enter_context(FaultServer(*scripts, **options))
+
+        yield start
