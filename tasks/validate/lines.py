@@ -9,15 +9,20 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from polars.exceptions import PolarsError
 
+from tasks.quarantine import split_lines
 from tasks.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
 from tasks.validate.schema import TYPES
 
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 _SLICE_BYTES = 64 << 20
+_PIECE_BYTES = 8 << 20
 _TEXTS = ("symbol", "price", "size", "conditions")
 _INTEGERS = tuple(name for name in JOURNAL_COLUMNS if name not in _TEXTS)
 _CONTROLS = bytes(code for code in range(0x20) if code != 0x0A) + b'\x7f"'
@@ -48,11 +53,23 @@ def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
             text += file.readline()
             ended = text.endswith(b"\n")
             text += b"" if ended else b"\n"
-            frame = _typed(text)
-            frame = _cast(text) if frame is None else frame
+            frame = _read(text)
             last = pl.int_range(1, pl.len() + 1) == pl.len()
             yield Slice(first, text, frame.with_columns(ended=~last if not ended else pl.lit(value=True)))
             first += frame.height
+
+
+def _read(text: bytes) -> pl.DataFrame:
+    """One row for each line, cast one by one only in those pieces of the slice that cannot be read typed."""
+    frame = _typed(text)
+    if frame is not None:
+        return frame
+    file, frames = io.BytesIO(text), []
+    while piece := file.read(_PIECE_BYTES):
+        piece += file.readline()
+        frame = _typed(piece)
+        frames.append(_cast(piece) if frame is None else frame)
+    return pl.concat(frames)
 
 
 def _typed(text: bytes) -> pl.DataFrame | None:
@@ -71,10 +88,10 @@ def _typed(text: bytes) -> pl.DataFrame | None:
     digits = sum(_digits(frame[name].to_numpy()) for name in _INTEGERS)
     if texts + digits + len(JOURNAL_COLUMNS) * frame.height != len(text):
         return None
-    return frame.with_columns(fields=pl.lit(len(JOURNAL_COLUMNS)), printable=pl.lit(value=True))
+    return frame.with_columns(fields=pl.lit(len(JOURNAL_COLUMNS), pl.Int32), printable=pl.lit(value=True))
 
 
-def _digits(values: np.ndarray) -> int:
+def _digits(values: Ints) -> int:
     """How many characters these integers take, written plainly."""
     low, high = int(values.min()), int(values.max())
     if len(str(low)) == len(str(high)) and low >= 0:
@@ -88,10 +105,9 @@ def _cast(text: bytes) -> pl.DataFrame:
     """The slice read as text, each value cast by itself."""
     readable = text.decode("utf-8", "backslashreplace").encode()
     lengths = _lengths(readable)
+    line = pl.Series("line", split_lines(readable).cast(pa.large_string()))
     is_utf8 = pl.Series(lengths == _lengths(text))
-    line = pl.Series("line", readable.decode().split("\n")[:-1])
-    columns = _columns(readable, line, lengths)
-    return columns.select(
+    return _columns(readable, line, lengths).select(
         *(_plain_integer(name) for name in _INTEGERS),
         *_TEXTS,
         fields=line.str.count_matches(",", literal=True).cast(pl.Int32) + 1,
@@ -99,7 +115,7 @@ def _cast(text: bytes) -> pl.DataFrame:
     )
 
 
-def _columns(text: bytes, line: pl.Series, lengths: np.ndarray) -> pl.DataFrame:
+def _columns(text: bytes, line: pl.Series, lengths: Ints) -> pl.DataFrame:
     """The first eight fields of each line as text, null where the line has fewer."""
     try:
         frame = pl.read_csv(
@@ -114,14 +130,15 @@ def _columns(text: bytes, line: pl.Series, lengths: np.ndarray) -> pl.DataFrame:
         return _split(line)
     frame = frame.with_columns(pl.col("conditions").fill_null(""))
     exact = frame.select(pl.sum_horizontal(pl.all().str.len_bytes()) + _COMMAS == pl.lit(pl.Series(lengths)))
-    odd = (~exact.to_series()).arg_true()
     # What the reader cut, padded or skipped is split one by one.
-    fixed = _split(line.gather(odd)).with_columns(odd.alias("index"))
-    return frame.with_row_index().update(fixed, on="index", include_nulls=True).drop("index") if len(odd) else frame
+    odd = (~exact.to_series()).arg_true()
+    places = np.arange(frame.height)
+    places[odd] = frame.height + np.arange(len(odd))
+    return pl.concat([frame, _split(line.gather(odd))]).select(pl.all().gather(places)) if len(odd) else frame
 
 
 def _split(line: pl.Series) -> pl.DataFrame:
-    parts = line.str.split_exact(",", _COMMAS + 1).struct.unnest()
+    parts = line.str.strip_suffix("\n").str.split_exact(",", _COMMAS + 1).struct.unnest()
     return parts.select(pl.nth(index).alias(name) for index, name in enumerate(JOURNAL_COLUMNS))
 
 
@@ -130,7 +147,7 @@ def _plain_integer(name: str) -> pl.Expr:
     return pl.when(number.cast(pl.String) == pl.col(name)).then(number).alias(name)
 
 
-def _lengths(text: bytes) -> np.ndarray:
+def _lengths(text: bytes) -> Ints:
     """The length of each line without its line feed, in bytes."""
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0x0A)
     return np.diff(ends, prepend=-1) - 1

@@ -106,7 +106,7 @@ def disorder(rows: Receipts, seal: Seal) -> Disorder:
     has_seq = known & (rows.seq >= 0)
     rises = has_seq & (rows.seq > before_seq[rows.connection])
     keys = (rows.connection << _SEQ_BITS) | rows.seq
-    rises[rises] = _longest_series(keys[rises], strict=True)
+    rises[rises] = _longest_series(keys[rises], strict=True, steady=_steady(keys[rises]))
     has_time = known & (rows.time >= 0)
     late = has_time & (rows.time >= before_time[rows.connection])
     late[late] = _never_falling(rows.connection[late], rows.time[late])
@@ -136,7 +136,13 @@ def _never_falling(connection: Ints, time: Ints) -> Bools:
     return kept
 
 
-def _longest_series(values: Ints, *, strict: bool) -> Bools:
+def _steady(keys: Ints) -> Bools:
+    """Which keys are one above the key before them or one below the next: of equal ones these are believed."""
+    steps = np.diff(keys) == 1
+    return np.concatenate([[False], steps]) | np.concatenate([steps, [False]]) if len(keys) else np.empty(0, np.bool_)
+
+
+def _longest_series(values: Ints, *, strict: bool, steady: Bools | None = None) -> Bools:
     """Which values stay so that they rise (or, not `strict`, never fall) and as many as possible stay."""
     if not len(values):
         return np.zeros(0, bool)
@@ -147,13 +153,17 @@ def _longest_series(values: Ints, *, strict: bool) -> Bools:
     )
     # A value that disagrees with no other belongs to every longest series: the slow search is for the rest.
     disputed = np.concatenate([[False], bad_after]) | np.concatenate([bad_before, [False]])
+    steady = (np.zeros(len(values), np.bool_) if steady is None else steady)[disputed]
     kept: Bools = ~disputed
-    kept[np.flatnonzero(disputed)[_search(values[disputed], strict=strict)]] = True
+    kept[np.flatnonzero(disputed)[_search(values[disputed], steady, strict=strict)]] = True
     return kept
 
 
-def _search(values: Ints, *, strict: bool) -> list[int]:
-    """The places of one longest series; of equally long ones that whose last values are the smallest (patience)."""
+def _search(values: Ints, steady: Bools, *, strict: bool) -> list[int]:
+    """The places of one longest series; of equally long ones that whose last values are the smallest (patience).
+
+    Of equal values the first `steady` one is taken, or the first.
+    """
     seek = bisect_left if strict else bisect_right
     tails: list[int] = []
     tops: list[int] = []
@@ -161,6 +171,8 @@ def _search(values: Ints, *, strict: bool) -> list[int]:
     for place, value in enumerate(values.tolist()):
         pile = seek(tails, value)
         previous.append(tops[pile - 1] if pile else -1)
+        if tails[pile : pile + 1] == [value] and (steady[tops[pile]] or not steady[place]):
+            continue
         tails[pile : pile + 1] = [value]
         tops[pile : pile + 1] = [place]
     series, place = [], tops[-1] if tops else -1
