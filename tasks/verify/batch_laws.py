@@ -1,0 +1,228 @@
+"""Which laws does one archived batch break, by its own files?"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks import quarantine
+from tasks.archive import journal_bytes, read_groups
+from tasks.errors import CorruptionError
+from tasks.ledger import Gap
+from tasks.manifest import Manifest
+from tasks.store import Store
+from tasks.trade import JOURNAL_COLUMNS
+from tasks.verify.broken import Broken, broken, sha256_of
+from tasks.verify.order import Numbers
+from tasks.verify.standing import Standing
+
+# Given the connection, recv_seq and ts_recv of rows of the journal, in its order.
+TakeRows = Callable[[Numbers, Numbers, Numbers], None]
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
+def batch_laws(store: Store, batch: Standing, take_rows: TakeRows) -> Iterator[Broken]:
+    """The broken laws of a batch that is archived. Its journal's rows go to `take_rows`, where no file is damaged.
+
+    Memory is bounded by a row group, whatever the batch's size.
+    """
+    assert batch.manifest is not None  # noqa: S101 - the caller's word
+    file = None if batch.manifest.file is None else batch.record.with_name(batch.name.archived)
+    damaged = [*_files(store, batch, batch.manifest, file)]
+    yield from damaged
+    yield from chain(_place(store, batch), _counts(batch, batch.manifest), _refused(store, batch))
+    yield from gap_laws(batch.seal.gaps, set(batch.seal.symbols), batch.record, ended=False)
+    if batch.receipt is not None:
+        yield from _receipt(store, batch, batch.manifest)
+    # What is built from a file that is not what was written says nothing more.
+    if not damaged:
+        yield from _archived_rows(batch.manifest, file)
+        yield from _journal(store, batch, file, take_rows)
+
+
+def gap_laws(gaps: tuple[Gap, ...], symbols: set[str], file: Path, *, ended: bool) -> Iterator[Broken]:
+    """The gaps that are none: without a reason or a symbol, of a symbol not subscribed, or ending before they start."""
+    for gap in gaps:
+        unknown = sorted(set(gap.symbols) - symbols)
+        wrong = [
+            (not gap.reason, "has no reason"),
+            (not gap.symbols, "names no symbol"),
+            (bool(unknown), f"names {', '.join(unknown[:5])}, not subscribed"),
+            (gap.end_ns is not None and gap.end_ns < gap.start_ns, f"ends at {gap.end_ns}, before that"),
+            (ended and gap.end_ns is None, "has no end, though the session has"),
+        ]
+        yield from (broken("gaps", file, f"the gap from {gap.start_ns} {what}") for is_so, what in wrong if is_so)
+
+
+def _files(store: Store, batch: Standing, manifest: Manifest, file: Path | None) -> Iterator[Broken]:
+    """Every file of the batch beside the hash that some record keeps of it."""
+    hashed = {store.quarantine / name: sha256 for name, sha256 in batch.seal.quarantine.items()}
+    if file is not None:
+        hashed[file] = manifest.sha256
+        if file.exists() and file.stat().st_size != manifest.bytes:
+            yield broken("bytes", file, f"has {file.stat().st_size:,} bytes, its manifest says {manifest.bytes:,}")
+    if manifest.report.quarantine_sha256 is not None:
+        hashed[store.quarantine / batch.name.rejected_rows] = manifest.report.quarantine_sha256
+    if manifest.report.structural is not None:
+        hashed[store.quarantine / batch.name.rejected_batch] = batch.seal.sha256
+    for path, expected in hashed.items():
+        actual = sha256_of(path)
+        if actual is None:
+            yield broken("present", path, f"is missing, though {batch.record.name} tells of it; restore it from a copy")
+        elif actual != expected:
+            yield broken("sha256", path, f"is {actual}, {batch.record.name} says {expected}; restore it from a copy")
+    for path in store.quarantine.glob(f"{batch.name}.*"):
+        # A cut without a record is of a journal of that number of which nothing could be trusted.
+        if path not in hashed and path.suffix != ".cut":
+            yield broken("quarantine", path, f"is told of by no record; look at what it holds beside {batch.record}")
+
+
+def _place(store: Store, batch: Standing) -> Iterator[Broken]:
+    place = store.archive_folder(batch.seal.feed, batch.seal.date) / batch.name.manifest
+    if batch.record != place:
+        yield broken("place", batch.record, f"belongs to {place} by its seal")
+    for path in store.archive.glob(f"feed=*/date=*/{batch.name}.*"):
+        if path.parent != batch.record.parent:
+            yield broken("place", path, f"is a second copy beside {batch.record}")
+    assert batch.manifest is not None  # noqa: S101 - archived
+    if {batch.manifest.batch, batch.seal.batch} != {str(batch.name)}:
+        yield broken("name", batch.record, f"speaks of {batch.manifest.batch} and {batch.seal.batch}")
+
+
+def _counts(batch: Standing, manifest: Manifest) -> Iterator[Broken]:
+    seal, report, frames = batch.seal, manifest.report, batch.seal.frames
+    equal = [
+        ("rows archived", manifest.rows, "valid", report.valid),
+        ("rows sealed", seal.rows, "valid + quarantined", report.valid + report.quarantined),
+        ("rows split", report.rows, "rows sealed", seal.rows),
+        ("rows sealed", seal.rows, "their sum over the connections", sum(each.rows for each in seal.connections)),
+        ("rows sealed", seal.rows, "their sum over the symbols", sum(seal.per_symbol.values())),
+        ("rows valid", report.valid, "their sum over the symbols", sum(report.per_symbol.values())),
+        ("frames received", frames.received, "trade + control + rejected",
+         frames.trade + frames.control + frames.rejected),
+        ("files archived", int(manifest.file is not None), "whether any row was valid", int(report.valid > 0)),
+    ]  # fmt: skip
+    for left, a, right, b in equal:
+        if a != b:
+            yield broken("counts", batch.record, f"{left} ({a:,}) ≠ {right} ({b:,})")
+
+
+def _refused(store: Store, batch: Standing) -> Iterator[Broken]:
+    """Rejected frames and refused trades beside the lines that keep them, and cuts beside their length."""
+    path = store.quarantine / batch.name.rejected_frames
+    kinds: Counter[str] = Counter()
+    try:
+        with path.open("rb") as lines:
+            kinds.update(msgspec.json.decode(line, type=_Kind).kind for line in lines)
+    except FileNotFoundError:
+        pass
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        yield broken("quarantine", path, f"has a line that cannot be read ({error})")
+        return
+    expected = Counter(frame=batch.seal.frames.rejected, trade=batch.seal.trades_refused)
+    if +kinds != +expected:
+        yield broken("quarantine", path, f"holds {dict(kinds)}, {batch.record.name} counts {dict(expected)}")
+    cuts = [store.quarantine / name for name in batch.seal.quarantine if name.endswith(".cut")]
+    cut_bytes = sum(cut.stat().st_size for cut in cuts if cut.exists())
+    if cut_bytes != batch.seal.cut_bytes:
+        yield broken("quarantine", batch.record, f"{cut_bytes:,} bytes were cut, {batch.seal.cut_bytes:,} by the seal")
+
+
+def _receipt(store: Store, batch: Standing, manifest: Manifest) -> Iterator[Broken]:
+    assert batch.receipt is not None  # noqa: S101 - the caller's word
+    path, receipt = batch.record.with_name(batch.name.receipt), batch.receipt
+    sent = {batch.record: (receipt.manifest, sha256_of(batch.record), batch.record.stat().st_size)}
+    if manifest.file is not None and receipt.object is not None:
+        sent[batch.record.with_name(batch.name.archived)] = (receipt.object, manifest.sha256, manifest.bytes)
+    if (manifest.file is None) != (receipt.object is None) or receipt.batch != str(batch.name):
+        yield broken("receipt", path, "is of another batch than its manifest")
+    for file, (said, sha256, size) in sent.items():
+        if (said.sha256, said.bytes) != (sha256, size):
+            yield broken("receipt", path, f"acknowledges other bytes than {file.name} has; upload it again")
+        if not said.key.endswith(f"/{file.relative_to(store.archive).as_posix()}"):
+            yield broken("receipt", path, f"acknowledges the key {said.key} for {file.name}")
+
+
+def _archived_rows(manifest: Manifest, file: Path | None) -> Iterator[Broken]:
+    """The manifest's own account of its rows beside the rows."""
+    if file is None:
+        return
+    per_symbol: Counter[str] = Counter()
+    times: dict[str, list[int]] = {"ts_event": [], "ts_recv": []}
+    try:
+        for table in read_groups(file):
+            counted = table["symbol"].value_counts().to_pylist()
+            per_symbol.update({each["values"]: each["counts"] for each in counted})
+            for name, seen in times.items():
+                values = table[name].cast(pa.int64()).to_numpy()
+                seen[:] = [min([int(values.min()), *seen]), max([int(values.max()), *seen])]
+    except CorruptionError as error:
+        yield broken("readable", file, str(error))
+        return
+    said = [manifest.first_event_ns, manifest.last_event_ns, manifest.first_recv_ns, manifest.last_recv_ns]
+    if per_symbol.total() != manifest.rows:
+        yield broken("rows", file, f"holds {per_symbol.total():,} rows, its manifest says {manifest.rows:,}")
+    elif dict(per_symbol) != manifest.report.per_symbol or [*times["ts_event"], *times["ts_recv"]] != said:
+        yield broken("rows", file, "holds other symbols or times than its manifest says")
+
+
+def _journal(store: Store, batch: Standing, file: Path | None, take_rows: TakeRows) -> Iterator[Broken]:
+    """The sealed journal, built again: equal byte for byte, its rows those that the seal counts."""
+    report = batch.report
+    if report is None or report.structural is not None:
+        return
+    rejected = store.quarantine / batch.name.rejected_rows if report.quarantine_sha256 is not None else None
+    digest, size, rows = hashlib.sha256(), 0, 0
+    ranges: dict[int, tuple[int, int, int, int, int]] = {}
+    try:
+        lines = sum(len(part) for part in quarantine.read(rejected)) if rejected is not None else 0
+        for index, piece in enumerate(journal_bytes(file, rejected)):
+            digest.update(piece)
+            size += len(piece)
+            if index and piece:
+                columns = _receipts(piece)
+                rows += _note(ranges, columns)
+                take_rows(*columns)
+    except (CorruptionError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        yield broken("journal", batch.record, f"cannot be built again: {' '.join(str(error).split())[:200]}")
+        return
+    if lines != report.quarantined:
+        yield broken("rows", batch.record, f"{lines:,} lines in quarantine, its report says {report.quarantined:,}")
+    if (digest.hexdigest(), size) != (batch.seal.sha256, batch.seal.bytes):
+        yield broken("journal", batch.record, "archive and quarantine together are not the journal that was sealed")
+    said = {
+        each.connection: (each.rows, each.first_seq, each.last_seq, each.first_recv_ns, each.last_recv_ns)
+        for each in batch.seal.connections
+    }
+    if rows == batch.seal.rows and ranges != said:
+        yield broken("connections", batch.record, "the seal's connections are not those of its rows")
+
+
+def _receipts(piece: bytes) -> tuple[Numbers, Numbers, Numbers]:
+    """Connection, recv_seq and ts_recv of the lines where all three are numbers."""
+    frame = pl.read_csv(
+        piece, has_header=False, quote_char=None, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True,
+        new_columns=list(JOURNAL_COLUMNS),
+    )  # fmt: skip
+    numbers = frame.select(pl.col(JOURNAL_COLUMNS[:3]).cast(pl.Int64, strict=False)).drop_nulls()
+    connection, seq, time_ns = (numbers[name].to_numpy() for name in JOURNAL_COLUMNS[:3])
+    return connection, seq, time_ns
+
+
+def _note(ranges: dict[int, tuple[int, int, int, int, int]], columns: tuple[Numbers, Numbers, Numbers]) -> int:
+    """Add rows to the ranges of their connections; gives how many rows."""
+    connections, seqs, times_ns = columns
+    for connection in np.unique(connections).tolist():
+        at = np.flatnonzero(connections == connection)
+        rows, first_seq, _, first_ns, _ = ranges.get(connection, (0, int(seqs[at[0]]), 0, int(times_ns[at[0]]), 0))
+        ranges[connection] = (rows + len(at), first_seq, int(seqs[at[-1]]), first_ns, int(times_ns[at[-1]]))
+    return len(connections)

@@ -1,0 +1,220 @@
+"""Does every law of conservation hold, recomputed from the files alone?"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tasks.batch import BatchName
+from tasks.errors import CorruptionError, TerminalError
+from tasks.ledger import SessionRecord
+from tasks.manifest import read
+from tasks.store import Store
+from tasks.verify.account import balance
+from tasks.verify.batch_laws import batch_laws, gap_laws
+from tasks.verify.broken import Broken, broken
+from tasks.verify.order import Numbers, Order
+from tasks.verify.standing import Standing, batches_of, sessions_of, standing
+
+__all__ = ["Broken", "Verdict", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was judged, how many sessions, batches and archived trades, and which laws do not hold.
+
+    `recording` are sessions that still record: what they have archived was judged, the rest cannot be yet.
+    """
+
+    sessions: int
+    batches: int
+    trades: int
+    broken: tuple[Broken, ...]
+    recording: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every law holds."""
+        return not self.broken
+
+
+@dataclass(slots=True)
+class _Count:
+    """What is counted on the way, and the batches read of the session at hand."""
+
+    sessions: int = 0
+    batches: int = 0
+    trades: int = 0
+    recording: list[str] = field(default_factory=list)
+
+
+def verify(store: Store) -> Verdict:
+    """Recompute every law, for each session and each batch found anywhere; a file that cannot be read breaks one.
+
+    Memory is bounded by a row group and by one session's records, whatever the sizes of its batches.
+    """
+    count = _Count()
+    found = [each for session in sessions_of(store) for each in _session_laws(store, session, count)]
+    return Verdict(count.sessions, count.batches, count.trades, tuple(found), tuple(count.recording))
+
+
+def _session_laws(store: Store, session: str, count: _Count) -> Iterator[Broken]:
+    count.sessions += 1
+    path = store.sessions / session / "session.json"
+    record, recording = None, False
+    try:
+        record = read(path, SessionRecord)
+    except FileNotFoundError:
+        recording = _is_held(path.with_name("recorder.lock"))
+        if recording:
+            count.recording.append(session)
+        else:
+            yield broken("recorded", path, "the session was not recovered: run `tape archive`")
+    except (CorruptionError, OSError) as error:
+        yield broken("readable", path, str(error))
+    batches: list[Standing] = []
+    names = batches_of(store, session).get(session, [])
+    for name in names:
+        count.batches += 1
+        try:
+            batches.append(standing(store, name))
+        except (TerminalError, OSError) as error:
+            yield _unreadable(store, error, str(name))
+    # In the order in which they were opened, so that lanes keep together.
+    batches.sort(key=lambda batch: (batch.seal.opened_ns, batch.name.number, batch.name.lane))
+    yield from _laws_of_all(store, batches, record, recording, count)
+    if record is not None:
+        yield from _record_laws(path, record, batches)
+        yield from _numbers(path, record, names)
+        # What adds up over the batches can be said only of all of them.
+        if len(batches) == len(names):
+            yield from _chain(batches)
+            yield from (broken("ledger", path, said) for said in balance(record, batches).imbalances())
+        for left in (store.spool / session).glob("*.csv.open"):
+            yield broken("sealed", left, "was left in the spool: run `tape archive`")
+
+
+def _laws_of_all(
+    store: Store, batches: list[Standing], record: SessionRecord | None, recording: bool, count: _Count
+) -> Iterator[Broken]:
+    """The laws of each batch, and of the order of trades over all of them."""
+    order, order_broken = Order(), list[Broken]()
+    complete = True
+    for batch in batches:
+        if batch.manifest is None:
+            complete = False
+            if not recording:
+                yield broken("archived", batch.record, "the batch is not yet archived: run `tape archive`")
+            continue
+        count.trades += batch.manifest.rows
+        taken = _Taking(order, batch)
+        laws = _laws_of(store, batch, taken)
+        yield from laws
+        complete = complete and not laws and not batch.manifest.report.structural
+        order_broken += [broken("order", batch.record, said) for said in taken.said]
+    yield from order_broken
+    if complete and record is not None:
+        tolerated = _tolerated(batches, record)
+        path = store.sessions / record.session / "session.json"
+        yield from (broken("order", path, said) for said in order.settle(tolerated))
+
+
+def _laws_of(store: Store, batch: Standing, taken: "_Taking") -> list[Broken]:
+    try:
+        return list(batch_laws(store, batch, taken))
+    except OSError as error:
+        return [broken("readable", Path(error.filename or batch.record), f"cannot be read ({error.strerror})")]
+
+
+class _Taking:
+    """Takes a batch's rows into the session's order; `said` is what they break."""
+
+    def __init__(self, order: Order, batch: Standing) -> None:
+        self._order, self._last = order, {each.connection: each.last_seq for each in batch.seal.connections}
+        self.said: list[str] = []
+
+    def __call__(self, connections: Numbers, seqs: Numbers, times_ns: Numbers) -> None:
+        for connection in np.unique(connections).tolist():
+            mine = connections == connection
+            # What the seal does not know of is said elsewhere, and could make the window as long as it likes.
+            mine &= (seqs >= 1) & (seqs <= self._last.get(connection, 0))
+            self.said += self._order.take(connection, seqs[mine], times_ns[mine])
+
+
+def _tolerated(batches: list[Standing], record: SessionRecord) -> dict[int, int]:
+    """For each connection in which a kill or a failure may have cut a lane's end: the number up to which all is there.
+
+    With one lane nothing can be missing but the end, and no tolerance is needed.
+    """
+    last = {connection: dict.fromkeys(range(len(record.batches)), 0) for connection in range(record.connections + 1)}
+    torn = set()
+    for batch in batches:
+        for each in batch.seal.connections:
+            lanes = last.setdefault(each.connection, {})
+            lanes[batch.name.lane] = max(each.last_seq, lanes.get(batch.name.lane, 0))
+        if batch.seal.recovered:
+            torn.add(max((each.connection for each in batch.seal.connections), default=0))
+    if record.outcome in {"killed", "failed"}:
+        torn.add(max((connection for connection, lanes in last.items() if any(lanes.values())), default=0))
+    return {connection: min(last[connection].values()) for connection in torn} if len(record.batches) > 1 else {}
+
+
+def _record_laws(path: Path, record: SessionRecord, batches: list[Standing]) -> Iterator[Broken]:
+    """The session's own record beside its batches."""
+    if record.session != path.parent.name:
+        yield broken("name", path, f"is the record of {record.session}")
+    symbols = set(record.symbols).union(*(batch.seal.symbols for batch in batches))
+    yield from gap_laws(record.gaps, symbols, path, ended=True)
+    for batch in batches:
+        if batch.seal.lanes != len(record.batches) or batch.name.lane >= len(record.batches):
+            yield broken("lanes", batch.record, f"is of {batch.seal.lanes} lanes, {path.name} of {len(record.batches)}")
+        if any(each.connection > record.connections for each in batch.seal.connections):
+            yield broken("connections", batch.record, f"has more connections than {path} ({record.connections})")
+
+
+def _numbers(path: Path, record: SessionRecord, names: list[BatchName]) -> Iterator[Broken]:
+    """The batches of each lane are numbered from 0 on, as many as the record says."""
+    for lane, expected in enumerate(record.batches):
+        numbers = sorted(name.number for name in names if name.lane == lane)
+        if numbers != list(range(expected)):
+            missing = sorted(set(range(expected)) - set(numbers))
+            which = f"without {missing[:5]}" if missing else f"has {len(numbers)} batches"
+            yield broken("batches", path, f"lane {lane} {which}, the record says {expected} from 0 on")
+
+
+def _chain(batches: list[Standing]) -> Iterator[Broken]:
+    """Each batch begins where the one before it in its lane ended, connection by connection."""
+    ends: dict[tuple[int, int], tuple[int, int]] = {}
+    for batch in sorted(batches, key=lambda batch: batch.name):
+        for each in batch.seal.connections:
+            key = (batch.name.lane, each.connection)
+            before, now = ends.get(key, (0, 0)), (each.before_seq, each.before_recv_ns)
+            if before != now:
+                yield broken("chain", batch.record, f"connection {each.connection} follows on {now}, not on {before}")
+            if batch.seal.lanes == 1 and each.first_seq != each.before_seq + 1:
+                yield broken("chain", batch.record, f"connection {each.connection} begins at {each.first_seq}")
+            ends[key] = (each.last_seq, each.last_recv_ns)
+
+
+def _unreadable(store: Store, error: Exception, name: str) -> Broken:
+    """A record that cannot be read; its message begins with the file."""
+    file, _, _ = str(error).partition(": ")
+    return Broken("readable", file if file.startswith(str(store.root)) else f"{store.root}: {name}", str(error))
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process holds that file's lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
