@@ -5,6 +5,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,20 @@ def by_symbol(trades: Iterable[Trade]) -> dict[str, list[Trade]]:
 # The door
 
 
-@pytest.mark.parametrize("query", ["", "?token=", "?key=right", "?token=wrong"])
-def test_without_the_right_token_there_is_no_connection(query: str) -> None:
-    """A missing, empty or wrong token is answered with HTTP 401 at the handshake."""
-    with serve_in_thread([], ReplayOptions(key="right")) as replay:
+@pytest.mark.parametrize(
+    ("key", "query"),
+    [
+        (None, ""),
+        (None, "?token="),
+        (None, "?key=right"),
+        ("right", ""),
+        ("right", "?token="),
+        ("right", "?token=wrong"),
+    ],
+)
+def test_without_the_right_token_there_is_no_connection(key: str | None, query: str) -> None:
+    """A missing or empty token is answered with HTTP 401 at the handshake, and a wrong one where a key is expected."""
+    with serve_in_thread([], ReplayOptions(key=key)) as replay:
         with pytest.raises(InvalidStatus) as caught:
             connect(f"{replay.url}/{query}")
         assert caught.value.response.status_code == 401
@@ -237,7 +248,7 @@ def test_time_starts_when_the_burst_of_subscriptions_has_been_read() -> None:
 
 def test_at_full_speed_time_stands_still_while_nobody_listens() -> None:
     """A client that unsubscribes, leaves and comes back hears the rest of the tape: not a trade passes unheard."""
-    tape = [trade("A", number, str(number + 1)) for number in range(60_000)]
+    tape = [trade("A", number, str(number + 1)) for number in range(20_000)]
     options = ReplayOptions(speed=None, exit_at_end=True, original_times=True, trades_a_message=5)
     with serve_in_thread(tape, options) as replay:
         with join(replay, "A") as first:
@@ -307,9 +318,9 @@ def test_it_leaves_at_the_end_where_told_so() -> None:
 
 def test_a_client_that_does_not_read_holds_the_server_back() -> None:
     """What a slow client has not taken is neither dropped nor piled up in memory."""
-    tape = [trade("A", number, "9" * 500) for number in range(100_000)]
+    tape = [trade("A", number, "9" * 2000) for number in range(20_000)]
     with serve_in_thread(iter(tape), TO_THE_END) as replay, join(replay, "A") as client:
-        assert not replay.ended.wait(1.5)
+        assert not replay.ended.wait(1)
         assert replay.sent < len(tape) // 2
         assert sum(1 for _ in trades_in(client)) == len(tape)
 
@@ -359,8 +370,9 @@ def test_a_process_announces_its_url_and_says_what_it_sent(tmp_path: Path, end: 
 
 
 @pytest.mark.skipif(not REAL_TAPE.exists(), reason="the real tape is not on this machine")
-def test_the_real_tape_goes_over_the_wire_whole() -> None:
-    """The real day arrives trade for trade, in order, digits included."""
-    with serve_in_thread(REAL_TAPE, TO_THE_END) as replay, join(replay, "AIG", "BAC", "IBM", "SPY") as client:
-        assert all(heard == told for heard, told in zip(trades_in(client), read_trades(REAL_TAPE), strict=True))
-        assert replay.sent == 388_417
+def test_a_real_tape_goes_over_the_wire_whole() -> None:
+    """A real day's first trades arrive trade for trade, in order, digits included."""
+    tape = list(islice(read_trades(REAL_TAPE), 60_000))
+    with serve_in_thread(tape, TO_THE_END) as replay, join(replay, *{one.symbol for one in tape}) as client:
+        assert list(trades_in(client)) == tape
+        assert replay.sent == len(tape)
