@@ -1,0 +1,252 @@
+"""From the socket to the archive and back, by the commands that users type."""
+
+import gzip
+import itertools
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.replay.generate import SYMBOLS, generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+from tasks.replay.tape_file import write_tape
+
+KEY = "the-secret-key-of-these-tests"
+REAL_TAPE = Path(__file__).parents[2] / ".." / "shared" / "tape" / "us-equities-20131007.csv.gz"
+MAX = ReplayOptions(speed=None, original_times=True)
+ANY_TIME = {"TAPE_MAX_EVENT_AGE": "off", "TAPE_MAX_EVENT_AHEAD": "off"}
+
+
+def wait_for(condition: Callable[[], Any], within_s: float = 60) -> Any:
+    """What the condition gives once it is true."""
+    end = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def status_of(data: Path) -> dict[str, Any]:
+    """The newest status below a data folder, or an empty one."""
+    paths = sorted(data.glob("sessions/*/status.json"))
+    try:
+        return json.loads(paths[-1].read_text()) if paths else {}
+    except FileNotFoundError:
+        return {}
+
+
+@pytest.fixture
+def part_of_a_day(tmp_path: Path) -> Path:
+    """A part of the real tape where it is at hand, a generated one where it is not: 60,000 trades."""
+    path = tmp_path / "given.csv.gz"
+    if REAL_TAPE.exists():
+        with gzip.open(REAL_TAPE, "rt") as day, gzip.open(path, "wt") as part:
+            for line in itertools.islice(day, 60_001):
+                part.write(",".join(line.rstrip("\n").split(",")[:5]) + "\n")
+    else:
+        write_tape(itertools.islice(generate(7, 300), 60_000), path)
+    return path
+
+
+def test_a_tape_comes_back_as_it_was(tape: Any, part_of_a_day: Path) -> None:
+    """A tape served at full speed, recorded, archived and exported is equal to itself, byte for byte."""
+    given = gzip.decompress(part_of_a_day.read_bytes())
+    symbols = sorted({line.split(b",")[1].decode() for line in given.splitlines()[1:]})
+    with serve_in_thread(part_of_a_day, MAX) as server:
+        recording = tape.start(
+            "record", *symbols, "--for", "60s", "--feed-url", server.url, "--batch-for", "1s", "--json", **ANY_TIME
+        )
+        wait_for(lambda: status_of(tape.folder / "data").get("trades") == 60_000)
+        recording.send_signal(signal.SIGINT)
+        out, err = recording.communicate(timeout=60)
+    assert recording.returncode == 0, err[-3000:]
+    ledger = json.loads(out.splitlines()[-1])
+    assert ledger["balances"]
+    assert ledger["imbalances"] == []
+    assert ledger["trades"]["archived"] == ledger["trades"]["received"] == 60_000
+    assert ledger["frames"]["trade"] == server.counts.messages
+    assert (ledger["gaps"], ledger["outcome"]) == ([], "stopped")
+    assert tape.run("export", "back.csv.gz").returncode == 0
+    assert gzip.decompress((tape.folder / "back.csv.gz").read_bytes()) == given
+    verdict = tape.json("verify")
+    assert verdict["holds"]
+    assert verdict["trades"] == 60_000
+
+
+def test_batches_are_archived_while_the_session_records(tape: Any, tmp_path: Path) -> None:
+    """Sealed batches are validated and archived while recording goes on, and the session ends at its time."""
+    with serve_in_thread(generate(3, 120), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start(
+            "record", *SYMBOLS[:8], "--for", "8s", "--feed-url", server.url, "--batch-for", "1s", "--json"
+        )
+        data = tape.folder / "data"
+        wait_for(lambda: list(data.glob("archive/**/*.manifest.json")))
+        assert status_of(data)["state"] == "recording"
+        out, err = recording.communicate(timeout=60)
+    assert recording.returncode == 0, err[-3000:]
+    ledger = json.loads(out.splitlines()[-1])
+    assert ledger["outcome"] == "complete"
+    assert ledger["batches"]["archived"] >= 5
+    assert 8 <= (ledger["ended_ns"] - ledger["started_ns"]) / 1e9 < 12
+    assert "trades" in err
+    assert not list(data.glob("sealed/*"))
+    assert not list(data.glob("validated/*"))
+    assert not list(data.glob("locks/*"))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_kill_anything_then_archive(tape: Any, seed: int) -> None:
+    """Recorder and flow killed at a random moment: `tape archive` archives what was journalled, once, and names the gap."""
+    data = tape.folder / "data"
+    with serve_in_thread(generate(seed, 120), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start("record", *SYMBOLS, "--for", "60s", "--feed-url", server.url, "--batch-for", "700ms")
+        enough = 400 + 917 * seed
+        wait_for(lambda: status_of(data).get("trades", 0) > enough)
+        pid = status_of(data)["pid"]
+        for victim in (recording.pid, pid) if seed % 2 else (pid, recording.pid):
+            os.kill(victim, signal.SIGKILL)
+        recording.communicate(timeout=60)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    torn = {path: path.read_bytes() for path in data.glob("spool/*/*.csv.open")}
+    archived = tape.json("archive")
+    (ledger,) = archived["sessions"]
+    assert (ledger["outcome"], ledger["balances"]) == ("killed", True)
+    (gap,) = ledger["gaps"]
+    assert gap["reason"] == "the recorder was killed"
+    assert gap["symbols"] == list(SYMBOLS)
+    assert gap["start_ns"] < gap["end_ns"] == ledger["deadline_ns"]
+    assert tape.json("verify")["holds"]
+    assert tape.json("archive")["sessions"] == []
+    assert tape.run("export", "out.csv").returncode == 0
+    rows = (tape.folder / "out.csv").read_text().splitlines()[1:]
+    assert len(rows) == ledger["trades"]["archived"] >= enough
+    heard = [line.split(",")[4:8] for content in torn.values() for line in content.decode().split("\n")[1:-1]]
+    cut = sum(path.read_bytes().count(b"\n") for path in data.glob("quarantine/*.cut"))
+    exported = [
+        [symbol, price, size, conditions] for _, symbol, price, size, conditions in (r.split(",") for r in rows)
+    ]
+    assert exported[len(exported) - len(heard) + cut :] == heard[: len(heard) - cut]
+
+
+def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any) -> None:
+    """Kill -9 of the recorder alone: the task starts another into the same session; the gap is named and ends."""
+    data = tape.folder / "data"
+    with serve_in_thread(generate(5, 120), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start(
+            "record", *SYMBOLS, "--for", "12s", "--feed-url", server.url, "--batch-for", "1s", "--json"
+        )
+        wait_for(lambda: status_of(data).get("trades", 0) > 500)
+        pid = status_of(data)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: status_of(data)["pid"] != pid and status_of(data)["state"] == "recording")
+        out, err = recording.communicate(timeout=60)
+    assert recording.returncode == 0, err[-3000:]
+    ledger = json.loads(out.splitlines()[-1])
+    assert (ledger["outcome"], ledger["connections"], ledger["balances"]) == ("complete", 2, True)
+    (gap,) = ledger["gaps"]
+    assert gap["reason"] == "the recorder was killed"
+    assert gap["start_ns"] < gap["end_ns"] < ledger["ended_ns"]
+    assert tape.json("verify")["holds"]
+
+
+def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(tape: Any) -> None:
+    """Kill -9 of the flow alone: the recorder goes on; a new run attaches to it and archives everything."""
+    data = tape.folder / "data"
+    with serve_in_thread(generate(6, 120), ReplayOptions(speed=1.0)) as server:
+        words = ("record", *SYMBOLS, "--for", "20s", "--feed-url", server.url, "--batch-for", "1s", "--json")
+        first = tape.start(*words)
+        wait_for(lambda: status_of(data).get("trades", 0) > 500)
+        first.kill()
+        first.communicate()
+        before = status_of(data)
+        assert tape.json("verify")["recording"] == [before["session"]]
+        second = tape.start(*words)
+        out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err[-3000:]
+    ledger = json.loads(out.splitlines()[-1])
+    assert (ledger["session"], ledger["outcome"], ledger["gaps"]) == (before["session"], "complete", [])
+    assert ledger["connections"] == 1
+    assert tape.json("verify")["holds"]
+
+
+def test_wrong_use_is_one_clear_line_before_anything_starts(tape: Any) -> None:
+    """A wrong or missing setting ends with exit 2, one line that says what to do, and nothing on disk."""
+    for words, said in (
+        (("record", "AAPL"), "--for"),
+        (("record", "AAPL", "--for", "5m", "--until", "16:00"), "--until"),
+        (("record", "AAPL", "--for", "soon"), "soon"),
+        (("record", "AAPL", "--until", "25:00"), "25:00"),
+        (("record", "--for", "5m"), "TAPE_SYMBOLS"),
+        (("record", "AAPL", "--for", "5m", "--feed-url", f"wss://ws.finnhub.io?token={KEY}"), "TAPE_FEED_URL"),
+        (("verify", "--data-dir", "nowhere"), "nowhere"),
+        (("replay", "none.csv"), "none.csv"),
+        (("replay", "none.csv", "--speed", "fast"), "--speed"),
+    ):
+        done = tape.run(*words)
+        assert done.returncode in (1, 2), (words, done.stderr)
+        assert said in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert KEY not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    missing = tape.run("record", "AAPL", "--for", "5m", FINNHUB_API_KEY="")
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
+    assert "FINNHUB_API_KEY" in missing.stderr
+    assert not (tape.folder / "data").exists()
+
+
+def test_a_refused_key_ends_with_exit_1_and_what_to_do(tape: Any) -> None:
+    """A key that the feed refuses ends the run at once, with the next step and without the key."""
+    with serve_in_thread(generate(1, 5), ReplayOptions(speed=1.0, key="another")) as server:
+        done = tape.run("record", "AAPL", "--for", "60s", "--feed-url", server.url, "--json")
+    assert done.returncode == 1
+    assert "set FINNHUB_API_KEY" in done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "failed"
+
+
+@pytest.fixture
+def seen_processes() -> Iterator[Callable[[], bytes]]:
+    """Gives what a process list shows of every process: arguments only, as `ps aux` does."""
+
+    def look() -> bytes:
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                lines.append(path.read_bytes())
+            except OSError:
+                continue
+        return b"\n".join(lines)
+
+    yield look
+
+
+def test_no_secret_is_anywhere(tape: Any, bucket_settings: dict[str, str], seen_processes: Callable[[], bytes]) -> None:
+    """Key and S3 secret stand in no file, log line, process list entry, flow parameter, artifact or database."""
+    settings = bucket_settings
+    secrets = [KEY.encode(), settings["TAPE_S3_SECRET_ACCESS_KEY"].encode()]
+    with serve_in_thread(generate(8, 60), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start(
+            "record", "SPY", "NVDA", "--for", "5s", "--feed-url", server.url, "--batch-for", "1s", **settings
+        )
+        wait_for(lambda: status_of(tape.folder / "data").get("trades", 0) > 50)
+        processes = seen_processes()
+        out, err = recording.communicate(timeout=60)
+    assert recording.returncode == 0, err[-3000:]
+    assert b"tasks.capture.recorder" in processes
+    shown = {"processes": processes, "stdout": out.encode(), "stderr": err.encode()}
+    for folder in (tape.folder, tape.server.home):
+        shown |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    everything = ("flow_runs", "task_runs", "artifacts", "logs")
+    shown |= {name: json.dumps(tape.server.ask(f"{name}/filter", {"limit": 200})).encode() for name in everything}
+    assert b"ledger-" in shown["artifacts"]
+    assert b"SPY" in shown["flow_runs"]
+    for secret in secrets:
+        assert [name for name, content in shown.items() if secret in content] == []
+    assert re.search(rb"uploaded|are in", shown["logs"])
