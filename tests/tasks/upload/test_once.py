@@ -176,6 +176,45 @@ def test_the_loser_of_a_race_compares(store: Store, archived: Archived, odd_stor
     assert upload(store, name, odd_store.bucket, now).object is not None
 
 
+def test_what_appears_between_the_look_and_the_put_is_not_overwritten(
+    store: Store, archived: Archived, odd_store: Any
+) -> None:
+    """Other bytes that get there first stay: the put carries the condition, and its refusal is a conflict."""
+    name = archived()
+
+    def race(method: str, key: str, headers: Any) -> tuple[int, str] | None:
+        if method == "PUT":
+            odd_store.objects.setdefault(key, b"another's")
+        return (412, "PreconditionFailed") if method == "PUT" and headers["If-None-Match"] == "*" else None
+
+    odd_store.answer = race
+    with pytest.raises(ConflictError):
+        upload(store, name, odd_store.bucket, now)
+    assert odd_store.objects == {f"{FOLDER}/{name.archived}": b"another's"}
+
+
+def test_of_two_machines_with_different_bytes_one_wins_and_one_is_told(
+    store: Store, archived: Archived, bucket: Bucket, object_store: Any, tmp_path: Path
+) -> None:
+    """Racing for one key with different bytes, one upload stands whole and the other is a conflict."""
+    stores = [store, Store(tmp_path / "other").prepare()]
+    contents = [b"a" * 1_000_000, b"b" * 1_000_000]
+    for each, content in zip(stores, contents, strict=True):
+        name = archived(content, into=each)
+
+    def attempt(each: Store) -> Receipt | ConflictError:
+        try:
+            return upload(each, name, bucket, now)
+        except ConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(attempt, stores))
+    assert sorted(type(end).__name__ for end in ends) == ["ConflictError", "Receipt"]
+    winner = next(content for content, end in zip(contents, ends, strict=True) if isinstance(end, Receipt))
+    assert object_store.body(f"{FOLDER}/{name.archived}") == winner
+
+
 def test_a_store_without_conditional_put_is_written_by_the_weaker_rule(
     store: Store, archived: Archived, odd_store: Any
 ) -> None:
