@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from flows import report
+from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.settings import load_settings
 from tasks.errors import RecorderError, SettingsError
@@ -65,9 +66,9 @@ def record(
 ) -> None:
     """Record trades until a time is up, and archive them meanwhile. Exits 0 only where the ledger balances."""
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for)
-    from flows.record_session import record_session, request_for
+    deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
+    from flows.record_session import record_session
 
-    request_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
     with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
         ledger = _ledger_of(
             lambda: record_session(

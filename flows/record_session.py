@@ -1,6 +1,5 @@
 """How is one time-boxed session recorded, its batches archived while it still records?"""
 
-import datetime as dt
 import os
 import time
 from pathlib import Path
@@ -9,20 +8,16 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from pydantic import SecretStr
 
+from flows.deadline import deadline_for, key_of
 from flows.process_batches import TWO_AT_A_TIME, archive, finish, ledger_of, show, waiting
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, recover_sessions
-from tasks.duration import duration_ns
-from tasks.errors import SettingsError, TerminalError
+from tasks.errors import TerminalError
 from tasks.ledger import Ledger
 from tasks.market.hours import exchange_zone
 from tasks.store import Store
-from tasks.trade import NS_PER_S
-
-_EXAMPLE = "2026-11-24T16:00:00-05:00"
 
 
 class SessionFailed(TerminalError):
@@ -92,21 +87,13 @@ def closed(store: Store, session: str, settings: Settings) -> Ledger:
 
 def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
     """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
-    key_of(settings)
-    if not settings.symbols:
-        raise SettingsError("symbols: none given; name some, such as AAPL, or set TAPE_SYMBOLS")
-    if (record_for is None) == (until is None):
-        raise SettingsError("give either how long to record (--for 5m) or until when (--until 16:00)")
-    deadline_ns = now_ns + duration_ns(record_for) if record_for is not None else _time_ns(until or "", now_ns)
-    if deadline_ns <= now_ns:
-        raise SettingsError("the session would end before it begins; give a later end")
     return CaptureRequest(
         session=session_name(now_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),
         feed_url=settings.feed_url,
         symbols=settings.symbols,
         started_ns=now_ns,
-        deadline_ns=deadline_ns,
+        deadline_ns=deadline_for(settings, record_for, until, now_ns),
         zone=exchange_zone(settings.calendar).key,
         lanes=len(settings.symbols) if settings.lanes == "ticker" else min(settings.lanes, len(settings.symbols)),
         batch_for_ns=settings.batch_for_ns,
@@ -114,27 +101,3 @@ def request_for(settings: Settings, record_for: str | None, until: str | None, n
         queue_bytes=settings.queue_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
     )
-
-
-def key_of(settings: Settings) -> SecretStr:
-    """The feed's key. Raises SettingsError where there is none."""
-    if settings.finnhub_api_key is None:
-        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
-    return settings.finnhub_api_key
-
-
-def _time_ns(text: str, now_ns: int) -> int:
-    """When, in UTC ns, a clock of this machine next shows HH:MM[:SS]; or what ISO 8601 with an offset says."""
-    try:
-        moment = dt.datetime.fromisoformat(text) if "T" in text else _next(dt.time.fromisoformat(text), now_ns)
-    except ValueError as error:
-        raise SettingsError(f"until: {text[:40]!r} is no time; write 16:00, 16:00:30 or {_EXAMPLE}") from error
-    if moment.tzinfo is None:
-        raise SettingsError(f"until: {text} has no offset from UTC; write {_EXAMPLE}")
-    return int(moment.timestamp() * 1_000_000) * 1_000
-
-
-def _next(clock: dt.time, now_ns: int) -> dt.datetime:
-    now = dt.datetime.fromtimestamp(now_ns / NS_PER_S).astimezone()
-    moment = dt.datetime.combine(now.date(), clock).astimezone()
-    return moment if moment > now else dt.datetime.combine(now.date() + dt.timedelta(days=1), clock).astimezone()

@@ -26,8 +26,7 @@ class Lock:
             os.close(self._descriptor)
 
     def write(self, text: str) -> None:
-        """Say who holds it."""
-        os.ftruncate(self._descriptor, 0)
+        """Say who holds it, once."""
         os.pwrite(self._descriptor, text.encode(), 0)
 
 
@@ -39,6 +38,7 @@ def take(path: Path) -> Lock | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    os.ftruncate(descriptor, 0)  # What an earlier holder had written is not this one's.
     return Lock(descriptor)
 
 

@@ -8,6 +8,7 @@ holds the key or the session, 2 the call was wrong.
 """
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,12 +22,34 @@ log = logging.getLogger(__name__)
 FAILED, USAGE, BUSY = 1, 2, 3
 
 
+class _Told:
+    """Takes the signals from the first moment on: one that comes before there is a session is not forgotten."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._stop = False
+
+    def to_stop(self, _number: int, _frame: object) -> None:
+        self._stop = True
+        if self._session is not None:
+            self._session.stop()
+
+    def watch(self, session: Session) -> Session:
+        self._session = session
+        if self._stop:
+            session.stop()
+        return session
+
+
 def main(arguments: list[str]) -> int:
     """Record the session of that folder; gives the exit status."""
     if len(arguments) != 1:
         print("usage: python -m tasks.capture.recorder SESSION_FOLDER   (the key on standard input)", file=sys.stderr)
         return USAGE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    told = _Told()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, told.to_stop)
     folder = Path(arguments[0])
     request = read_request(folder.resolve())
     key = sys.stdin.readline().rstrip("\n")
@@ -36,10 +59,8 @@ def main(arguments: list[str]) -> int:
         log.error("another recorder holds this %s", "API key" if key_lock is None else "session")
         return BUSY
     key_lock.write(str(folder.resolve()))
-    session = Session(request, key)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: session.stop())
-    record = session.run()
+    session_lock.write(str(os.getpid()))
+    record = told.watch(Session(request, key)).run()
     return 0 if record.outcome != "failed" else FAILED
 
 

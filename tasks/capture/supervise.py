@@ -54,10 +54,15 @@ class Recorder:
 
     def stop(self) -> None:
         """Tell it to end in order. It unsubscribes, takes what is in flight, and seals."""
-        pid = self._process.pid if self._process is not None else getattr(self.status(), "pid", None)
-        if pid is not None and self.is_alive:
+        if self.is_alive:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(self._process.pid if self._process is not None else self._pid_of_another(), signal.SIGTERM)
+
+    def _pid_of_another(self) -> int:
+        """Its pid, from the lock that it holds; written right after it was taken."""
+        lock = self.request.folder / SESSION_LOCK
+        _until(lambda: bool(lock.read_text()) or not self.is_alive, _START_S)
+        return int(lock.read_text())
 
     def sealed(self) -> Iterator[BatchName]:
         """The session's batches as they are sealed, each once; ends when the recorder has ended."""
@@ -115,12 +120,13 @@ def _running(request: CaptureRequest, key: str) -> CaptureRequest | None:
     lock = key_lock_path(request.feed_url, key)
     if not is_held(lock):
         return None
+    _until(lambda: bool(lock.read_text()) or not is_held(lock), _START_S)
     folder = Path(lock.read_text())
     running = read_request(folder)
     if folder.parent != request.folder.resolve().parent or set(running.symbols) != set(request.symbols):
         raise ConflictError(
             f"this API key is in use by the recorder of {folder} ({', '.join(running.symbols[:5])}, …); "
-            f"a key allows one connection: wait for its end, or stop process {getattr(read_status(folder), 'pid', '?')}"
+            f"a key allows one connection: wait for its end, or stop process {(folder / SESSION_LOCK).read_text()}"
         )
     return running
 

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,8 +211,16 @@ def test_a_refused_key_ends_with_exit_1_and_what_to_do(tape: Any) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "failed"
 
 
+NEWEST: dict[str, dict[str, str]] = {
+    "flow_runs": {"sort": "EXPECTED_START_TIME_DESC"},
+    "task_runs": {"sort": "EXPECTED_START_TIME_DESC"},
+    "artifacts": {"sort": "CREATED_DESC"},
+    "logs": {"sort": "TIMESTAMP_DESC"},
+}
+
+
 @pytest.fixture
-def seen_processes() -> Iterator[Callable[[], bytes]]:
+def seen_processes() -> Callable[[], bytes]:
     """Gives what a process list shows of every process: arguments only, as `ps aux` does."""
 
     def look() -> bytes:
@@ -224,7 +232,7 @@ def seen_processes() -> Iterator[Callable[[], bytes]]:
                 continue
         return b"\n".join(lines)
 
-    yield look
+    return look
 
 
 def test_no_secret_is_anywhere(tape: Any, bucket_settings: dict[str, str], seen_processes: Callable[[], bytes]) -> None:
@@ -243,8 +251,9 @@ def test_no_secret_is_anywhere(tape: Any, bucket_settings: dict[str, str], seen_
     shown = {"processes": processes, "stdout": out.encode(), "stderr": err.encode()}
     for folder in (tape.folder, tape.server.home):
         shown |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    everything = ("flow_runs", "task_runs", "artifacts", "logs")
-    shown |= {name: json.dumps(tape.server.ask(f"{name}/filter", {"limit": 200})).encode() for name in everything}
+    shown |= {
+        name: json.dumps(tape.server.ask(f"{name}/filter", {"limit": 200, **NEWEST[name]})).encode() for name in NEWEST
+    }
     assert b"ledger-" in shown["artifacts"]
     assert b"SPY" in shown["flow_runs"]
     for secret in secrets:

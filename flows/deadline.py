@@ -1,0 +1,49 @@
+"""Can a session begin, and until when is it asked to record? Checked before anything starts, without Prefect."""
+
+import datetime as dt
+
+from pydantic import SecretStr
+
+from flows.settings import Settings
+from tasks.duration import duration_ns
+from tasks.errors import SettingsError
+from tasks.trade import NS_PER_S
+
+_EXAMPLE = "2026-11-24T16:00:00-05:00"
+
+
+def deadline_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> int:
+    """When (UTC ns) a session that begins now is to end. Raises SettingsError where it cannot begin like that."""
+    key_of(settings)
+    if not settings.symbols:
+        raise SettingsError("symbols: none given; name some, such as AAPL, or set TAPE_SYMBOLS")
+    if (record_for is None) == (until is None):
+        raise SettingsError("give either how long to record (--for 5m) or until when (--until 16:00)")
+    deadline_ns = now_ns + duration_ns(record_for) if record_for is not None else _time_ns(until or "", now_ns)
+    if deadline_ns <= now_ns:
+        raise SettingsError("the session would end before it begins; give a later end")
+    return deadline_ns
+
+
+def key_of(settings: Settings) -> SecretStr:
+    """The feed's key. Raises SettingsError where there is none."""
+    if settings.finnhub_api_key is None:
+        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
+    return settings.finnhub_api_key
+
+
+def _time_ns(text: str, now_ns: int) -> int:
+    """When, in UTC ns, a clock of this machine next shows HH:MM[:SS]; or what ISO 8601 with an offset says."""
+    try:
+        moment = dt.datetime.fromisoformat(text) if "T" in text else _next(dt.time.fromisoformat(text), now_ns)
+    except ValueError as error:
+        raise SettingsError(f"until: {text[:40]!r} is no time; write 16:00, 16:00:30 or {_EXAMPLE}") from error
+    if moment.tzinfo is None:
+        raise SettingsError(f"until: {text} has no offset from UTC; write {_EXAMPLE}")
+    return int(moment.timestamp() * 1_000_000) * 1_000
+
+
+def _next(clock: dt.time, now_ns: int) -> dt.datetime:
+    now = dt.datetime.fromtimestamp(now_ns / NS_PER_S).astimezone()
+    moment = dt.datetime.combine(now.date(), clock).astimezone()
+    return moment if moment > now else dt.datetime.combine(now.date() + dt.timedelta(days=1), clock).astimezone()
