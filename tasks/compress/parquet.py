@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.archive import LAYOUT, SCHEMA, WRITER_OPTIONS, file_schema, read_groups
+from tasks.archive import LAYOUT, ROWS_PER_GROUP, SCHEMA, WRITER_OPTIONS, file_schema, read_groups
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
@@ -89,7 +89,7 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
 
 
 def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_Times") -> None:
-    """Write the file, one row group for each batch of the IPC file, and note its times."""
+    """Write the file, in row groups of about a million rows, and note its times."""
     schema = file_schema(
         title="trades as received", feed=seal.feed, date=seal.date, session=name.session, batch=str(name),
         software=_SOFTWARE,
@@ -114,10 +114,14 @@ def _compare(validated: Path, archived: Path, report: Report) -> None:
 
 
 def _validated(path: Path) -> Iterator[pa.Table]:
-    """The batches of the IPC file, mapped rather than read."""
+    """The rows of the IPC file in the portions of row groups, mapped rather than read."""
     with _reading(path), pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        batches: list[pa.RecordBatch] = []
         for index in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(index)], SCHEMA)
+            batches.append(reader.get_batch(index))
+            if sum(map(len, batches)) >= ROWS_PER_GROUP or index == reader.num_record_batches - 1:
+                yield pa.Table.from_batches(batches, SCHEMA)
+                batches = []
 
 
 def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:

@@ -54,8 +54,9 @@ class Repeats:
 
     def _count(self, rows: pl.DataFrame) -> None:
         times = pl.concat([self._latest, rows.select("symbol", "ts_event")])
-        late = times.select(pl.col("ts_event") < pl.col("ts_event").cum_max().over("symbol")).to_series()
-        self.out_of_order += int(late.sum())
-        self._latest = times.group_by("symbol").agg(pl.col("ts_event").max()).sort("symbol")
+        if not times["ts_event"].is_sorted():  # Else none can be late; the search by symbol costs.
+            late = times.select(pl.col("ts_event") < pl.col("ts_event").cum_max().over("symbol")).to_series()
+            self.out_of_order += int(late.sum())
+        self._latest = times.group_by("symbol").agg(pl.col("ts_event").max()).sort("ts_event")
         self.per_symbol.update(dict(rows.group_by("symbol").len().iter_rows()))
         self._lags.append((rows["ts_recv"] - rows["ts_event"]).to_numpy())
