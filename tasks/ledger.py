@@ -43,11 +43,23 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolChange:
+    """A symbol that was added to, or removed from, the watch-list of a session that was recording; UTC ns."""
+
+    at_ns: int
+    symbol: str
+    action: Literal["added", "removed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """What the capture says of one session when it has ended: `sessions/<session>/session.json`.
 
     `outcome` is complete (its deadline came), stopped (it was told to end early), failed (`error` says why) or
     killed (a later start recovered what it had written). `batches` counts the sealed batches of each lane.
+    `symbols` were asked for at some time, `changes` says when that was not from start to end.
+    `silences` are stretches in which a symbol kept silent though its rhythm let expect many trades: a halt, or a feed
+    that does not send it; they end when it was heard again, or with the session.
     `never_heard` names the symbols from which no trade came; `refused` those the vendor would not send.
     `frames_lost` were received but not written, because writing failed; they lie within a gap.
     """
@@ -68,6 +80,8 @@ class SessionRecord:
     never_heard: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     frames_lost: int = 0
+    changes: tuple[SymbolChange, ...] = ()
+    silences: tuple[Gap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ import contextlib
 import select
 import socket
 import ssl
+import threading
+from concurrent.futures import Future
 
 import websocket
 
@@ -119,10 +121,28 @@ class Connection:
 
 
 def connect(address: str, timeout_s: float) -> Connection:
-    """Open a websocket; each step (name look-up, TCP, TLS, handshake) is bounded by `timeout_s`.
+    """Open a websocket, within `timeout_s` from name look-up to the end of the handshake.
 
     Raises TerminalError where the key is refused, TooManyConnections at HTTP 429, else TransientError.
     """
+    attempt: Future[websocket.WebSocket] = Future()
+    # The library bounds each step, not their sum: a host with many addresses, or a handshake that comes byte by byte,
+    # would take minutes. So the attempt is made by a thread that can be left alone.
+    threading.Thread(target=_attempt, args=(address, timeout_s, attempt), name="connect", daemon=True).start()
+    try:
+        opened = attempt.result(timeout_s)
+    except TimeoutError:
+        # The library's own time-out says the same a moment later; what it opens after all is closed.
+        attempt.add_done_callback(_close_late)
+        raise TransientError("no connection: it took too long") from None
+    except websocket.WebSocketBadStatusException as error:
+        raise _refusal(error.status_code) from None
+    except (OSError, websocket.WebSocketException, ValueError) as error:
+        raise TransientError(f"no connection: {_cause(error)}") from None
+    return Connection(opened)
+
+
+def _attempt(address: str, timeout_s: float, attempt: "Future[websocket.WebSocket]") -> None:
     try:
         opened = websocket.create_connection(
             address,
@@ -131,11 +151,15 @@ def connect(address: str, timeout_s: float) -> Connection:
             redirect_limit=0,  # A redirect would carry the key to another host.
             skip_utf8_validation=True,
         )
-    except websocket.WebSocketBadStatusException as error:
-        raise _refusal(error.status_code) from None
-    except (OSError, websocket.WebSocketException, ValueError) as error:
-        raise TransientError(f"no connection: {_cause(error)}") from None
-    return Connection(opened)
+    except BaseException as error:
+        attempt.set_exception(error)
+    else:
+        attempt.set_result(opened)
+
+
+def _close_late(attempt: "Future[websocket.WebSocket]") -> None:
+    if attempt.exception() is None:
+        attempt.result().shutdown()
 
 
 def _refusal(status: int) -> RecorderError:

@@ -6,8 +6,9 @@ It stamps what arrives and hands it on. Every stretch in which it cannot hear go
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 from tasks.capture import finnhub
 from tasks.capture.clock import Clock
@@ -17,6 +18,7 @@ from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed, Received
 from tasks.capture.request import CaptureRequest
 from tasks.capture.status import State
+from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.errors import TransientError
 from tasks.trade import NS_PER_S
 
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 _GOODBYE_S = 3.0
 _HEALTHY_NS = 60 * NS_PER_S
 _CROWDED_S = 60.0
+# The close code for "another connection on this key", among others: to come back at once would drop both again.
+_POLICY_VIOLATION = 1008
+# A vendor that drops us for slowness does so within this time of it.
+_HELD_NS = 30 * NS_PER_S
 _LAST_PING = b"last"
 
 
@@ -58,6 +64,7 @@ class Listener(threading.Thread):
         on_failure: Callable[[BaseException], None],
         first_connection: int = 0,
         backoff: Backoff | None = None,
+        watch: WatchList | None = None,
     ) -> None:
         super().__init__(name="listener", daemon=True)
         self.connection = first_connection
@@ -75,6 +82,12 @@ class Listener(threading.Thread):
         self._clock = clock
         self._on_failure = on_failure
         self._backoff = backoff or Backoff()
+        self._watch = watch or WatchList(request.folder / WATCHLIST_FILE, request.symbols)
+        self._subscribed: list[str] = []
+        self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
+        self._silent: tuple[str, int] | None = None
+        self._crowded = False
+        self._held_ns = self._held_until_ns = 0
         self._stopping = threading.Event()
         self._open: Connection | None = None
         self._failures = 0
@@ -85,20 +98,80 @@ class Listener(threading.Thread):
     def stop(self) -> None:
         """End in order: unsubscribe, take what is in flight, close. `join` waits for it."""
         self._stopping.set()
+        self._wake()
+
+    def _wake(self) -> None:
         connection = self._open
         if connection is not None:
             connection.wake()
 
+    def change(self, wanted: Sequence[str]) -> None:
+        """Hear these symbols from now on, without a new connection where one is open."""
+        now_ns = self._clock.wall_ns()
+        added, removed = self._watch.change(wanted, now_ns)
+        if added or removed:
+            log.info("watch-list: added %s, removed %s", ", ".join(added) or "-", ", ".join(removed) or "-")
+            self._gaps.close(removed, now_ns)
+            if self.state != "recording":
+                self._gaps.open(added, now_ns, "added while there was no connection")
+            self._orders.put(self._follow)
+            self._wake()
+
+    def resubscribe(self, symbols: Sequence[str]) -> None:
+        """Ask again for symbols that have fallen silent alone."""
+
+        def ask(connection: Connection) -> None:
+            for symbol in set(symbols) & set(self._subscribed):
+                connection.send_text(finnhub.unsubscribe(symbol))
+                connection.send_text(finnhub.subscribe(symbol))
+
+        self._orders.put(ask)
+        self._wake()
+
+    def renew(self, reason: str, silent_from_ns: int) -> None:
+        """Give the connection up for a new one: it is open, and has sent no trade since then."""
+        self._silent = (reason, silent_from_ns)
+        self._wake()
+
     def refuse(self, connection: int, count: int) -> None:
         """The vendor answered `count` times that there are too many symbols, without a name.
 
-        It takes requests in order, so it is the last of the list that it turned down.
+        It takes requests in order, so it is the last ones that it turned down.
         """
-        if connection == self.connection:
-            self.refused = list(self._request.symbols[-(len(self.refused) + count) :])
+
+        def note(_open: Connection) -> None:
+            taken = [symbol for symbol in self._subscribed if symbol not in self.refused]
+            turned_down = taken[-count:]
+            self.refused += turned_down
             self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
             log.warning("%s: %s", self.notice, ", ".join(self.refused))
-            self._gaps.open(self.refused, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
+            self._gaps.open(turned_down, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
+
+        if connection == self.connection:
+            self._orders.put(note)
+            self._wake()
+
+    def _follow(self, connection: Connection) -> int:
+        """Unsubscribe and subscribe what the watch-list has changed; gives when (UTC ns) all of it can be heard.
+
+        A slot that came free serves who was refused.
+        """
+        wanted = self._watch.current
+        gone = [symbol for symbol in self._subscribed if symbol not in set(wanted)]
+        for symbol in gone:
+            connection.send_text(finnhub.unsubscribe(symbol))
+        again = [symbol for symbol in self.refused if symbol not in gone] if gone else []
+        self.refused = [symbol for symbol in self.refused if symbol not in (*gone, *again)]
+        kept = [symbol for symbol in self._subscribed if symbol not in (*gone, *again)]
+        new = [*again, *(symbol for symbol in wanted if symbol not in set(self._subscribed))]
+        self._subscribed = [*kept, *new]
+        for symbol in new:
+            connection.send_text(finnhub.subscribe(symbol))
+        now_ns = self._clock.wall_ns()
+        self._gaps.close(new, now_ns)
+        if not self.refused and self.state == "recording":
+            self.notice = None
+        return now_ns
 
     def run(self) -> None:
         try:
@@ -125,6 +198,7 @@ class Listener(threading.Thread):
             self._failures += 1
             crowded_s = _CROWDED_S if isinstance(error, TooManyConnections) else 0.0
             return str(error), crowded_s + self._backoff.wait_s(self._failures)
+        self._crowded = False
         opened_ns = self._clock.monotonic_ns()
         self._open = connection
         try:
@@ -134,33 +208,35 @@ class Listener(threading.Thread):
             connection.close()
         healthy = self._clock.monotonic_ns() - opened_ns >= _HEALTHY_NS
         self._failures = 0 if healthy else self._failures + 1
-        return reason, self._backoff.wait_s(self._failures)
+        return reason, (_CROWDED_S if self._crowded else 0.0) + self._backoff.wait_s(self._failures)
 
     def _hear(self, connection: Connection) -> str:
         """Subscribe, and read until the connection is lost or the session ends; gives the reason."""
         self.connection += 1
-        self.refused = []
+        self.refused, self._subscribed, self._silent = [], [], None
+        self._orders = SimpleQueue()  # Orders to an earlier connection; what they wanted is in the watch-list.
         self._cutter = FrameCutter(self._request.max_message_bytes)
         self._stamped_ns = 0
         unheard_from_ns = self._request.started_ns if self.listening_ns is None else self.heard_ns
         try:
-            for symbol in self._request.symbols:
-                connection.send_text(finnhub.subscribe(symbol))
-            now_ns = self.heard_ns = unheard_from_ns = self._clock.wall_ns()
-            self.listening_ns = self.listening_ns or now_ns
-            self._gaps.close(self._request.symbols, now_ns)
+            self.heard_ns = unheard_from_ns = self._follow(connection)
+            self.listening_ns = self.listening_ns or self.heard_ns
             self.state, self.notice = "recording", None
-            log.info("connection %d: %d symbols subscribed", self.connection, len(self._request.symbols))
+            log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscribed))
             reason = self._read(connection)
         except TransientError as error:
             reason = str(error)
+        if self._silent is not None:
+            self._unheard(self._silent[1], reason)
+        elif self._held_ns and self._clock.monotonic_ns() - self._held_until_ns < _HELD_NS:
+            reason += f"; for {self._held_ns / NS_PER_S:.1f} s before, the journal had held up the reading"
         self._unheard(max(unheard_from_ns, self.heard_ns), reason)
         return reason
 
     def _unheard(self, from_ns: int, reason: str) -> None:
         """Nothing can be heard from then on. What ends because the session ends is no gap."""
         if not self._stopping.is_set():
-            self._gaps.open(self._request.symbols, from_ns, reason)
+            self._gaps.open(self._watch.current, from_ns, reason)
 
     def _read(self, connection: Connection) -> str:
         """Hand on what arrives until there is no more; gives the reason. Raises TransientError where it broke."""
@@ -177,13 +253,21 @@ class Listener(threading.Thread):
             chunk = connection.read(((2 if asked else 1) * every_ns - quiet_ns) / NS_PER_S)
             if chunk is None:
                 self.checked_ns = self._clock.wall_ns()
+                if self._silent is not None:
+                    return self._silent[0]
+                self._obey(connection)
                 continue
             reason = self._take(connection, chunk)
             if reason is not None:
                 return reason
             last_ns, asked = self._clock.monotonic_ns(), False
+            self._obey(connection)
         self._leave(connection)
         return "the session ended"
+
+    def _obey(self, connection: Connection) -> None:
+        while not self._orders.empty():
+            self._orders.get_nowait()(connection)
 
     def _take(self, connection: Connection, chunk: bytes) -> str | None:
         """Stamp a chunk, hand on what it completes, answer pings; gives the reason where the peer ends."""
@@ -194,7 +278,11 @@ class Listener(threading.Thread):
         cut = self._cutter.cut(chunk)
         if cut.frames:
             self.frames += cut.frames
+            before_ns = self._clock.monotonic_ns()
             self._put(Received(self.connection, self._stamped_ns, cut, len(chunk)))
+            after_ns = self._clock.monotonic_ns()
+            if after_ns - before_ns > NS_PER_S:  # The queues were full: back-pressure, felt by the vendor too.
+                self._held_ns, self._held_until_ns = after_ns - before_ns, after_ns
         for opcode, payload in cut.controls:
             if opcode == PING:
                 connection.pong(payload)
@@ -202,6 +290,7 @@ class Listener(threading.Thread):
                 self._pong = payload
             elif opcode == CLOSE:
                 code = int.from_bytes(payload[:2], "big") if payload else 1005
+                self._crowded = code == _POLICY_VIOLATION
                 return f"the feed closed the connection with code {code}"
         if cut.violation is not None:
             connection.say_goodbye(cut.violation.code)
@@ -216,7 +305,7 @@ class Listener(threading.Thread):
         """
         self.state = "draining"
         try:
-            for symbol in self._request.symbols:
+            for symbol in self._subscribed:
                 connection.send_text(finnhub.unsubscribe(symbol))
             connection.ping(_LAST_PING)
             if self._drain(connection, until_pong=_LAST_PING):

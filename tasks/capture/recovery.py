@@ -21,6 +21,7 @@ from tasks.capture.locks import SESSION_LOCK, is_held
 from tasks.capture.past import Past, past_of
 from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
 from tasks.capture.status import Status, read_status
+from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
 from tasks.manifest import ConnectionRange, Seal, encode, read
 from tasks.store import Store, write_whole
@@ -51,7 +52,7 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     if status is not None or any(spool.glob("*.sums")):
         gaps = GapBook(request.folder / GAPS_FILE)
         through_ns = _through_ns(store, request, status)
-        gaps.open(request.symbols, through_ns, KILLED)
+        gaps.open(WatchList(request.folder / WATCHLIST_FILE, request.symbols).current, through_ns, KILLED)
         recover_spool(store, request.session, now_ns, gaps)
     return past_of(store, request.session, request.lanes)
 
@@ -65,15 +66,15 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     request = read_request(folder)
     status = read_status(folder)
     past = resume(store, request, now_ns)
-    gaps = GapBook(folder / GAPS_FILE)
+    gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
     gaps.finish(request.deadline_ns)
     record = SessionRecord(
-        session=session, feed=request.feed, symbols=request.symbols, started_ns=request.started_ns,
+        session=session, feed=request.feed, symbols=watch.ever, started_ns=request.started_ns,
         listening_ns=status.listening_ns if status else None, ended_ns=request.deadline_ns,
         deadline_ns=request.deadline_ns, outcome="killed", error=KILLED, connections=past.connections,
         frames_received=past.frames, batches=past.batches, gaps=gaps.all(),
-        never_heard=tuple(symbol for symbol in request.symbols if not past.per_symbol[symbol]),
-        refused=status.refused_symbols if status else (),
+        never_heard=tuple(symbol for symbol in watch.ever if not past.per_symbol[symbol]),
+        refused=status.refused_symbols if status else (), changes=watch.changes,
     )  # fmt: skip
     write_whole(folder / RECORD_FILE, encode(record))
     with suppress(FileNotFoundError):
@@ -124,7 +125,8 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     if trusted is None or (not trusted.rows and not trusted.last.received):
         discard(store, name)
         return None
-    record = _seal_of(trusted, folder / name.journal, now_ns, gaps)
+    watch = WatchList(store.sessions / name.session / WATCHLIST_FILE, trusted.heading.symbols)
+    record = _seal_of(trusted, folder / name.journal, now_ns, gaps, watch.ever)
     quarantined = {name.rejected_frames: folder / frames_open(name), **cut}
     hashes = {key: _sha256(path) for key, path in quarantined.items() if path.exists() and path.stat().st_size}
     cut_bytes = sum(path.stat().st_size for path in cut.values())
@@ -175,7 +177,7 @@ def _cut(store: Store, name: BatchName, trusted: Trusted | None) -> dict[str, Pa
     return {kept_as: path for kept_as in ends if (path := store.quarantine / kept_as).exists()}
 
 
-def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook) -> Seal:
+def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook, symbols: tuple[str, ...]) -> Seal:
     heading, last = trusted.heading, trusted.last
     first: dict[int, tuple[int, int]] = {}
     last_of: dict[int, tuple[int, int]] = {}
@@ -196,7 +198,7 @@ def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook) -> Sea
         for connection, (seq, ts_recv_ns) in first.items()
     )  # fmt: skip
     return Seal(
-        batch=heading.batch, feed=heading.feed, date=heading.date, symbols=heading.symbols, lanes=heading.lanes,
+        batch=heading.batch, feed=heading.feed, date=heading.date, symbols=symbols, lanes=heading.lanes,
         opened_ns=heading.opened_ns, sealed_ns=now_ns, rows=trusted.rows, bytes=trusted.end,
         sha256=_sha256(journal),
         frames=FrameCounts(received=last.received, trade=last.trade, control=last.control, rejected=last.rejected),

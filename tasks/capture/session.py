@@ -19,8 +19,10 @@ from tasks.capture.listener import Backoff, Listener
 from tasks.capture.past import past_of
 from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
+from tasks.capture.silence import SilenceWatch
 from tasks.capture.status import State, Status, read_status, write_status
-from tasks.errors import RecorderError, TerminalError
+from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, wanted
+from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import encode
 from tasks.store import Store, write_whole
@@ -47,15 +49,18 @@ class Session:
         earlier = read_status(request.folder)
         self._past = resume(self._store, request, self._clock.wall_ns())
         self._gaps = GapBook(request.folder / GAPS_FILE)
-        self._keeper = JournalKeeper(self._store, lambda: request.symbols, self._gaps, self._clock, self._fail)
+        self._watch = WatchList(request.folder / WATCHLIST_FILE, request.symbols)
+        self._wanted: tuple[str, ...] | None = None
+        self._keeper = JournalKeeper(self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail)
         self._router = Router(self._on_vendor_errors, request.symbols, request.lanes)
         self._lanes = [
             Lane(number, request, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
             for number in range(request.lanes)
         ]
         self._listener = Listener(
-            request, key, self._put, self._gaps, self._clock, self._fail, self._past.connections, backoff
+            request, key, self._put, self._gaps, self._clock, self._fail, self._past.connections, backoff, self._watch
         )
+        self._silence = SilenceWatch(self._listener, self._clock, request)
         self._listener.listening_ns = earlier.listening_ns if earlier else None
 
     def stop(self) -> None:
@@ -72,6 +77,8 @@ class Session:
             thread.start()
         while not self._is_over():
             self._report(None)
+            self._follow_wishes()
+            self._silence.look(self._per_symbol())
             self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._left_s())))
         self._end()
         record = self._account()
@@ -91,6 +98,17 @@ class Session:
                 )
             )
         return self._stopped or self._failure is not None or self._left_s() <= 0
+
+    def _follow_wishes(self) -> None:
+        """Hear what is wanted by now; a list that cannot be read is told, and changes nothing."""
+        try:
+            wish = wanted(self._request.folder)
+        except CorruptionError as error:
+            log.warning("%s", error)
+            return
+        if wish is not None and wish != self._wanted:
+            self._wanted = wish
+            self._listener.change(wish)
 
     def _left_s(self) -> float:
         return (self._deadline_mono_ns - self._clock.monotonic_ns()) / NS_PER_S
@@ -158,7 +176,8 @@ class Session:
             open_gaps=tuple(gap for gap in gaps if gap.end_ns is None),
             refused_symbols=tuple(listener.refused), notice=listener.notice,
             error=_describe(self._failure) if self._failure else None,
-            per_symbol={symbol: counts[symbol] for symbol in request.symbols},
+            per_symbol={symbol: counts[symbol] for symbol in self._watch.ever},
+            symbols=self._watch.current,
         )  # fmt: skip
         try:
             write_status(request.folder, status)
@@ -171,21 +190,21 @@ class Session:
         ended_ns = self._clock.wall_ns()
         if self._failure is not None:
             # What was asked for and not recorded reaches to the deadline.
-            self._gaps.open(request.symbols, max(request.started_ns, self._through_ns()), _describe(self._failure))
+            self._gaps.open(self._watch.current, max(request.started_ns, self._through_ns()), _describe(self._failure))
             recover_spool(self._store, request.session, ended_ns, self._gaps)
             ended_ns = max(ended_ns, request.deadline_ns)
         self._gaps.finish(ended_ns)
         past = past_of(self._store, request.session, request.lanes)
         received = listener.frames + self._past.frames
         return SessionRecord(
-            session=request.session, feed=request.feed, symbols=request.symbols, started_ns=request.started_ns,
+            session=request.session, feed=request.feed, symbols=self._watch.ever, started_ns=request.started_ns,
             listening_ns=listener.listening_ns, ended_ns=ended_ns, deadline_ns=request.deadline_ns,
             outcome="failed" if self._failure else "stopped" if self._stopped else "complete",
             error=_describe(self._failure) if self._failure else None, connections=listener.connection,
             frames_received=received, frames_lost=received - past.frames if self._failure else 0,
             batches=past.batches, gaps=self._gaps.all(),
-            never_heard=tuple(symbol for symbol in request.symbols if not past.per_symbol[symbol]),
-            refused=tuple(listener.refused),
+            never_heard=tuple(symbol for symbol in self._watch.ever if not past.per_symbol[symbol]),
+            refused=tuple(listener.refused), changes=self._watch.changes, silences=self._silence.ended(ended_ns),
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ State = Literal["starting", "connecting", "recording", "reconnecting", "draining
 class Status:
     """A session at `updated_ns`. Times are UTC ns; `through_ns` is how far everything heard is journalled.
 
+    `per_symbol` counts trades of every symbol asked for so far, `symbols` are those asked for now.
     `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
     """
 
@@ -40,6 +41,7 @@ class Status:
     notice: str | None = None
     error: str | None = None
     per_symbol: dict[str, int] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
 
 
 def write_status(folder: Path, status: Status) -> None:

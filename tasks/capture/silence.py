@@ -1,0 +1,80 @@
+"""What is done about a silence? The whole feed's: a new connection. One symbol's: it is asked for again, and noted."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tasks.capture.clock import Clock
+from tasks.capture.listener import Listener
+from tasks.capture.request import CaptureRequest
+from tasks.capture.rhythm import Rhythm
+from tasks.ledger import Gap
+from tasks.trade import NS_PER_S
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_NS = NS_PER_S
+
+
+class SilenceWatch:
+    """Looks at the counts once a second, from the recorder's main thread."""
+
+    def __init__(self, listener: Listener, clock: Clock, request: CaptureRequest) -> None:
+        self._listener = listener
+        self._clock = clock
+        self._hours = request.market_hours
+        self._rhythm = Rhythm(self._is_open)
+        self._connection = 0
+        self._looked_ns = 0
+        self._counts: Mapping[str, int] = {}
+        self._heard_ns: dict[str, int] = {}
+        self._silences: list[Gap] = []
+
+    def look(self, counts: Mapping[str, int]) -> None:
+        """Note who has spoken, and act on a silence that is strange."""
+        mono_ns, wall_ns = self._clock.monotonic_ns(), self._clock.wall_ns()
+        if mono_ns - self._looked_ns < _LOOK_EVERY_NS:
+            return
+        self._looked_ns = mono_ns
+        if self._listener.state != "recording" or self._listener.connection != self._connection:
+            self._connection = self._listener.connection
+            self._rhythm.restart(mono_ns)
+        self._note(counts, wall_ns)
+        silence = self._rhythm.look(mono_ns, wall_ns, counts)
+        if self._listener.state != "recording":
+            return
+        if silence.feed_expected is not None:
+            since_ns = max(self._heard_ns.values(), default=wall_ns)
+            self._listener.renew(
+                f"silent for {(wall_ns - since_ns) / NS_PER_S:.0f} s, with pings answered, "
+                f"though about {silence.feed_expected:,.0f} trades were to be expected",
+                since_ns,
+            )
+        elif silence.symbols:
+            log.warning("silent against their rhythm, asked for again: %s", ", ".join(silence.symbols))
+            self._listener.resubscribe(silence.symbols)
+            self._silences += [
+                Gap(
+                    symbols=(symbol,),
+                    start_ns=self._heard_ns.get(symbol, wall_ns),
+                    end_ns=None,
+                    reason="silent against its rhythm: a halt, or a feed that does not send it",
+                )
+                for symbol in silence.symbols
+            ]
+
+    def ended(self, ended_ns: int) -> tuple[Gap, ...]:
+        """Every silence of one symbol; those that last end with the session."""
+        return tuple(replace(gap, end_ns=ended_ns) if gap.end_ns is None else gap for gap in self._silences)
+
+    def _note(self, counts: Mapping[str, int], wall_ns: int) -> None:
+        spoke = {symbol for symbol, count in counts.items() if count > self._counts.get(symbol, 0)}
+        self._counts = counts
+        self._heard_ns.update(dict.fromkeys(spoke, wall_ns))
+        self._silences = [
+            replace(gap, end_ns=wall_ns) if gap.end_ns is None and gap.symbols[0] in spoke else gap
+            for gap in self._silences
+        ]
+
+    def _is_open(self, symbol: str, wall_ns: int) -> bool:
+        return ":" in symbol or any(start <= wall_ns < end for start, end in self._hours)
