@@ -33,11 +33,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+symbols_app = typer.Typer(help="Change what a session hears while it records.", no_args_is_help=True)
+app.add_typer(symbols_app, name="symbols")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE = 1, 2
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
+SessionName = Annotated[str | None, typer.Option("--session", help="Which session, where several record.")]
+Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
 
 
@@ -62,10 +66,13 @@ def record(
     feed_url: Annotated[str | None, typer.Option(help="The feed's websocket, without the key. [TAPE_FEED_URL]")] = None,
     data_dir: DataDir = None,
     batch_for: Annotated[str | None, typer.Option(help="Seal a batch at this age. [TAPE_BATCH_FOR, 5m]")] = None,
+    lanes: Annotated[
+        str | None, typer.Option(help="Queues, writers and journals: a number, or ticker. [TAPE_LANES, 1]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Record trades until a time is up, and archive them meanwhile. Exits 0 only where the ledger balances."""
-    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for)
+    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
     from flows.record_session import record_session
 
@@ -78,9 +85,46 @@ def record(
                 feed_url=feed_url,
                 data_dir=data_dir,
                 batch_for=batch_for,
+                lanes=lanes,
             )
         )
     _print_ledgers([ledger], as_json, settings.data_dir, single=True)
+
+
+@symbols_app.command("list")
+def symbols_list(session: SessionName = None, data_dir: DataDir = None) -> None:
+    """Print what the session hears now, with its trades so far."""
+    from tasks.capture.task import recording_session
+
+    _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
+    for symbol in status.symbols:
+        print(f"{symbol}\t{status.per_symbol.get(symbol, 0)}")
+
+
+@symbols_app.command("add")
+def symbols_add(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
+    """Hear these symbols too, from now on, without a reconnect."""
+    _change_symbols(lambda now, given: (*now, *given), symbols, session, data_dir)
+
+
+@symbols_app.command("remove")
+def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
+    """Hear these symbols no more; what was recorded of them stays."""
+    _change_symbols(lambda now, given: tuple(each for each in now if each not in given), symbols, session, data_dir)
+
+
+def _change_symbols(
+    change: Callable[[tuple[str, ...], tuple[str, ...]], tuple[str, ...]],
+    symbols: list[str],
+    session: str | None,
+    data_dir: Path | None,
+) -> None:
+    from tasks.capture.task import change_symbols, recording_session
+
+    settings = load_settings(symbols=symbols, data_dir=data_dir)
+    folder, _ = recording_session(Store(_existing(settings.data_dir)), session)
+    change_symbols(folder, lambda now: change(now, settings.symbols))
+    print(f"{folder.name}: {', '.join(settings.symbols)}: done, within a second and without a reconnect")
 
 
 @app.command()

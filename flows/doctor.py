@@ -1,8 +1,13 @@
 """Is everything there that a recording needs, and what is to be done where it is not?"""
 
+import os
 import shutil
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +19,8 @@ from tasks.market.hours import exchange_zone, next_open
 from tasks.store import unfinished, write_whole
 
 _WITHIN_S = 5.0
+# More than the store's own attempts take where it refuses or cannot be found.
+_GIVE_UP_S = 12.0
 _NTP_EPOCH_S = 2_208_988_800
 _CLOCK_OFF_S = 1.0
 
@@ -28,17 +35,51 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything, in the order in which a recording would need it. Changes nothing that lasts."""
+    """Look at everything, in the order in which a recording would need it. Changes nothing that lasts.
+
+    Where nothing answers it takes seconds, not minutes: what asks the network is asked at once, and given up in time.
+    """
+    asked = {
+        "feed": bounded("feed", lambda: _feed(settings), f"check network and name resolution of {settings.feed_url}"),
+        "clock": bounded("clock", _clock, "check network and name resolution"),
+        "prefect": bounded("prefect", _prefect, "check PREFECT_API_URL"),
+        "store": bounded("object store", lambda: _object_store(settings), "check network and TAPE_S3_ENDPOINT_URL"),
+    }
     return [
         _key(settings),
-        _feed(settings),
-        _clock(),
+        asked["feed"](),
+        asked["clock"](),
         _data_folder(settings.data_dir),
         _disk(settings),
         _calendar(settings),
-        _prefect(),
-        _object_store(settings),
+        asked["prefect"](),
+        asked["store"](),
     ]
+
+
+def bounded(name: str, look: Callable[[], Finding], advice: str, within_s: float = _GIVE_UP_S) -> Callable[[], Finding]:
+    """Start a look that may hang, and give what waits for its finding: name resolution takes no time limit of ours.
+
+    A daemon thread, so that one that hangs does not keep the command from ending.
+    """
+    found: Future[Finding] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(look())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name=f"doctor: {name}", daemon=True).start()
+    ends_s = time.monotonic() + within_s
+
+    def wait() -> Finding:
+        try:
+            return found.result(max(0.0, ends_s - time.monotonic()))
+        except TimeoutError:
+            return Finding(name, "wrong", f"no answer within {within_s:g} s: {advice}")
+
+    return wait
 
 
 def _key(settings: Settings) -> Finding:
@@ -76,16 +117,21 @@ def _clock() -> Finding:
 
 def _data_folder(folder: Path) -> Finding:
     """Write, sync and rename beside what is there, and take it away again."""
-    probe = folder / ".doctor"
+    advice = "give this user write access to it, or choose another TAPE_DATA_DIR"
     if not folder.exists():
+        above = _nearest(folder)
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            return Finding("data folder", "wrong", f"{folder} cannot be made, {above} cannot be written: {advice}")
         return Finding("data folder", "note", f"{folder} does not exist yet; the first recording makes it")
+    probe = folder / ".doctor"
     try:
         write_whole(probe, b"probe")
     except OSError as error:
-        return Finding("data folder", "wrong", f"{folder}: {error.strerror}: give its owner write access")
+        return Finding("data folder", "wrong", f"{folder} cannot be written ({error.strerror}): {advice}")
     finally:
         for path in (probe, unfinished(probe)):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
     return Finding("data folder", "ok", f"{folder.absolute()} can be written")
 
 
@@ -131,9 +177,8 @@ def _prefect() -> Finding:
 
 
 def _object_store(settings: Settings) -> Finding:
-    from tasks.upload.task import probe
-
     from flows.process_batches import bucket_of
+    from tasks.upload.task import probe
 
     bucket = bucket_of(settings)
     if bucket is None:

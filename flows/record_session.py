@@ -16,7 +16,7 @@ from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, recover_sessions
 from tasks.errors import TerminalError
 from tasks.ledger import Ledger
-from tasks.market.hours import exchange_zone
+from tasks.market.hours import exchange_zone, trading_hours
 from tasks.store import Store
 
 
@@ -46,6 +46,7 @@ def record_session(
     feed_url: str | None = None,
     data_dir: Path | None = None,
     batch_for: str | None = None,
+    lanes: str | None = None,
 ) -> Ledger:
     """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
 
@@ -53,7 +54,7 @@ def record_session(
     SessionFailed where the recording failed or its ledger does not balance, NotArchived where a batch could not
     be archived: it is then recorded, and `process_batches` takes it up.
     """
-    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for)
+    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     request = request_for(settings, record_for, until, time.time_ns())
     store = Store(settings.data_dir).prepare()
     recover_sessions(store.root)
@@ -62,7 +63,7 @@ def record_session(
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    record = capture(request, key_of(settings), begin)
+    record = capture(request, key_of(settings), begin, settings.symbols_variable)
     for name in waiting(store, settings):
         if name.session == record.session and name not in futures:
             begin(name)
@@ -87,13 +88,15 @@ def closed(store: Store, session: str, settings: Settings) -> Ledger:
 
 def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
     """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
+    deadline_ns = deadline_for(settings, record_for, until, now_ns)
     return CaptureRequest(
         session=session_name(now_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),
         feed_url=settings.feed_url,
         symbols=settings.symbols,
         started_ns=now_ns,
-        deadline_ns=deadline_for(settings, record_for, until, now_ns),
+        deadline_ns=deadline_ns,
+        market_hours=trading_hours(now_ns, deadline_ns, settings.calendar),
         zone=exchange_zone(settings.calendar).key,
         lanes=len(settings.symbols) if settings.lanes == "ticker" else min(settings.lanes, len(settings.symbols)),
         batch_for_ns=settings.batch_for_ns,

@@ -55,6 +55,14 @@ class Settings(BaseSettings):
         "AAPL,MSFT,BINANCE:BTCUSDT",
         "What to record where no symbol is named on the command line; parted by commas or spaces.",
     )
+    symbols_variable: (
+        Annotated[str, BeforeValidator(read.matching(r"[a-z0-9_]{1,200}", "a variable's name"))] | None
+    ) = _setting(
+        "TAPE_SYMBOLS_VARIABLE",
+        None,
+        "tape_symbols",
+        "A Prefect variable (a list, or symbols parted by commas) that a session follows while it records.",
+    )
     feed_url: Annotated[str, BeforeValidator(read.url("wss", "ws"))] = _setting(
         "TAPE_FEED_URL",
         "wss://ws.finnhub.io",

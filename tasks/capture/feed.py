@@ -159,7 +159,9 @@ def _attempt(address: str, timeout_s: float, attempt: "Future[websocket.WebSocke
 
 def _close_late(attempt: "Future[websocket.WebSocket]") -> None:
     if attempt.exception() is None:
-        attempt.result().shutdown()
+        late = attempt.result().sock
+        if late is not None:
+            late.close()
 
 
 def _refusal(status: int) -> RecorderError:

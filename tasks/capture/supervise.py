@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tasks.batch import BatchName
@@ -19,6 +19,7 @@ from tasks.capture.locks import SESSION_LOCK, is_held, key_lock_path
 from tasks.capture.recovery import RECORD_FILE, close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest, read_request, save_request
 from tasks.capture.status import Status, read_status
+from tasks.capture.watchlist import want, wanted
 from tasks.errors import ConflictError, TerminalError, TransientError
 from tasks.ledger import SessionRecord
 from tasks.manifest import read
@@ -94,6 +95,36 @@ class Recorder:
         raise TransientError(f"the recorder of {self.request.session} died{how}; see {log_path}")
 
 
+def recording_session(store: Store, session: str | None) -> tuple[Path, Status]:
+    """The folder and status of the session that records: the one named, or the only one there is.
+
+    Raises TerminalError where there is none, or more than one and none is named.
+    """
+    folders = [path.parent for path in sorted(store.sessions.glob(f"*/{SESSION_LOCK}")) if is_held(path)]
+    found = [folder for folder in folders if session is None or folder.name == session]
+    if len(found) != 1:
+        names = ", ".join(folder.name for folder in folders) or "none"
+        raise TerminalError(f"no session to change: {names} records in {store.root}; name one with --session")
+    _until(lambda: read_status(found[0]) is not None, _START_S)
+    status = read_status(found[0])
+    if status is None:
+        raise TerminalError(f"{found[0].name} has no status yet; try again")
+    return found[0], status
+
+
+def change_symbols(folder: Path, change: Callable[[tuple[str, ...]], Iterable[str]]) -> None:
+    """Have the session in that folder hear what `change` makes of its list; waits until it does.
+
+    Raises TerminalError where nothing would be left to hear, TransientError where the recorder does not follow.
+    """
+    status = read_status(folder)
+    now = status.symbols if status is not None else read_request(folder).symbols
+    if not tuple(change(wanted(folder) or now)):
+        raise TerminalError("no symbol would be left; end the session instead")
+    wish = set(want(folder, change, now))
+    _until(lambda: set(getattr(read_status(folder), "symbols", ())) == wish, _START_S)
+
+
 def record_of(request: CaptureRequest) -> SessionRecord | None:
     """The record of that session, or None before it has ended."""
     try:
@@ -161,7 +192,7 @@ def _until(done: Callable[[], bool], timeout_s: float) -> None:
     end = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > end:
-            raise TransientError(f"the recorder did not start within {timeout_s:g} s; the machine may be overloaded")
+            raise TransientError(f"the recorder did not answer within {timeout_s:g} s; the machine may be overloaded")
         time.sleep(0.01)
 
 

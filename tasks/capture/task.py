@@ -6,9 +6,12 @@ finds it again. Called directly, never submitted: only so does a cancelled run r
 
 import contextlib
 import contextvars
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,16 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.loggers import LoggingAdapter
+from prefect.variables import Variable
 from pydantic import SecretStr
 
-from tasks.batch import BatchName
+from tasks.batch import BatchName, session_name
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest as CaptureRequest
 from tasks.capture.status import Status as Status
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
+from tasks.capture.supervise import change_symbols as change_symbols
+from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
 from tasks.errors import TerminalError, TransientError
 from tasks.ledger import SessionRecord
@@ -47,15 +53,26 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_jitter_factor=0.5,
     retry_condition_fn=_is_transient,
 )
-def capture(request: CaptureRequest, key: SecretStr, on_sealed: Callable[[BatchName], object]) -> SessionRecord:
+def capture(
+    request: CaptureRequest,
+    key: SecretStr,
+    on_sealed: Callable[[BatchName], object],
+    symbols_variable: str | None = None,
+) -> SessionRecord:
     """Have one session recorded; `on_sealed` is called with each batch while it still records.
+
+    The session follows the Prefect variable of that name, where one is given: a list, or symbols parted by commas.
 
     Starts a recorder or attaches to the one that runs. Past the deadline it records nothing, and gives the record.
     Raises TransientError where the recorder died, ConflictError where its key is in use for something else.
     """
     log = get_run_logger()
     ended = _ended(request)
-    if ended is not None:
+    if ended is not None and ended.outcome == "killed" and time.time_ns() < request.deadline_ns:
+        # Another run closed the session between its recorder's death and this retry: record the rest as a new one.
+        now_ns = time.time_ns()
+        request = replace(request, session=session_name(now_ns, os.urandom), started_ns=now_ns)
+    elif ended is not None:
         return ended
     recorder = start_or_attach(request, key.get_secret_value())
     status = recorder.status()
@@ -67,7 +84,7 @@ def capture(request: CaptureRequest, key: SecretStr, on_sealed: Callable[[BatchN
         len(recorder.request.symbols),
     )
     try:
-        with _progress_shown(recorder, log):
+        with _progress_shown(recorder, log, symbols_variable):
             for name in recorder.sealed():
                 on_sealed(name)
     except BaseException:
@@ -100,11 +117,11 @@ def recover_sessions(data_dir: Path) -> list[SessionRecord]:
 
 
 @contextlib.contextmanager
-def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any") -> Iterator[None]:
+def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any", variable: str | None) -> Iterator[None]:
     """Log lines and a progress artifact, from a thread: an API that does not answer must not hold up the capture."""
     over = threading.Event()
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(_show_progress, recorder, log, over), daemon=True)
+    thread = threading.Thread(target=context.run, args=(_accompany, recorder, log, variable, over), daemon=True)
     thread.start()
     try:
         yield
@@ -112,11 +129,12 @@ def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any") -> Iterator
         over.set()
 
 
-def _show_progress(recorder: Recorder, log: Any, over: threading.Event) -> None:
+def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threading.Event) -> None:
     artifact: Any = None
     logged_s = time.monotonic()
     trades = 0
     notice: str | None = None
+    followed: tuple[str, ...] | None = None
     while not over.wait(_PROGRESS_EVERY_S):
         status = recorder.status()
         if status is None:
@@ -128,10 +146,27 @@ def _show_progress(recorder: Recorder, log: Any, over: threading.Event) -> None:
             rate = (status.trades - trades) / (time.monotonic() - logged_s)
             log.info("%s", describe(status, rate))
             logged_s, trades = time.monotonic(), status.trades
+        if variable is not None:
+            followed = _follow(variable, followed, recorder, log)
         try:
             artifact = _shown(artifact, status, recorder.request)
         except Exception as error:  # The UI's picture is worth no trade.
             log.debug("no progress artifact: %s", type(error).__name__)
+
+
+def _follow(variable: str, before: tuple[str, ...] | None, recorder: Recorder, log: Any) -> tuple[str, ...] | None:
+    """Have the session hear what the Prefect variable says, where it says something new; gives what it says."""
+    try:
+        value = Variable.get(variable)
+        listed = re.split(r"[,\s]+", value) if isinstance(value, str) else [str(each) for each in value or ()]
+        symbols = tuple(dict.fromkeys(each for each in listed if each))
+        if symbols and symbols != before:
+            change_symbols(recorder.request.folder, lambda _now: symbols)
+            log.info("the watch-list follows the variable %s: %d symbols", variable, len(symbols))
+    except Exception as error:  # The API is away, or the variable is nonsense: the session goes on as it is.
+        log.warning("the variable %s cannot be followed: %s", variable, type(error).__name__)
+        return before
+    return symbols
 
 
 def _shown(artifact: Any, status: Status, request: CaptureRequest) -> Any:

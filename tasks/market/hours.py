@@ -58,6 +58,24 @@ def trading_day_for(
     return TradingDay(date, calendar, open_ns - before_open_ns, close_ns + after_close_ns, day in hours.early_closes)
 
 
+def trading_hours(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[tuple[int, int], ...]:
+    """When (UTC ns) the exchange trades between `start_ns` and `end_ns`: the opening and close of each day, in order.
+
+    Raises SettingsError as `trading_day_for`.
+    """
+    zone = exchange_zone(calendar)
+    # A day on each side: where trading starts the evening before, the day's date lies after its opening.
+    date = datetime.date.fromisoformat(date_in(zone, start_ns)) - datetime.timedelta(days=1)
+    last = datetime.date.fromisoformat(date_in(zone, end_ns)) + datetime.timedelta(days=1)
+    found = []
+    while date <= last:
+        day = trading_day_for(date, calendar)
+        if day is not None and day.close_ns > start_ns and day.open_ns < end_ns:
+            found.append((day.open_ns, day.close_ns))
+        date += datetime.timedelta(days=1)
+    return tuple(found)
+
+
 def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
     """When (UTC ns) the exchange opens next, strictly after `ns` (UTC ns).
 
