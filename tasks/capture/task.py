@@ -158,8 +158,8 @@ def _follow(variable: str, before: tuple[str, ...] | None, recorder: Recorder, l
     """Have the session hear what the Prefect variable says, where it says something new; gives what it says."""
     try:
         value = Variable.get(variable)
-        listed = re.split(r"[,\s]+", value) if isinstance(value, str) else [str(each) for each in value or ()]
-        symbols = tuple(dict.fromkeys(each for each in listed if each))
+        listed = value if isinstance(value, list) else re.split(r"[,\s]+", str(value or ""))
+        symbols = tuple(dict.fromkeys(str(each) for each in listed if each))
         if symbols and symbols != before:
             change_symbols(recorder.request.folder, lambda _now: symbols)
             log.info("the watch-list follows the variable %s: %d symbols", variable, len(symbols))
