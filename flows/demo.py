@@ -55,6 +55,6 @@ def _leave_settings_alone(data_dir: Path) -> None:
     A `.env` is read from the working folder, so that becomes the demo's own.
     """
     os.chdir(data_dir)
-    for name in [name for name in os.environ if name.startswith("TAPE_")]:
+    for name in [name for name in os.environ if name.upper().startswith(("TAPE_", "FINNHUB_"))]:
         del os.environ[name]
     os.environ["FINNHUB_API_KEY"] = "demo"

@@ -11,7 +11,6 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
-from tasks.verify.account import ledger_for
 
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName
@@ -22,6 +21,7 @@ from tasks.ledger import Ledger
 from tasks.store import Store
 from tasks.upload.task import Bucket, upload
 from tasks.validate.task import Limits, validate
+from tasks.verify.account import ledger_for
 
 # Two batches at a time: polars and Parquet use every core by themselves, and the recorder needs one.
 TWO_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=2)

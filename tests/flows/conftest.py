@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tasks.store import Store
+from tasks.verify.laws import Verdict, verify
 
 KEY = "the-secret-key-of-these-tests"
 ROOT = Path(__file__).parents[2]
@@ -98,20 +101,26 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
 
 @dataclass
 class Tape:
-    """`tape` in a folder of the test's own, against the tests' Prefect server."""
+    """`tape` in a folder of the test's own, against the tests' Prefect server; the data folder and what lies there."""
 
     folder: Path
     server: PrefectServer
-    settings: dict[str, str] = field(default_factory=dict)
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def store(self) -> Store:
+        return Store(self.data)
 
     def start(self, *words: object, **settings: str) -> "subprocess.Popen[str]":
         """Start a command; its output is read by `communicate`."""
-        environment = {**self.server.environment, "FINNHUB_API_KEY": KEY, **self.settings, **settings}
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *map(str, words)],
             cwd=self.folder,
-            env=environment,
+            env={**self.server.environment, "FINNHUB_API_KEY": KEY, **settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -126,11 +135,39 @@ class Tape:
         out, err = process.communicate(timeout=90)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def json(self, *words: object, code: int = 0, **settings: str) -> Any:
-        """Run a command with --json, expect that exit code, and give the object of its last line."""
-        done = self.run(*words, "--json", **settings)
-        assert done.returncode == code, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+    def json(self, *words: object, **settings: str) -> Any:
+        """Run a command with --json to its end, expect that it succeeds, and give what it printed."""
+        return self.printed(self.start(*words, "--json", **settings))
+
+    def printed(self, process: "subprocess.Popen[str]", code: int = 0) -> Any:
+        """The object that a command with --json prints, once it has ended with that code: all that is on stdout."""
+        out, err = process.communicate(timeout=90)
+        assert process.returncode == code, err[-3000:]
+        (line,) = out.splitlines()
+        return json.loads(line)
+
+    def status(self, data: Path | None = None) -> dict[str, Any]:
+        """The newest session's status, or an empty one before the first."""
+        paths = sorted((data or self.data).glob("sessions/*/status.json"))
+        return json.loads(paths[-1].read_text()) if paths else {}
+
+    def verdict(self) -> Verdict:
+        """What `tape verify` says of the data folder."""
+        return verify(self.store)
+
+    @contextmanager
+    def here(self, **settings: str) -> Iterator[None]:
+        """Run flows in this process, in the test's folder, with these settings and against the tests' server."""
+        from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        known = {PREFECT_API_URL: self.server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        with pytest.MonkeyPatch.context() as patch, temporary_settings(known):
+            for name in [name for name in os.environ if name.startswith("TAPE_")]:
+                patch.delenv(name)
+            patch.chdir(self.folder)
+            for name, value in {"FINNHUB_API_KEY": KEY, **settings}.items():
+                patch.setenv(name, value)
+            yield
 
 
 @pytest.fixture
@@ -146,6 +183,20 @@ def tape(tmp_path: Path, prefect_server: PrefectServer) -> Iterator[Tape]:
         if not (status.parent / "session.json").exists():
             with suppress(ProcessLookupError):
                 os.kill(json.loads(status.read_text())["pid"], 9)
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Waits until a condition is true, and gives what it gave."""
+
+    def wait(condition: Callable[[], Any], within_s: float = 60) -> Any:
+        end = time.monotonic() + within_s
+        while not (value := condition()):
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.02)
+        return value
+
+    return wait
 
 
 @pytest.fixture

@@ -1,0 +1,136 @@
+"""Does archiving finish whatever was left, once, whatever stood in its way?"""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tasks.replay.generate import SYMBOLS, generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+
+AT_ONCE = ReplayOptions(speed=None)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of loopback on which nobody answers, kept from others for the test."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
+def recorded(tape: Any, until: Any) -> None:
+    """A session of 20 batches that are sealed and not archived: its recorder ran without a flow."""
+    import os
+    import time
+
+    from tasks.batch import session_name
+    from tasks.capture.request import CaptureRequest
+    from tasks.capture.supervise import start_or_attach
+
+    tape.store.prepare()
+    with serve_in_thread(generate(9, 60), ReplayOptions(speed=20.0)) as server:
+        now_ns = time.time_ns()
+        request = CaptureRequest(
+            session=session_name(now_ns, os.urandom),
+            data_dir=tape.data,
+            feed_url=server.url,
+            symbols=SYMBOLS,
+            started_ns=now_ns,
+            deadline_ns=now_ns + 4 * 10**9,
+            zone="America/New_York",
+            lanes=4,
+            batch_for_ns=600_000_000,
+            batch_bytes=1 << 26,
+            queue_bytes=1 << 26,
+            disk_reserve_bytes=0,
+        )
+        recorder = start_or_attach(request, "a-key")
+        until(lambda: not recorder.is_alive)
+    assert len(tape.store.sealed_batches()) > 10
+
+
+def hashes(tape: Any) -> dict[str, str]:
+    """The SHA-256 of every file of archive and quarantine."""
+    folders = (tape.store.archive, tape.store.quarantine)
+    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(tape.data)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_two_at_once_archive_everything_once_and_again_changes_nothing(tape: Any, recorded: None) -> None:
+    """Two `tape archive` on one folder: none fails, every batch is archived once; a third run leaves every byte."""
+    names = tape.store.sealed_batches()
+    both = [tape.start("archive", "--json") for _ in range(2)]
+    printed = [tape.printed(process) for process in both]
+    sessions = [ledger for each in printed for ledger in each["sessions"]]
+    assert sessions
+    assert all(ledger["balances"] for ledger in sessions)
+    assert len(tape.store.manifests()) == len(names)
+    assert not tape.store.sealed_batches()
+    assert not tape.store.validated_batches()
+    assert tape.verdict().holds
+    before = hashes(tape)
+    with tape.here():
+        from flows.process_batches import process_batches
+
+        assert process_batches(data_dir=tape.data) == []
+    assert hashes(tape) == before
+
+
+def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> None:
+    """Every batch's report and the session's ledger stand among the run's artifacts, readable by people."""
+    names = tape.store.sealed_batches()
+    with tape.here():
+        from flows.process_batches import process_batches
+
+        (ledger,) = process_batches(data_dir=tape.data)
+    keys = [f"report-{str(name).lower()}" for name in names] + [f"ledger-{ledger.record.session.lower()}"]
+    shown = {
+        artifact["key"]: artifact
+        for artifact in tape.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": keys}}, "limit": 200})
+    }
+    assert sorted(shown) == sorted(keys)
+    laws = shown[keys[-1]]
+    assert laws["type"] == "table"
+    assert "balances" in laws["description"]
+    assert f'"rows archived", "count": {ledger.trades.archived}' in laws["data"].replace('"law": ', "")
+    report = shown[keys[0]]
+    assert report["type"] == "markdown"
+    assert str(names[0]) in report["data"]
+    assert "0 quarantined" in report["data"].replace("**", "")
+
+
+def test_an_unreachable_bucket_loses_nothing(
+    tape: Any, until: Any, bucket_settings: dict[str, str], closed_port: int
+) -> None:
+    """The upload fails after its retries with one clear message; `tape archive` finishes it once it can."""
+    away = {
+        **bucket_settings,
+        "TAPE_S3_ENDPOINT_URL": f"http://127.0.0.1:{closed_port}",
+        "TAPE_UPLOAD_RETRIES": "2",
+    }
+    with serve_in_thread(generate(2, 60), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start(
+            "record", "SPY", "NVDA", "--for", "3s", "--feed-url", server.url, "--batch-for", "1s", "--json", **away
+        )
+        out, err = recording.communicate(timeout=90)
+    assert recording.returncode == 1
+    (said,) = [line for line in err.splitlines() if line.startswith("tape:")]
+    for part in (bucket_settings["TAPE_S3_BUCKET"], f"127.0.0.1:{closed_port}", "nothing is lost", "tape archive"):
+        assert part in said
+    assert "Traceback" not in err
+    assert tape.store.manifests()
+    assert not tape.store.sealed_batches()
+    assert tape.verdict().holds
+    (ledger,) = tape.json("archive", **bucket_settings)["sessions"]
+    assert ledger["balances"]
+    assert ledger["batches"]["uploaded"] == ledger["batches"]["archived"] == len(tape.store.manifests())
+    assert tape.verdict().holds
+    before = hashes(tape)
+    again = tape.run("archive", **bucket_settings)
+    assert (again.returncode, again.stdout) == (0, "nothing waited to be archived\n")
+    assert hashes(tape) == before
