@@ -142,7 +142,7 @@ class Listener(threading.Thread):
         def note(_open: Connection) -> None:
             taken = [symbol for symbol in self._subscribed if symbol not in self.refused]
             turned_down = taken[-count:]
-            self.refused += turned_down
+            self.refused = [symbol for symbol in self._subscribed if symbol in (*self.refused, *turned_down)]
             self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
             log.warning("%s: %s", self.notice, ", ".join(self.refused))
             self._gaps.open(turned_down, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")

@@ -1,0 +1,147 @@
+"""A silence is strange by what it should have brought, not by its length."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import FaultServer, Send, Stall, Subscribed
+
+from tasks.capture.clock import Clock
+from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.rhythm import Rhythm
+from tasks.capture.session import Session
+from tasks.ledger import SessionRecord
+from tasks.trade import NS_PER_S, Trade
+
+
+def always(_symbol: str, _ns: int) -> bool:
+    return True
+
+
+def watched(
+    rhythm: Rhythm, seconds: int, rates: dict[str, float], counts: dict[str, int], start_s: int, seed: int = 1
+) -> list[tuple[int, float | None, tuple[str, ...]]]:
+    """Let symbols trade at random, at so many a second, look each second; gives what was found strange, and when."""
+    rolls = random.Random(seed)
+    strange = []
+    for second in range(start_s, start_s + seconds):
+        for symbol, rate in rates.items():
+            whole, part = divmod(rate, 1)
+            counts[symbol] = counts.get(symbol, 0) + int(whole) + (rolls.random() < part)
+        silence = rhythm.look(second * NS_PER_S, second * NS_PER_S, counts)
+        if silence.feed_expected is not None or silence.symbols:
+            strange.append((second, silence.feed_expected, silence.symbols))
+    return strange
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_day_of_ordinary_rhythms_is_never_strange(seed: int) -> None:
+    """Busy symbols, quiet ones and very quiet ones over six hours: no silence of theirs is found strange."""
+    rates = {"BUSY": 40.0, "FAIR": 0.8, "QUIET": 0.02, "RARE": 0.002}
+    assert watched(Rhythm(always), 6 * 3600, rates, {}, 0, seed) == []
+
+
+def test_a_quiet_feed_is_given_time_and_a_busy_one_is_not() -> None:
+    """A feed of 5 trades a second is strange after 20 s, one of a trade in 20 s only after half an hour."""
+    for rate, earliest, latest in ((5.0, 18, 25), (0.05, 1200, 3000)):
+        rhythm, counts = Rhythm(always), dict[str, int]()
+        assert watched(rhythm, 4000, {"A": rate}, counts, 0) == []
+        (first, *_) = watched(rhythm, 4000, {"A": 0.0}, counts, 4000)
+        assert earliest <= first[0] - 4000 <= latest
+        assert first[1] is not None
+        assert first[1] >= 100
+
+
+def test_a_symbol_that_is_silent_alone_is_told_once() -> None:
+    """Where others go on speaking, the silent symbol is named once for its silence, and again for the next."""
+    rhythm, counts = Rhythm(always), dict[str, int]()
+    both = {"A": 10.0, "B": 10.0}
+    assert watched(rhythm, 600, both, counts, 0) == []
+    ((second, feed, symbols),) = watched(rhythm, 600, {"A": 10.0, "B": 0.0}, counts, 600)
+    assert (feed, symbols) == (None, ("B",))
+    assert 658 <= second <= 670
+    assert watched(rhythm, 600, both, counts, 1200) == []
+    assert len(watched(rhythm, 600, {"A": 10.0, "B": 0.0}, counts, 1800)) == 1
+
+
+def test_a_closed_market_is_no_silence_and_a_new_symbol_is_not_judged() -> None:
+    """After the close a stock's silence is not strange; a symbol that has hardly spoken is not judged at all."""
+    rhythm, counts = Rhythm(lambda symbol, ns: ":" in symbol or ns < 600 * NS_PER_S), dict[str, int]()
+    assert watched(rhythm, 600, {"STOCK": 50.0}, counts, 0) == []
+    assert watched(rhythm, 3600, {"STOCK": 0.0}, counts, 600) == []
+    fresh, few = Rhythm(always), {"NEW": 0}
+    assert watched(fresh, 10, {"NEW": 2.0}, few, 0) == []
+    assert watched(fresh, 3600, {"NEW": 0.0}, few, 10) == []
+
+
+def test_a_reconnect_that_does_not_help_is_tried_less_and_less_often() -> None:
+    """While the feed stays silent, each further reconnect waits for twice the silence; one trade restores it."""
+    rhythm, counts = Rhythm(always), dict[str, int]()
+    watched(rhythm, 600, {"A": 10.0}, counts, 0)
+    seconds: list[int] = []
+    for second in range(600, 600 + 1500):
+        if rhythm.look(second * NS_PER_S, second * NS_PER_S, counts).feed_expected is not None:
+            seconds.append(second)
+            rhythm.restart(second * NS_PER_S)
+    waits = [b - a for a, b in zip([600, *seconds], seconds, strict=False)]
+    assert waits == sorted(waits)
+    assert waits[-1] > 10 * waits[0]
+
+
+class Fast:
+    """A clock that runs twenty times as fast, so that a test need not wait for a silence to become strange."""
+
+    def __init__(self) -> None:
+        self._wall_ns, self._mono_ns = time.time_ns(), time.monotonic_ns()
+
+    def _passed_ns(self) -> int:
+        return (time.monotonic_ns() - self._mono_ns) * 20
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
+
+
+def test_a_feed_that_only_answers_pings_is_left_for_a_new_connection(
+    tmp_path: Path, fault_server: Callable[..., FaultServer]
+) -> None:
+    """An open socket that answers pings and sends nothing more is given up; the gap begins with the last trade."""
+    spoken, over = threading.Event(), threading.Event()
+    trades = [Trade((1_700_000_000 + n) * NS_PER_S, "X:A", "1.5", "1") for n in range(60)]
+    one_by_one = [step for trade in trades for step in (Send([trade]), Stall(Tick()))]
+    server = fault_server(
+        [Subscribed("X:A"), *one_by_one, Stall(over)], [Subscribed("X:A"), Send(trades[:5]), Stall(spoken)]
+    )
+    clock = Fast().clock()
+    request = CaptureRequest(
+        session="20260102T150405Z-00c0ffee", data_dir=tmp_path, feed_url=server.url, symbols=("X:A",),
+        started_ns=clock.wall_ns(), deadline_ns=clock.wall_ns() + 3600 * NS_PER_S, ping_every_s=100.0,
+    )  # fmt: skip
+    save_request(request)
+    session = Session(request, "key", clock)
+    records: list[SessionRecord] = []
+    thread = threading.Thread(target=lambda: records.append(session.run()), daemon=True)
+    thread.start()
+    server.connection(1).wait_heard("subscribe", "X:A")
+    spoken.set()
+    over.set()
+    session.stop()
+    thread.join(20)
+    (record,) = records
+    (gap,) = record.gaps
+    assert gap.reason.startswith("silent for ")
+    assert "with pings answered" in gap.reason
+    assert gap.end_ns is not None
+    assert gap.end_ns - gap.start_ns > 15 * NS_PER_S
+    assert record.connections == 2
+
+
+class Tick(threading.Event):
+    """An event that sets itself after a moment: the test's feed speaks about thirty times a second."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        time.sleep(0.03)
+        self.set()
+        return True
