@@ -139,7 +139,7 @@ def test_a_symbol_too_many_is_named_and_served_once_a_slot_is_free(run: Callable
     assert record.never_heard == ("D",)
     gaps = [gap for gap in record.gaps if gap.reason.startswith("refused: ")]
     of_c = [gap for gap in gaps if "C" in gap.symbols]
-    assert [gap.symbols for gap in of_c] == [("C", "D")] or all("C" in gap.symbols for gap in of_c)
+    assert of_c
     assert all(gap.end_ns is not None and gap.end_ns < record.ended_ns for gap in of_c)
     assert any("D" in gap.symbols and gap.end_ns == record.ended_ns for gap in gaps)
 
