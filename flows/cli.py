@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -77,18 +77,20 @@ def record(
     from flows.record_session import record_session
 
     with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
-        ledger = _ledger_of(
-            lambda: record_session(
-                symbols=list(settings.symbols),
-                record_for=record_for,
-                until=until,
-                feed_url=feed_url,
-                data_dir=data_dir,
-                batch_for=batch_for,
-                lanes=lanes,
-            )
+        ledgers, well = _ledgers_of(
+            lambda: [
+                record_session(
+                    symbols=list(settings.symbols),
+                    record_for=record_for,
+                    until=until,
+                    feed_url=feed_url,
+                    data_dir=data_dir,
+                    batch_for=batch_for,
+                    lanes=lanes,
+                )
+            ]
         )
-    _print_ledgers([ledger], as_json, settings.data_dir, single=True)
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=True, well=well)
 
 
 @symbols_app.command("list")
@@ -133,8 +135,8 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     settings = load_settings(data_dir=data_dir)
     from flows.process_batches import process_batches
 
-    ledgers = process_batches(data_dir=data_dir)
-    _print_ledgers(ledgers, as_json, settings.data_dir, single=False)
+    ledgers, well = _ledgers_of(lambda: process_batches(data_dir=data_dir))
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=False, well=well)
 
 
 @app.command()
@@ -207,28 +209,30 @@ def main() -> None:
         sys.exit(FAILED)
 
 
-def _ledger_of(run: Callable[[], Any]) -> Ledger:
-    """The ledger that a flow gives, also where it fails because of what the ledger says."""
+def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], bool]:
+    """The ledgers that a flow gives, also where it fails because of what they say; and whether it did not fail."""
+    from flows.log_lines import expected_errors_in_a_line
+    from flows.process_batches import NotArchived
     from flows.record_session import SessionFailed
 
+    expected_errors_in_a_line()
     try:
-        ledger: Ledger = run()
-    except SessionFailed as failure:
+        return run(), True
+    except (SessionFailed, NotArchived) as failure:
         errors.print(f"[red]tape:[/red] {failure}")
-        return failure.ledger
-    return ledger
+        return ([failure.ledger] if isinstance(failure, SessionFailed) else failure.ledgers), False
 
 
-def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool) -> None:
+def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool, well: bool) -> None:
     if as_json:
         shown = [report.as_json(ledger) for ledger in ledgers]
         print(msgspec.json.encode(shown[0] if single else {"sessions": shown}).decode())
     else:
         for ledger in ledgers:
             report.print_ledger(ledger, data_dir)
-        if not ledgers:
+        if well and not ledgers:
             print("nothing waited to be archived")
-    if any(not ledger.balances or (single and ledger.record.outcome == "failed") for ledger in ledgers):
+    if not well or not all(ledger.balances for ledger in ledgers):
         raise typer.Exit(FAILED)
 
 

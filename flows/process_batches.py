@@ -16,7 +16,7 @@ from flows.settings import Settings, load_settings
 from tasks.batch import BatchName
 from tasks.capture.task import recover_sessions
 from tasks.compress.task import compress
-from tasks.errors import TerminalError
+from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
 from tasks.store import Store
 from tasks.upload.task import Bucket, upload
@@ -28,8 +28,19 @@ TWO_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=2)
 _UPLOAD_FIRST_WAIT_S = 1.0
 
 
+# The steps of one batch, in their order.
+Steps = list[PrefectFuture[Any]]
+
+
 class NotArchived(TerminalError):
-    """Batches that could not be archived; they lie where they were, and a later run takes them up again."""
+    """Batches that could not be archived; they lie where they were, and a later run takes them up again.
+
+    `ledgers` say how far each session came.
+    """
+
+    def __init__(self, message: str, ledgers: list[Ledger]) -> None:
+        super().__init__(message)
+        self.ledgers = ledgers
 
 
 @flow(name="process-batches", task_runner=TWO_AT_A_TIME)
@@ -44,42 +55,51 @@ def process_batches(data_dir: Path | None = None) -> list[Ledger]:
     recovered = recover_sessions(store.root)
     names = waiting(store, settings)
     get_run_logger().info("%d batches wait to be archived", len(names))
-    finish([archive(name, settings) for name in names])
+    reason = finish([archive(name, settings) for name in names])
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
     for ledger in ledgers:
         show(ledger)
+    if reason is not None:
+        raise NotArchived(reason, ledgers)
     return ledgers
 
 
-def archive(name: BatchName, settings: Settings) -> PrefectFuture[Any]:
-    """Validate, compress and, where a bucket is set, upload one batch, in the background; gives the last step."""
+def archive(name: BatchName, settings: Settings) -> Steps:
+    """Validate, compress and, where a bucket is set, upload one batch, in the background; gives these steps."""
     data_dir, batch = settings.data_dir, str(name)
     limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
     validated = validate.submit(data_dir, batch, limits)
     compressed = compress.submit(data_dir, batch, wait_for=[validated], return_state=False)
     bucket = bucket_of(settings)
     if bucket is None:
-        return compressed
-    return upload.with_options(
+        return [validated, compressed]
+    uploaded = upload.with_options(
         retries=settings.upload_retries,
         retry_delay_seconds=[min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)],
     ).submit(data_dir, batch, bucket, wait_for=[compressed], return_state=False)
+    return [validated, compressed, uploaded]
 
 
-def finish(futures: list[PrefectFuture[Any]]) -> None:
-    """Wait for every batch; then raise NotArchived with the first reason, where there is one."""
-    failures = [state for future in futures if not (state := _final(future)).is_completed()]
-    if failures:
-        raise NotArchived(
-            f"{len(failures)} of {len(futures)} batches are not archived: {failures[0].message}; "
-            "nothing is lost, run `tape archive` once the cause is mended"
-        )
+def finish(batches: list[Steps]) -> str | None:
+    """Wait for every batch; then say why some are not archived, or None where all are."""
+    reasons = [reason for steps in batches if (reason := _failure(steps)) is not None]
+    if not reasons:
+        return None
+    return (
+        f"{len(reasons)} of {len(batches)} batches are not archived: {reasons[0]}; "
+        "nothing is lost, run `tape archive` once the cause is mended"
+    )
 
 
-def _final(future: PrefectFuture[Any]) -> Any:
-    future.wait()
-    return future.state
+def _failure(steps: Steps) -> str | None:
+    """Why a batch did not come through: of its steps the first that failed, for the later ones only follow it."""
+    for step in steps:
+        step.wait()
+        if not step.state.is_completed():
+            error = step.state.result(raise_on_failure=False)
+            return str(error) if isinstance(error, RecorderError) else str(step.state.message)
+    return None
 
 
 def waiting(store: Store, settings: Settings) -> list[BatchName]:

@@ -3,14 +3,12 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from flows.deadline import deadline_for, key_of
-from flows.process_batches import TWO_AT_A_TIME, archive, finish, ledger_of, show, waiting
+from flows.process_batches import TWO_AT_A_TIME, NotArchived, Steps, archive, finish, ledger_of, show, waiting
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, recover_sessions
@@ -58,7 +56,7 @@ def record_session(
     request = request_for(settings, record_for, until, time.time_ns())
     store = Store(settings.data_dir).prepare()
     recover_sessions(store.root)
-    futures: dict[BatchName, PrefectFuture[Any]] = {}
+    futures: dict[BatchName, Steps] = {}
 
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
@@ -67,19 +65,24 @@ def record_session(
     for name in waiting(store, settings):
         if name.session == record.session and name not in futures:
             begin(name)
-    finish(list(futures.values()))
-    return closed(store, record.session, settings)
+    return closed(store, record.session, settings, finish(list(futures.values())))
 
 
-def closed(store: Store, session: str, settings: Settings) -> Ledger:
-    """The ledger of a session that has ended, shown in the UI. Raises SessionFailed where it is not as it should be."""
+def closed(store: Store, session: str, settings: Settings, unarchived: str | None) -> Ledger:
+    """The ledger of a session that has ended, shown in the UI; `unarchived` says why some batches are not archived.
+
+    Raises SessionFailed or NotArchived where it is not as it should be.
+    """
     ledger = ledger_of(store, session, settings)
     if ledger is None:
         raise TerminalError(f"{session} has no record yet: its recorder still runs")
     show(ledger)
     record = ledger.record
     if record.outcome in ("failed", "killed"):
-        raise SessionFailed(f"{session} {record.outcome}: {record.error}", ledger)
+        also = "" if unarchived is None else f"; {unarchived}"
+        raise SessionFailed(f"{session} {record.outcome}: {record.error}{also}", ledger)
+    if unarchived is not None:
+        raise NotArchived(unarchived, [ledger])
     if not ledger.balances:
         raise SessionFailed(f"{session} does not balance: {'; '.join(ledger.imbalances())}", ledger)
     get_run_logger().info("%s balances: %s trades archived", session, f"{ledger.trades.archived:,}")

@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.process_batches import process_batches
 from flows.record_session import record_session
 from flows.settings import load_settings
+from tasks.errors import SettingsError
 from tasks.ledger import Ledger
 from tasks.market.hours import TradingDay, exchange_zone, trading_day_for
 from tasks.trade import NS_PER_S
 
 
-@flow(name="trading-day", flow_run_name="trading day {date}")
+def _run_name() -> str:
+    """Named after the day that it records, also where a schedule gives none."""
+    try:
+        return f"trading day {flow_run.parameters.get('date') or _today(load_settings().calendar)}"
+    except SettingsError:  # The flow says what is wrong, and where.
+        return "trading day"
+
+
+@flow(name="trading-day", flow_run_name=_run_name)
 def trading_day(
     symbols: list[str] | None = None,
     date: dt.date | None = None,
@@ -32,7 +42,7 @@ def trading_day(
     Ends as `Skipped` where the exchange is closed that day, or the day's recording would be over already.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir)
-    day = date or dt.datetime.now(exchange_zone(settings.calendar)).date()
+    day = date or _today(settings.calendar)
     hours = trading_day_for(
         day, settings.calendar, before_open_ns=settings.open_before_ns, after_close_ns=settings.close_after_ns
     )
@@ -45,6 +55,10 @@ def trading_day(
     ledger = record_session(symbols=symbols, until=end, feed_url=feed_url, data_dir=data_dir)
     process_batches(data_dir=data_dir)
     return ledger
+
+
+def _today(calendar: str) -> dt.date:
+    return dt.datetime.now(exchange_zone(calendar)).date()
 
 
 def _reason_to_skip(day: dt.date, hours: TradingDay | None, calendar: str, now_ns: int) -> str | None:

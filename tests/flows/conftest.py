@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class PrefectServer:
-    """A Prefect server of the tests' own: its home, its port, its process."""
+    """A Prefect server of the tests' own: its home, its port (a free one), its process."""
 
     home: Path
-    port: int
+    port: int = field(default_factory=lambda: free_port())
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -85,6 +85,7 @@ class PrefectServer:
 
 
 def free_port() -> int:
+    """A port of loopback that nobody holds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -93,7 +94,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """One Prefect server for all tests of flows."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"), free_port())
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     server.start()
     yield server
     server.stop()

@@ -1,7 +1,10 @@
 """Does archiving finish whatever was left, once, whatever stood in its way?"""
 
 import hashlib
+import json
+import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,9 +28,6 @@ def closed_port() -> Iterator[int]:
 @pytest.fixture
 def recorded(tape: Any, until: Any) -> None:
     """A session of 20 batches that are sealed and not archived: its recorder ran without a flow."""
-    import os
-    import time
-
     from tasks.batch import session_name
     from tasks.capture.request import CaptureRequest
     from tasks.capture.supervise import start_or_attach
@@ -119,6 +119,9 @@ def test_an_unreachable_bucket_loses_nothing(
         )
         out, err = recording.communicate(timeout=90)
     assert recording.returncode == 1
+    left = json.loads(out)
+    assert (left["outcome"], left["balances"], left["batches"]["uploaded"]) == ("complete", False, 0)
+    assert left["trades"]["archived"] == left["trades"]["received"] > 0
     (said,) = [line for line in err.splitlines() if line.startswith("tape:")]
     for part in (bucket_settings["TAPE_S3_BUCKET"], f"127.0.0.1:{closed_port}", "nothing is lost", "tape archive"):
         assert part in said
@@ -134,3 +137,20 @@ def test_an_unreachable_bucket_loses_nothing(
     again = tape.run("archive", **bucket_settings)
     assert (again.returncode, again.stdout) == (0, "nothing waited to be archived\n")
     assert hashes(tape) == before
+
+
+def test_a_batch_that_cannot_be_archived_is_named_with_its_reason(tape: Any, recorded: None) -> None:
+    """A batch that is not what its seal says stays where it is, the others are archived, and the run says why."""
+    names = tape.store.sealed_batches()
+    spoilt = tape.store.sealed / names[0].sealed
+    spoilt.write_bytes(spoilt.read_bytes().replace(b"SPY", b"SPX"))
+    done = tape.run("archive", "--json")
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tape:")]
+    assert f"1 of {len(names)} batches" in said
+    assert spoilt.name in said
+    assert "Traceback" not in done.stderr
+    (ledger,) = json.loads(done.stdout)["sessions"]
+    assert not ledger["balances"]
+    assert ledger["batches"]["archived"] == len(names) - 1
+    assert tape.store.sealed_batches() == [names[0]]

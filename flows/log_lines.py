@@ -1,0 +1,31 @@
+"""What of a failure does a terminal show? An error that we expect is its own message; its traceback is for the UI."""
+
+import copy
+import logging
+
+from tasks.errors import RecorderError
+
+
+def expected_errors_in_a_line() -> None:
+    """From now on Prefect's lines on this terminal leave out the tracebacks of our own errors.
+
+    To be called once Prefect has set its logging up; what it sends to its API is not touched.
+    """
+    for name in ("", "prefect"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.formatter is not None:
+                handler.setFormatter(_Plain(handler.formatter))
+
+
+class _Plain(logging.Formatter):
+    """Formats as another does, but for the tracebacks of our own errors."""
+
+    def __init__(self, whole: logging.Formatter) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info and isinstance(record.exc_info[1], RecorderError):
+            record = copy.copy(record)  # The other handlers' record keeps it.
+            record.exc_info = record.exc_text = None
+        return self._whole.format(record)

@@ -1,0 +1,92 @@
+"""Is an exchange's day recorded from its open to its close, and no other day?"""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import exchange_calendars as calendars
+import pandas as pd
+import pytest
+
+from tasks.replay.generate import generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+
+HOLIDAY, PAST = dt.date(2024, 11, 28), dt.date(2024, 11, 27)
+
+
+@pytest.fixture
+def closing_early() -> Iterator[str]:
+    """An exchange of the test's own that is open now, and today closes early, at the beginning of this minute."""
+    now = dt.datetime.now(dt.UTC)
+    # Where it is about noon, so that the day does not end on the way.
+    ahead = round(12 - now.hour - now.minute / 60)
+    zone = ZoneInfo(f"Etc/GMT{-ahead:+d}")
+    here = now.astimezone(zone)
+
+    class Exchange(calendars.ExchangeCalendar):
+        name = "TAPETEST"
+        tz = zone
+        open_times = ((None, dt.time(1)),)
+        close_times = ((None, dt.time(23)),)
+        weekmask = "1111111"
+
+        @property
+        def special_closes_adhoc(self) -> Any:
+            return [(here.time().replace(second=0, microsecond=0), pd.DatetimeIndex([str(here.date())]))]
+
+    calendars.register_calendar_type("TAPETEST", Exchange, force=True)
+    yield "TAPETEST"
+    calendars.deregister_calendar("TAPETEST")
+
+
+def newest(tape: Any) -> dict[str, Any]:
+    """The newest run of the flow, as the API has it."""
+    found = tape.server.ask(
+        "flow_runs/filter",
+        {"flows": {"name": {"any_": ["trading-day"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1},
+    )
+    run: dict[str, Any] = found[0]
+    return run
+
+
+@pytest.mark.parametrize(("day", "why"), [(HOLIDAY, "does not trade"), (PAST, "over already")])
+def test_a_day_without_trading_ahead_is_skipped(tape: Any, day: dt.date, why: str) -> None:
+    """A holiday, and a day that is over, end as Completed, named Skipped, with the calendar and the day; no session."""
+    from flows.trading_day import trading_day
+
+    with tape.here(TAPE_SYMBOLS="SPY"):
+        trading_day(date=day)
+    run = newest(tape)
+    assert run["name"] == f"trading day {day}"
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Skipped")
+    for part in (why, "XNYS", str(day)):
+        assert part in run["state"]["message"]
+    assert not list(tape.data.glob("sessions/*"))
+
+
+def test_a_trading_day_is_recorded_until_its_own_early_close(tape: Any, closing_early: str) -> None:
+    """A run that a schedule starts records until the calendar's close of that very day, plus the margin."""
+    from flows.trading_day import trading_day
+
+    now = dt.datetime.now(dt.UTC)
+    after_s = now.second + 5
+    with serve_in_thread(generate(11, 60), ReplayOptions(speed=1.0)) as server:
+        settings = {
+            "TAPE_CALENDAR": closing_early,
+            "TAPE_CLOSE_AFTER": f"{after_s}s",
+            "TAPE_BATCH_FOR": "1s",
+            "TAPE_FEED_URL": server.url,
+        }
+        with tape.here(TAPE_SYMBOLS="SPY NVDA", **settings):
+            ledger = trading_day()
+    close = now.replace(second=0, microsecond=0) + dt.timedelta(seconds=after_s)
+    assert (ledger.record.outcome, ledger.balances) == ("complete", True)
+    assert ledger.record.deadline_ns == int(close.timestamp()) * 10**9
+    assert ledger.record.ended_ns >= ledger.record.deadline_ns
+    assert ledger.trades.archived > 0
+    assert tape.verdict().holds
+    today = now.astimezone(calendars.get_calendar(closing_early).tz).date()
+    assert newest(tape)["name"] == f"trading day {today}"
+    assert newest(tape)["state"]["name"] == "Completed"
