@@ -19,8 +19,9 @@ import websocket
 from tasks.capture.frames import CLOSE, PING, PONG
 from tasks.errors import RecorderError, TerminalError, TransientError
 
-# One recv takes at most this much; a busy socket then costs one system call for some thousand trades.
-_RECV_BYTES = 256 << 10
+# One recv takes at most this much: some hundred trades for one system call, and what is made of them (messages,
+# objects, lines) still fits into the processor's cache. 256 KiB cost a tenth more, 1 MiB a third (`make bench`).
+_RECV_BYTES = 32 << 10
 # What the kernel holds while we do not read: seconds of a burst.
 _SO_RCVBUF_BYTES = 8 << 20
 _SEND_TIMEOUT_S = 10.0

@@ -226,14 +226,11 @@ def _are_numbers(block: bytes) -> bool:
     The decoder has checked that each is some JSON value: one that is no number starts with one of these, or is one of
     these words. The other fields are known to be clean.
     """
-    return (
-        b'"' not in block
-        and b"[" not in block
-        and b"{" not in block
-        and b",null," not in block
-        and b",true," not in block
-        and b",false," not in block
-    )
+    if b'"' in block or b"[" in block or b"{" in block:
+        return False
+    if b"e" not in block and b"l" not in block:  # Each word has one of the two, and one byte is found fastest.
+        return True
+    return b",null," not in block and b",true," not in block and b",false," not in block
 
 
 def _checked_number(raw: Raw, name: str) -> bytes:

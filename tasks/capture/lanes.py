@@ -190,6 +190,7 @@ class Lane(threading.Thread):
         self.queue = ByteQueue(max(1, request.queue_bytes // request.lanes))
         self.batches = first_batch
         self.through_ns = 0
+        self.rows = 0
         self._number = number
         self._request = request
         self._router = router
@@ -250,6 +251,7 @@ class Lane(threading.Thread):
     def _append(self, block: Block, waiting_bytes: int) -> None:
         if self._journal is not None and block.through_ns:
             self._journal.append(block)
+            self.rows += block.rows
             self.through_ns = block.through_ns
         self.queue.taken(waiting_bytes)
 

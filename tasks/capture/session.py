@@ -44,6 +44,8 @@ class Session:
         self._deadline_mono_ns = self._clock.monotonic_ns() + request.deadline_ns - self._clock.wall_ns()
         self._wake = threading.Event()
         self._stopped = False
+        self._counted: Counter[str] = Counter()
+        self._counted_ns = 0
         self._failure: BaseException | None = None
         (self._store.spool / request.session).mkdir(exist_ok=True)
         earlier = read_status(request.folder)
@@ -78,9 +80,10 @@ class Session:
         while not self._is_over():
             self._report(None)
             self._follow_wishes()
-            self._silence.look(self._per_symbol())
+            self._silence.look(self._counts())
             self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._left_s())))
         self._end()
+        self._counted_ns = 0
         record = self._account()
         write_whole(self._request.folder / RECORD_FILE, encode(record))
         (self._store.spool / self._request.session).rmdir()
@@ -157,18 +160,24 @@ class Session:
         behind = [lane.through_ns for lane in self._lanes if lane.queue.bytes]
         return min(behind) if behind else max(checked_ns, *(lane.through_ns for lane in self._lanes))
 
-    def _per_symbol(self) -> Counter[str]:
-        return sum((lane.per_symbol() for lane in self._lanes), Counter(self._past.per_symbol))
+    def _counts(self) -> Counter[str]:
+        """Trades by symbol, at most a second old: of thousands of symbols, adding up is not free."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._counted_ns >= NS_PER_S:
+            self._counted_ns = now_ns
+            self._counted = sum((lane.per_symbol() for lane in self._lanes), Counter(self._past.per_symbol))
+        return self._counted
 
     def _report(self, state: State | None) -> None:
         listener, request = self._listener, self._request
-        counts = self._per_symbol()
+        counts = self._counts()
         gaps = self._gaps.all()
         status = Status(
             session=request.session, pid=os.getpid(), state=state or listener.state, started_ns=request.started_ns,
             deadline_ns=request.deadline_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
             through_ns=self._through_ns(), connection=listener.connection,
-            frames=listener.frames + self._past.frames, trades=counts.total(),
+            frames=listener.frames + self._past.frames,
+            trades=self._past.per_symbol.total() + sum(lane.rows for lane in self._lanes),
             queue_bytes=sum(lane.queue.bytes for lane in self._lanes), queue_limit_bytes=request.queue_bytes,
             blocked_s=sum(lane.queue.blocked_s for lane in self._lanes),
             batches_sealed=self._keeper.sealed + sum(self._past.batches),

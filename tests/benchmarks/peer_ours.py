@@ -1,5 +1,6 @@
 """What does our own capture cost? The recorder's session: journal, checksums, syncs, seals, status file, all of it."""
 
+import os
 import sys
 import threading
 import time
@@ -30,6 +31,17 @@ def stop_when_the_server_has_closed() -> None:
         time.sleep(0.05)
     session.stop()
 
+
+if "BENCH_STALL_S" in os.environ:
+    # A disk that stalls: the tenth write takes that long.
+    write, countdown = os.write, iter(range(10, -(10**9), -1))
+
+    def stalling_write(descriptor: int, content: bytes) -> int:
+        if next(countdown) == 0:
+            time.sleep(float(os.environ["BENCH_STALL_S"]))
+        return write(descriptor, content)
+
+    os.write = stalling_write
 
 threading.Thread(target=stop_when_the_server_has_closed, daemon=True).start()
 record = session.run()
