@@ -81,7 +81,7 @@ class PrefectServer:
             f"{self.url}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
 
 def free_port() -> int:

@@ -1,0 +1,176 @@
+"""Does `deployments/prefect.yaml` do what its own header says, on a real server with a real worker?"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.replay.generate import generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+from tasks.store import Store
+from tasks.verify.laws import verify
+
+ROOT = Path(__file__).parents[2]
+KEY, SECRET = "the-workers-own-key", "the-workers-s3-secret"
+ONE_SECOND = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> dict[str, str]:
+    """What a worker's environment holds on a machine that records."""
+    return {"FINNHUB_API_KEY": KEY, "TAPE_DATA_DIR": str(tmp_path / "unused")}
+
+
+@pytest.fixture
+def shell(tape: Any, secrets: dict[str, str]) -> Callable[[str], str]:
+    """Runs a line of the header in the repository's root, as a shell does, with the secrets at hand."""
+
+    def run(line: str) -> str:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"cd '{ROOT}' && exec {sys.executable} -m {line}"],
+            env={**tape.server.environment, **secrets, "TAPE_S3_SECRET_ACCESS_KEY": SECRET},
+            capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def worker(tape: Any, secrets: dict[str, str]) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
+    """Starts a process worker from another folder; what it leaves is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        with (tape.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tape"],
+                env={**tape.server.environment, **secrets, **ONE_SECOND},
+                cwd=tape.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        children = [int(pid) for pid in _children(process.pid)]
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pid in children:
+            _kill(pid)
+
+
+def _children(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_worker(
+    tape: Any, until: Any, shell: Callable[[str], str], worker: Callable[[], Any]
+) -> None:
+    """Schedules and secrets are as they should be; a run completes, one is cancelled in order, one loses its worker."""
+    shell("prefect work-pool create tape --type process")
+    working = worker()
+    shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
+    deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
+    assert set(deployed) == {"market-hours", "safety-net", "by-hand"}
+    assert_schedules(deployed)
+    for each in deployed.values():
+        assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+        assert KEY not in str(each)
+        assert SECRET not in str(each)
+    assert deployed["market-hours"]["concurrency_limit"] == 1 or deployed["market-hours"]["global_concurrency_limit"]
+
+    for each in deployed.values():  # From here on nothing runs but what the test starts.
+        tape.server.ask(f"deployments/{each['id']}/pause_deployment", {})
+
+    def start(name: str, **parameters: Any) -> str:
+        answer = tape.server.ask(f"deployments/{deployed[name]['id']}/create_flow_run", {"parameters": parameters})
+        return str(answer["id"])
+
+    def state(run: str) -> str:
+        (found,) = tape.server.ask("flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return str(found["state"]["type"])
+
+    def trades(folder: str) -> int:
+        return int(tape.status(tape.folder / folder).get("trades", 0))
+
+    with (
+        serve_in_thread(generate(13, 90), ReplayOptions(speed=1.0)) as one,
+        serve_in_thread(generate(14, 90), ReplayOptions(speed=1.0)) as two,
+        serve_in_thread(generate(15, 90), ReplayOptions(speed=1.0)) as three,
+    ):
+        common = {"symbols": ["SPY", "NVDA", "TSLA"], "batch_for": "1s"}
+        runs = {
+            folder: start(
+                "by-hand", **common, record_for=record_for, feed_url=served.url, data_dir=str(tape.folder / folder)
+            )
+            for folder, served, record_for in (
+                ("completed", one, "4s"), ("cancelled", two, "60s"), ("orphaned", three, "18s"),
+            )
+        }  # fmt: skip
+        until(lambda: trades("cancelled") > 50)
+        cancel = {"state": {"type": "CANCELLING"}}
+        assert tape.server.ask(f"flow_runs/{runs['cancelled']}/set_state", cancel)["status"] == "ACCEPT"
+        until(lambda: state(runs["completed"]) == "COMPLETED")
+        until(lambda: state(runs["cancelled"]) == "CANCELLED")
+        until(lambda: trades("orphaned") > 50)
+        flows = _children(working.pid)
+        working.kill()
+        working.wait()
+        assert tape.status(tape.folder / "orphaned")["state"] == "recording"
+        for pid in flows:  # They would die on their next log line, whenever that is.
+            _kill(int(pid))
+        cancelled = record_of(tape.folder / "cancelled")
+        assert (cancelled["outcome"], cancelled["gaps"]) == ("stopped", [])
+        assert not list((tape.folder / "cancelled").glob("spool/*"))
+        orphaned = until(lambda: record_of(tape.folder / "orphaned"))
+    assert (orphaned["outcome"], orphaned["gaps"]) == ("complete", [])
+    assert Store(tape.folder / "orphaned").sealed_batches()
+    worker()
+    net = start("safety-net", data_dir=str(tape.folder / "orphaned"))
+    until(lambda: state(net) == "COMPLETED")
+    for folder in ("completed", "orphaned"):
+        store = Store(tape.folder / folder)
+        assert not store.sealed_batches()
+        assert store.manifests()
+        verdict = verify(store)
+        assert verdict.holds, verdict.broken
+        assert verdict.trades > 50
+
+
+def assert_schedules(deployed: dict[str, Any]) -> None:
+    """Weekdays before the open, in the exchange's own zone; the net every quarter of an hour; the button never."""
+    schedules = {
+        name: [(each["schedule"]["cron"], each["schedule"]["timezone"], each["active"]) for each in it["schedules"]]
+        for name, it in deployed.items()
+    }
+    assert schedules == {
+        "market-hours": [("25 9 * * 1-5", "America/New_York", True)],
+        "safety-net": [("*/15 * * * *", "America/New_York", True)],
+        "by-hand": [],
+    }
+
+
+def record_of(data: Path) -> Any:
+    """The record of the folder's only session, or None before it has ended."""
+    paths = list(data.glob("sessions/*/session.json"))
+    return json.loads(paths[0].read_text()) if paths else None
