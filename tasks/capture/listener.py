@@ -18,6 +18,7 @@ from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed, Received
 from tasks.capture.request import CaptureRequest
 from tasks.capture.status import State
+from tasks.capture.subscriptions import Subscriptions
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.errors import TransientError
 from tasks.trade import NS_PER_S
@@ -74,7 +75,6 @@ class Listener(threading.Thread):
         self.listening_ns: int | None = None
         self.state: State = "connecting"
         self.notice: str | None = None
-        self.refused: list[str] = []
         self._request = request
         self._key = key
         self._put = put
@@ -83,7 +83,7 @@ class Listener(threading.Thread):
         self._on_failure = on_failure
         self._backoff = backoff or Backoff()
         self._watch = watch or WatchList(request.folder / WATCHLIST_FILE, request.symbols)
-        self._subscribed: list[str] = []
+        self._subscriptions = Subscriptions()
         self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
         self._silent: tuple[str, int] | None = None
         self._crowded = False
@@ -94,6 +94,11 @@ class Listener(threading.Thread):
         self._cutter = FrameCutter(request.max_message_bytes)
         self._stamped_ns = 0
         self._pong: bytes | None = None
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The symbols for which the vendor has no slot on this connection."""
+        return tuple(self._subscriptions.refused)
 
     def stop(self) -> None:
         """End in order: unsubscribe, take what is in flight, close. `join` waits for it."""
@@ -119,13 +124,7 @@ class Listener(threading.Thread):
 
     def resubscribe(self, symbols: Sequence[str]) -> None:
         """Ask again for symbols that have fallen silent alone."""
-
-        def ask(connection: Connection) -> None:
-            for symbol in set(symbols) & set(self._subscribed):
-                connection.send_text(finnhub.unsubscribe(symbol))
-                connection.send_text(finnhub.subscribe(symbol))
-
-        self._orders.put(ask)
+        self._orders.put(lambda connection: _send(connection, self._subscriptions.ask_again(symbols)))
         self._wake()
 
     def renew(self, reason: str, silent_from_ns: int) -> None:
@@ -134,39 +133,21 @@ class Listener(threading.Thread):
         self._wake()
 
     def refuse(self, connection: int, count: int) -> None:
-        """The vendor answered `count` times that there are too many symbols, without a name.
-
-        It takes requests in order, so it is the last ones that it turned down.
-        """
-
-        def note(_open: Connection) -> None:
-            taken = [symbol for symbol in self._subscribed if symbol not in self.refused]
-            turned_down = taken[-count:]
-            self.refused = [symbol for symbol in self._subscribed if symbol in (*self.refused, *turned_down)]
-            self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
-            log.warning("%s: %s", self.notice, ", ".join(self.refused))
-            self._gaps.open(turned_down, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
-
+        """The vendor has said `count` times on that connection that there are too many symbols."""
         if connection == self.connection:
-            self._orders.put(note)
+            self._orders.put(lambda _connection: self._note_refusal(count))
             self._wake()
 
-    def _follow(self, connection: Connection) -> int:
-        """Unsubscribe and subscribe what the watch-list has changed; gives when (UTC ns) all of it can be heard.
+    def _note_refusal(self, count: int) -> None:
+        down = self._subscriptions.turn_down(count)
+        self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
+        log.warning("%s: %s", self.notice, ", ".join(self.refused))
+        self._gaps.open(down, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
 
-        A slot that came free serves who was refused.
-        """
-        wanted = self._watch.current
-        gone = [symbol for symbol in self._subscribed if symbol not in set(wanted)]
-        for symbol in gone:
-            connection.send_text(finnhub.unsubscribe(symbol))
-        again = [symbol for symbol in self.refused if symbol not in gone] if gone else []
-        self.refused = [symbol for symbol in self.refused if symbol not in (*gone, *again)]
-        kept = [symbol for symbol in self._subscribed if symbol not in (*gone, *again)]
-        new = [*again, *(symbol for symbol in wanted if symbol not in set(self._subscribed))]
-        self._subscribed = [*kept, *new]
-        for symbol in new:
-            connection.send_text(finnhub.subscribe(symbol))
+    def _follow(self, connection: Connection) -> int:
+        """Ask for what the watch-list says; gives when (UTC ns) all of it can be heard."""
+        new, requests = self._subscriptions.follow(self._watch.current)
+        _send(connection, requests)
         now_ns = self._clock.wall_ns()
         self._gaps.close(new, now_ns)
         if not self.refused and self.state == "recording":
@@ -213,7 +194,7 @@ class Listener(threading.Thread):
     def _hear(self, connection: Connection) -> str:
         """Subscribe, and read until the connection is lost or the session ends; gives the reason."""
         self.connection += 1
-        self.refused, self._subscribed, self._silent = [], [], None
+        self._subscriptions, self._silent = Subscriptions(), None
         self._orders = SimpleQueue()  # Orders to an earlier connection; what they wanted is in the watch-list.
         self._cutter = FrameCutter(self._request.max_message_bytes)
         self._stamped_ns = 0
@@ -222,7 +203,7 @@ class Listener(threading.Thread):
             self.heard_ns = unheard_from_ns = self._follow(connection)
             self.listening_ns = self.listening_ns or self.heard_ns
             self.state, self.notice = "recording", None
-            log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscribed))
+            log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscriptions.asked))
             reason = self._read(connection)
         except TransientError as error:
             reason = str(error)
@@ -305,8 +286,7 @@ class Listener(threading.Thread):
         """
         self.state = "draining"
         try:
-            for symbol in self._subscribed:
-                connection.send_text(finnhub.unsubscribe(symbol))
+            _send(connection, self._subscriptions.end())
             connection.ping(_LAST_PING)
             if self._drain(connection, until_pong=_LAST_PING):
                 connection.say_goodbye(1000)
@@ -328,3 +308,8 @@ class Listener(threading.Thread):
             if self._take(connection, chunk) is not None:
                 return False
         return True
+
+
+def _send(connection: Connection, requests: Sequence[str]) -> None:
+    for request in requests:
+        connection.send_text(request)

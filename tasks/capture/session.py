@@ -183,7 +183,7 @@ class Session:
             batches_sealed=self._keeper.sealed + sum(self._past.batches),
             gaps=sum(gap.end_ns is not None for gap in gaps),
             open_gaps=tuple(gap for gap in gaps if gap.end_ns is None),
-            refused_symbols=tuple(listener.refused), notice=listener.notice,
+            refused_symbols=listener.refused, notice=listener.notice,
             error=_describe(self._failure) if self._failure else None,
             per_symbol={symbol: counts[symbol] for symbol in self._watch.ever},
             symbols=self._watch.current,
@@ -213,7 +213,7 @@ class Session:
             frames_received=received, frames_lost=received - past.frames if self._failure else 0,
             batches=past.batches, gaps=self._gaps.all(),
             never_heard=tuple(symbol for symbol in self._watch.ever if not past.per_symbol[symbol]),
-            refused=tuple(listener.refused), changes=self._watch.changes, silences=self._silence.ended(ended_ns),
+            refused=listener.refused, changes=self._watch.changes, silences=self._silence.ended(ended_ns),
         )  # fmt: skip
 
 

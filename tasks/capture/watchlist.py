@@ -54,15 +54,16 @@ class WatchList:
     def change(self, wanted: Iterable[str], at_ns: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Take another list, from `at_ns` (UTC ns) on: gives what was added and what was removed. Saved on return."""
         with self._lock:
-            now, wish = self._list, tuple(dict.fromkeys(wanted))
-            added = tuple(symbol for symbol in wish if symbol not in set(now.current))
-            removed = tuple(symbol for symbol in now.current if symbol not in set(wish))
+            now, wish = self._list, dict.fromkeys(wanted)
+            heard = set(now.current)
+            added = tuple(symbol for symbol in wish if symbol not in heard)
+            removed = tuple(symbol for symbol in now.current if symbol not in wish)
             if added or removed:
                 changes = [SymbolChange(at_ns=at_ns, symbol=symbol, action="removed") for symbol in removed]
                 changes += [SymbolChange(at_ns=at_ns, symbol=symbol, action="added") for symbol in added]
                 self._list = replace(
                     now,
-                    current=(*(symbol for symbol in now.current if symbol not in set(removed)), *added),
+                    current=(*(symbol for symbol in now.current if symbol in wish), *added),
                     ever=tuple(dict.fromkeys((*now.ever, *added))),
                     changes=(*now.changes, *changes),
                 )

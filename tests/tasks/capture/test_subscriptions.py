@@ -1,0 +1,51 @@
+"""What is asked of the feed follows the list that is wanted, and what was turned down is known by its place."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.capture.subscriptions import Subscriptions
+
+lists = st.lists(st.sampled_from([f"S{n}" for n in range(12)]), unique=True, max_size=12)
+
+
+def served(slots: int, requests: list[str], taken: dict[str, None]) -> int:
+    """A vendor with so many slots takes the requests in order; gives how many it turned down."""
+    refusals = 0
+    for request in map(json.loads, requests):
+        symbol = request["symbol"]
+        if request["type"] == "unsubscribe":
+            taken.pop(symbol, None)
+        elif len(taken) < slots:
+            taken[symbol] = None
+        else:
+            refusals += symbol not in taken
+    return refusals
+
+
+@given(st.integers(1, 12), st.lists(lists, min_size=1, max_size=5))
+def test_whatever_is_wanted_the_refused_are_known(slots: int, wishes: list[list[str]]) -> None:
+    """After any changes of the list, what a vendor with few slots serves is what was asked less what was refused."""
+    ours, taken = Subscriptions(), dict[str, None]()
+    for wish in wishes:
+        _, requests = ours.follow(wish)
+        refusals = served(slots, requests, taken)
+        # The vendor's answers may come one by one or all at once.
+        for count in [1] * (refusals // 2) + [refusals - refusals // 2] * (refusals > 0):
+            assert len(ours.turn_down(count)) == count
+        assert set(ours.asked) == set(wish)
+        assert set(taken) == set(ours.asked) - set(ours.refused)
+    assert [json.loads(request) for request in ours.end()] == [
+        {"type": "unsubscribe", "symbol": symbol} for symbol in ours.asked
+    ]
+
+
+def test_asking_again_ends_and_renews_only_what_is_asked_for() -> None:
+    """A symbol that is silent is unsubscribed and subscribed; one that is not wanted any more is left alone."""
+    ours = Subscriptions()
+    ours.follow(["A", "B"])
+    assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in ours.ask_again(["B", "X"])] == [
+        ("unsubscribe", "B"),
+        ("subscribe", "B"),
+    ]
