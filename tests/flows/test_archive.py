@@ -3,18 +3,25 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks.batch import session_name
+from tasks.capture.request import CaptureRequest
+from tasks.capture.supervise import start_or_attach
+from tasks.ledger import Gap, Ledger, SessionRecord
+from tasks.manifest import encode, read
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-
-AT_ONCE = ReplayOptions(speed=None)
+from tasks.store import Store, write_whole
 
 
 @pytest.fixture
@@ -25,19 +32,16 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-@pytest.fixture
-def recorded(tape: Any, until: Any) -> None:
-    """A session of 20 batches that are sealed and not archived: its recorder ran without a flow."""
-    from tasks.batch import session_name
-    from tasks.capture.request import CaptureRequest
-    from tasks.capture.supervise import start_or_attach
-
-    tape.store.prepare()
+@pytest.fixture(scope="module")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a session of some 20 batches, sealed and not archived: its recorder ran without a flow."""
+    folder = tmp_path_factory.mktemp("recorded")
+    Store(folder).prepare()
     with serve_in_thread(generate(9, 60), ReplayOptions(speed=20.0)) as server:
         now_ns = time.time_ns()
         request = CaptureRequest(
             session=session_name(now_ns, os.urandom),
-            data_dir=tape.data,
+            data_dir=folder,
             feed_url=server.url,
             symbols=SYMBOLS,
             started_ns=now_ns,
@@ -50,8 +54,17 @@ def recorded(tape: Any, until: Any) -> None:
             disk_reserve_bytes=0,
         )
         recorder = start_or_attach(request, "a-key")
-        until(lambda: not recorder.is_alive)
-    assert len(tape.store.sealed_batches()) > 10
+        end = time.monotonic() + 60
+        while recorder.is_alive and time.monotonic() < end:
+            time.sleep(0.05)
+    assert len(Store(folder).sealed_batches()) > 10
+    return folder
+
+
+@pytest.fixture
+def recorded(tape: Any, session_folder: Path) -> None:
+    """That session in the test's own data folder."""
+    shutil.copytree(session_folder, tape.data)
 
 
 def hashes(tape: Any) -> dict[str, str]:
@@ -74,21 +87,28 @@ def test_two_at_once_archive_everything_once_and_again_changes_nothing(tape: Any
     assert not tape.store.validated_batches()
     assert tape.verdict().holds
     before = hashes(tape)
-    with tape.here():
-        from flows.process_batches import process_batches
-
-        assert process_batches(data_dir=tape.data) == []
+    assert archived_here(tape) == []
     assert hashes(tape) == before
 
 
-def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> None:
-    """Every batch's report and the session's ledger stand among the run's artifacts, readable by people."""
-    names = tape.store.sealed_batches()
-    with tape.here():
-        from flows.process_batches import process_batches
+def archived_here(tape: Any, **settings: str) -> list[Ledger]:
+    """What `tape archive` runs, in this process: the ledgers that it gives."""
+    from flows.process_batches import process_batches
 
-        (ledger,) = process_batches(data_dir=tape.data)
-    keys = [f"report-{str(name).lower()}" for name in names] + [f"ledger-{ledger.record.session.lower()}"]
+    with tape.here(**settings):
+        return process_batches(data_dir=tape.data)
+
+
+def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> None:
+    """Batches' reports, the ledger and its gaps stand among the run's artifacts, readable by people."""
+    path = next(tape.data.glob("sessions/*/session.json"))
+    record = read(path, SessionRecord)
+    gap = Gap(symbols=("SPY",), start_ns=record.started_ns, end_ns=record.started_ns + 10**9, reason="a test's own")
+    write_whole(path, encode(replace(record, gaps=(gap,))))
+    names = tape.store.sealed_batches()
+    (ledger,) = archived_here(tape)
+    session = ledger.record.session.lower()
+    keys = [*(f"report-{str(name).lower()}" for name in names), f"gaps-{session}", f"ledger-{session}"]
     shown = {
         artifact["key"]: artifact
         for artifact in tape.server.ask("artifacts/filter", {"artifacts": {"key": {"any_": keys}}, "limit": 200})
@@ -98,6 +118,7 @@ def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> N
     assert laws["type"] == "table"
     assert "balances" in laws["description"]
     assert f'"rows archived", "count": {ledger.trades.archived}' in laws["data"].replace('"law": ', "")
+    assert "| SPY | a test's own |" in shown[keys[-2]]["data"]
     report = shown[keys[0]]
     assert report["type"] == "markdown"
     assert str(names[0]) in report["data"]
@@ -134,8 +155,7 @@ def test_an_unreachable_bucket_loses_nothing(
     assert ledger["batches"]["uploaded"] == ledger["batches"]["archived"] == len(tape.store.manifests())
     assert tape.verdict().holds
     before = hashes(tape)
-    again = tape.run("archive", **bucket_settings)
-    assert (again.returncode, again.stdout) == (0, "nothing waited to be archived\n")
+    assert archived_here(tape, **bucket_settings) == []
     assert hashes(tape) == before
 
 
@@ -144,13 +164,10 @@ def test_a_batch_that_cannot_be_archived_is_named_with_its_reason(tape: Any, rec
     names = tape.store.sealed_batches()
     spoilt = tape.store.sealed / names[0].sealed
     spoilt.write_bytes(spoilt.read_bytes().replace(b"SPY", b"SPX"))
-    done = tape.run("archive", "--json")
-    assert done.returncode == 1
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tape:")]
-    assert f"1 of {len(names)} batches" in said
-    assert spoilt.name in said
-    assert "Traceback" not in done.stderr
-    (ledger,) = json.loads(done.stdout)["sessions"]
-    assert not ledger["balances"]
-    assert ledger["batches"]["archived"] == len(names) - 1
+    with pytest.raises(Exception, match=spoilt.name) as raised:
+        archived_here(tape)
+    assert f"1 of {len(names)} batches" in str(raised.value)
+    (ledger,) = raised.value.ledgers  # type: ignore[attr-defined]
+    assert not ledger.balances
+    assert ledger.batches.archived == len(names) - 1
     assert tape.store.sealed_batches() == [names[0]]

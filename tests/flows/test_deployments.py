@@ -97,7 +97,9 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
         assert KEY not in str(each)
         assert SECRET not in str(each)
-    assert deployed["market-hours"]["concurrency_limit"] == 1 or deployed["market-hours"]["global_concurrency_limit"]
+        # A limit's slot is a lease: where the API restarts it is lost, and Prefect ends the run in mid-session.
+        assert each["concurrency_limit"] is None
+        assert each["global_concurrency_limit"] is None
 
     for each in deployed.values():  # From here on nothing runs but what the test starts.
         tape.server.ask(f"deployments/{each['id']}/pause_deployment", {})
