@@ -97,7 +97,18 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     server.start()
     yield server
+    _send_what_waits()
     server.stop()
+
+
+def _send_what_waits() -> None:
+    """What flows of this process have not yet sent: at exit, without a server, Prefect would try for a minute."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for worker in (EventsWorker, APILogWorker):
+            worker.drain_all(timeout=10)
 
 
 @dataclass
