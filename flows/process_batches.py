@@ -19,7 +19,7 @@ from tasks.compress.task import compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
 from tasks.store import Store
-from tasks.upload.task import Bucket, upload
+from tasks.upload.task import Bucket, tidy, upload, uploaded
 from tasks.validate.task import Limits, validate
 from tasks.verify.account import ledger_for
 
@@ -56,6 +56,9 @@ def process_batches(data_dir: Path | None = None) -> list[Ledger]:
     names = waiting(store, settings)
     get_run_logger().info("%d batches wait to be archived", len(names))
     reason = finish([archive(name, settings) for name in names])
+    bucket = bucket_of(settings)
+    if bucket is not None:
+        tidy(bucket)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
     for ledger in ledgers:
@@ -105,11 +108,11 @@ def _failure(steps: Steps) -> str | None:
 def waiting(store: Store, settings: Settings) -> list[BatchName]:
     """The batches that are somewhere on the way: sealed, validated, or archived and not yet uploaded."""
     names = {*store.sealed_batches(), *store.validated_batches()}
-    if settings.s3_bucket is not None:
-        for manifest in store.manifests():
-            name = BatchName.parse(manifest.name)
-            if not manifest.with_name(name.receipt).exists():
-                names.add(name)
+    bucket = bucket_of(settings)
+    if bucket is not None:
+        archived = [BatchName.parse(manifest.name) for manifest in store.manifests()]
+        # A receipt of the bucket that was set before is none of this one.
+        names.update(name for name in archived if not uploaded(store, name, bucket))
     return sorted(names)
 
 
@@ -130,6 +133,7 @@ def bucket_of(settings: Settings) -> Bucket | None:
         storage_class=settings.s3_storage_class,
         sse=settings.s3_sse,
         ca_bundle=settings.s3_ca_bundle,
+        multipart_from_bytes=settings.s3_multipart_from_bytes,
     )
 
 

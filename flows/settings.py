@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     s3_ca_bundle: Annotated[Path, BeforeValidator(read.existing_file)] | None = _setting(
         "TAPE_S3_CA_BUNDLE", None, "/etc/ssl/own-ca.pem", "A file with the certificates of an object store's own CA."
     )
+    s3_multipart_from_bytes: Annotated[int, BeforeValidator(read.size(at_least=5 << 20))] = _setting(
+        "TAPE_S3_MULTIPART_FROM", "5GiB", "512MiB", "A file as large as this is sent in parts; no more than 5GiB."
+    )
     upload_retries: Annotated[int, BeforeValidator(read.count(at_least=0, at_most=100))] = _setting(
         "TAPE_UPLOAD_RETRIES", "8", "8", "How often an upload is tried again, with growing pauses, before it fails."
     )

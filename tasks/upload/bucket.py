@@ -7,6 +7,10 @@ from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
 
+# What one put takes at most, by the rules of S3.
+LARGEST_PUT_BYTES = 5 << 30
+_SMALLEST_PART_BYTES = 5 << 20
+
 
 class Secret(Protocol):
     """Text that does not show itself, such as pydantic's SecretStr."""
@@ -22,6 +26,7 @@ class Bucket:
     `prefix` is what every key starts with, without slashes at its ends. `endpoint_url` None is AWS. Without
     `access_key_id` and `profile` boto3 finds credentials by itself (environment, files, the machine's role).
     Secrets are left out of the repr, but a plain str would show in whatever else walks over fields: give a Secret.
+    A file of `multipart_from_bytes` or more is sent in parts of `part_bytes`.
     `max_attempts` are the quick ones within one call; the long pauses are the orchestrator's.
     Raises SettingsError for an endpoint or a prefix that cannot be.
     """
@@ -41,6 +46,8 @@ class Bucket:
     max_attempts: int = 3
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
+    multipart_from_bytes: int = LARGEST_PUT_BYTES
+    part_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None:
@@ -50,6 +57,10 @@ class Bucket:
                 raise SettingsError("the object store's endpoint is no plain URL; give http(s)://HOST[:PORT] alone")
         if self.prefix.strip("/") != self.prefix or any(part in {"", ".", ".."} for part in self.prefix.split("/")):
             raise SettingsError(f"{self.prefix!r} is no prefix of keys; give plain words such as trades or a/trades")
+        if not self.part_bytes >= _SMALLEST_PART_BYTES or not 0 < self.multipart_from_bytes <= LARGEST_PUT_BYTES:
+            raise SettingsError(
+                "TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more"
+            )
 
     def __str__(self) -> str:
         return f"bucket {self.name} at {self.endpoint_url or 'AWS'}"

@@ -1,45 +1,21 @@
-"""How are objects written to, read back from and compared at an S3 store, and which of its errors mend themselves?
+"""How are objects written to, read back from and listed at an S3 store?
 
-The only door to boto3. Everything it raises is a TransientError or a TerminalError; messages hold the store's
-error codes and our own words, never what the store wrote, which could repeat a credential.
+The only door to boto3. Everything it raises is a TransientError or a TerminalError, as `refusals` classes them.
 """
 
 import hashlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
-from botocore import exceptions as aws
 from botocore.config import Config
 
-from tasks.errors import TerminalError, TransientError
+from tasks.errors import TerminalError
 from tasks.upload.bucket import Bucket, reveal
+from tasks.upload.refusals import classed, status_of
 
-_TRANSIENT_CODES = {
-    "SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "OperationAborted",
-    "ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
-    "IncompleteBody", "Throttling", "ThrottlingException", "TooManyRequests", "Busy",
-}  # fmt: skip
-_REGION = "the bucket lies in another region: set TAPE_S3_REGION to it"
-_KEY = "check TAPE_S3_ACCESS_KEY_ID and TAPE_S3_SECRET_ACCESS_KEY"
-_NEXT_STEP = {
-    "NoSuchBucket": "the bucket does not exist: create it or correct TAPE_S3_BUCKET",
-    "AccessDenied": "access is denied: grant these credentials s3:PutObject and s3:GetObject under the prefix",
-    "InvalidAccessKeyId": f"the store does not know the access key: {_KEY}",
-    "SignatureDoesNotMatch": f"the secret does not fit the access key: {_KEY}",
-    "ExpiredToken": "the credentials have expired: get new ones (TAPE_S3_SESSION_TOKEN, TAPE_S3_PROFILE)",
-    "InvalidToken": "the session token is not valid: get new credentials (TAPE_S3_SESSION_TOKEN)",
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "IllegalLocationConstraintException": _REGION,
-    "InvalidStorageClass": "the store has no such storage class: correct TAPE_S3_STORAGE_CLASS",
-    "InvalidEncryptionAlgorithmError": "the store cannot encrypt so: correct TAPE_S3_SSE",
-    "EntityTooLarge": "the file is larger than one put may be: record smaller batches",
-}
 _BLOCK_BYTES = 1 << 20
 
 
@@ -57,21 +33,39 @@ class Stored:
     version: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a multipart as the store acknowledged it; `sha256` (base64) is what was sent with it."""
+
+    number: int
+    etag: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A multipart that was begun (UTC ns) and neither completed nor aborted: its parts are stored, and paid for."""
+
+    key: str
+    id: str
+    begun_ns: int
+
+
 class ObjectStore:
     """One bucket, opened. Raises TerminalError where the credentials or the address cannot be used at all."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        with _classed(bucket, "opening it"):
+        with classed(bucket, "opening it"):
             self._client = _client(bucket)
 
     def find(self, key: str) -> Stored | None:
         """The object under that key, None where there is none."""
         try:
-            with _classed(self.bucket, f"looking for {key}"):
+            with classed(self.bucket, f"looking for {key}"):
                 head = self._client.head_object(Bucket=self.bucket.name, Key=key, ChecksumMode="ENABLED")
         except TerminalError as error:
-            if _status(error.__cause__) == 404:
+            if status_of(error.__cause__) == 404:
                 return None
             raise
         return Stored(head["ContentLength"], _hex(head), head.get("ETag", "").strip('"'), head.get("VersionId"))
@@ -81,36 +75,106 @@ class ObjectStore:
 
         Raises NoConditionalPut where the store refuses the condition itself.
         """
-        options = {"StorageClass": self.bucket.storage_class, "ServerSideEncryption": self.bucket.sse}
-        condition = {"IfNoneMatch": "*"} if create_only else {}
-        try:
-            with file.open("rb") as body, _classed(self.bucket, f"putting {key}"):
-                self._client.put_object(
-                    Bucket=self.bucket.name, Key=key, Body=body,
-                    ChecksumSHA256=b64encode(bytes.fromhex(sha256)).decode(),
-                    **condition, **{name: value for name, value in options.items() if value},
-                )  # fmt: skip
-        except TerminalError as error:
-            if create_only and _status(error.__cause__) == 412:
-                return False
-            if create_only and _status(error.__cause__) == 501:
-                raise NoConditionalPut(str(error)) from error
-            raise
-        return True
+        with file.open("rb") as body, _unless_taken(create_only) as outcome, classed(self.bucket, f"putting {key}"):
+            self._client.put_object(
+                Bucket=self.bucket.name, Key=key, Body=body, ChecksumSHA256=b64encode(bytes.fromhex(sha256)).decode(),
+                **_condition(create_only), **self._storage(),
+            )  # fmt: skip
+        return outcome.written
 
-    def sha256_of(self, key: str) -> str:
-        """The SHA-256 (hex) of the object's bytes, downloaded."""
+    def begin_parts(self, key: str) -> str:
+        """Begin a multipart, whose parts are each sent with their SHA-256; gives its id."""
+        with classed(self.bucket, f"beginning {key}"):
+            begun = self._client.create_multipart_upload(
+                Bucket=self.bucket.name, Key=key, ChecksumAlgorithm="SHA256", **self._storage()
+            )
+        return str(begun["UploadId"])
+
+    def put_part(self, key: str, upload_id: str, number: int, content: bytes) -> Part:
+        """Send one part (numbers from 1); its SHA-256 goes with it, and the store refuses other bytes."""
+        sha256 = b64encode(hashlib.sha256(content).digest()).decode()
+        with classed(self.bucket, f"putting part {number} of {key}"):
+            put = self._client.upload_part(
+                Bucket=self.bucket.name, Key=key, UploadId=upload_id, PartNumber=number, Body=content,
+                ChecksumSHA256=sha256,
+            )  # fmt: skip
+        return Part(number, put["ETag"], sha256)
+
+    def complete_parts(self, key: str, upload_id: str, parts: list[Part], *, create_only: bool) -> bool:
+        """Make the parts one object; with `create_only`, False where one stands there already. Raises as `put`."""
+        listed = [{"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": part.sha256} for part in parts]
+        with _unless_taken(create_only) as outcome, classed(self.bucket, f"completing {key}"):
+            self._client.complete_multipart_upload(
+                Bucket=self.bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": listed},
+                **_condition(create_only),
+            )  # fmt: skip
+        return outcome.written
+
+    def abort_parts(self, key: str, upload_id: str) -> None:
+        """Remove the parts of a multipart that is not completed; one that is gone already is no error."""
+        try:
+            with classed(self.bucket, f"aborting a multipart of {key}"):
+                self._client.abort_multipart_upload(Bucket=self.bucket.name, Key=key, UploadId=upload_id)
+        except TerminalError as error:
+            if status_of(error.__cause__) != 404:
+                raise
+
+    def unfinished_parts(self, prefix: str) -> list[Unfinished]:
+        """Every multipart under keys that start so, which was begun and not ended."""
+        with classed(self.bucket, f"listing multiparts under {prefix}"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket.name, Prefix=prefix
+            )
+            found = [each for page in pages for each in page.get("Uploads", [])]
+        return [Unfinished(each["Key"], each["UploadId"], int(each["Initiated"].timestamp()) * 10**9) for each in found]
+
+    def keys(self, prefix: str) -> dict[str, int]:
+        """Every object under keys that start so: its bytes by its key."""
+        with classed(self.bucket, f"listing {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=prefix)
+            return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", [])}
+
+    def read(self, key: str, into: BinaryIO | None = None) -> str:
+        """Download an object, into a file where one is given; gives the SHA-256 (hex) of its bytes."""
         digest = hashlib.sha256()
-        with _classed(self.bucket, f"reading {key} back"):
+        with classed(self.bucket, f"reading {key} back"):
             body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
             for block in body.iter_chunks(_BLOCK_BYTES):
                 digest.update(block)
+                if into is not None:
+                    into.write(block)
         return digest.hexdigest()
 
     def delete(self, key: str) -> None:
         """Remove an object; only the probe's own is ever removed."""
-        with _classed(self.bucket, f"removing {key}"):
+        with classed(self.bucket, f"removing {key}"):
             self._client.delete_object(Bucket=self.bucket.name, Key=key)
+
+    def _storage(self) -> dict[str, str]:
+        options = {"StorageClass": self.bucket.storage_class, "ServerSideEncryption": self.bucket.sse}
+        return {name: value for name, value in options.items() if value}
+
+
+def _condition(create_only: bool) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if create_only else {}
+
+
+class _unless_taken:
+    """Takes the refusal of a create-only write for an answer: `written` is False where an object stands there."""
+
+    def __init__(self, create_only: bool) -> None:
+        self._create_only, self.written = create_only, True
+
+    def __enter__(self) -> "_unless_taken":
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if not (self._create_only and isinstance(error, TerminalError)):
+            return False
+        if status_of(error.__cause__) == 501:
+            raise NoConditionalPut(str(error)) from error
+        self.written = status_of(error.__cause__) != 412
+        return not self.written
 
 
 def _client(bucket: Bucket) -> Any:
@@ -135,43 +199,6 @@ def _client(bucket: Bucket) -> Any:
     region = session.region_name or "us-east-1"
     verify = str(bucket.ca_bundle) if bucket.ca_bundle else None
     return session.client("s3", endpoint_url=bucket.endpoint_url, region_name=region, config=config, verify=verify)
-
-
-@contextmanager
-def _classed(bucket: Bucket, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except aws.ClientError as error:
-        raise _refusal(error, f"{bucket}: {doing}") from error
-    except aws.SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise TerminalError(
-                f"{bucket}: {doing}: its certificate is not trusted: give its own CA's by TAPE_S3_CA_BUNDLE"
-            ) from error
-        raise TransientError(f"{bucket}: {doing}: TLS broke off; it is tried again") from error
-    except (aws.HTTPClientError, aws.IncompleteReadError, aws.ConnectionError, aws.CredentialRetrievalError) as error:
-        raise TransientError(f"{bucket}: {doing}: {type(error).__name__}: is it up? it is tried again") from error
-    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
-        raise TerminalError(
-            f"{bucket}: {doing}: no credentials ({type(error).__name__}): {_KEY}, or TAPE_S3_PROFILE"
-        ) from error
-    except (aws.BotoCoreError, ValueError) as error:
-        raise TerminalError(f"{bucket}: {doing}: {type(error).__name__}: check the TAPE_S3_* settings") from error
-
-
-def _refusal(error: "aws.ClientError", where: str) -> TransientError | TerminalError:
-    code, status = str(error.response.get("Error", {}).get("Code", "")), _status(error)
-    shown = code if code.isalnum() and len(code) <= 40 else f"HTTP {status}"
-    if code in _TRANSIENT_CODES or status == 429 or (status >= 500 and status not in {501, 505}):
-        return TransientError(f"{where}: {shown}: the store asks for time; it is tried again")
-    known = _NEXT_STEP["AccessDenied"] if status == 403 else "the store refuses it: run `tape doctor`"
-    return TerminalError(f"{where}: {shown}: {_NEXT_STEP.get(code, known)}")
-
-
-def _status(error: BaseException | None) -> int:
-    if not isinstance(error, aws.ClientError):
-        return 0
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _hex(head: dict[str, Any]) -> str | None:

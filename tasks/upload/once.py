@@ -8,6 +8,9 @@ is looked for before as well: it saves sending what is there, and on a store tha
 501 to it, it is all there is. There two machines that upload different bytes under one name at the same instant
 could overwrite each other; the comparison after the put would tell the first of them. Batch names hold 32 random
 bits, so that it takes two copies of one session to come to that.
+
+A file of `Bucket.multipart_from_bytes` or more goes in parts, and is downloaded to compare its SHA-256: a store gives
+none of what it was sent in parts. By default that is what one put cannot take (5 GiB).
 """
 
 import hashlib
@@ -20,9 +23,8 @@ from tasks.errors import ConflictError, CorruptionError, TerminalError, Transien
 from tasks.manifest import Manifest, ObjectReceipt, Receipt, encode, read
 from tasks.store import Store, write_whole
 from tasks.upload.bucket import Bucket
+from tasks.upload.multipart import put_in_parts
 from tasks.upload.object_store import NoConditionalPut, ObjectStore, Stored
-
-LARGEST_PUT_BYTES = 5 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,33 @@ def _uploads(store: Store, manifest_path: Path, bucket: Bucket) -> list[_Upload]
     return uploads
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _hashed(path: Path, key: str) -> _Upload:
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        sha256, size = sha256_of(path), path.stat().st_size
     except FileNotFoundError as error:
         raise CorruptionError(f"{path}: is missing beside its manifest; restore it from a copy") from error
-    if size > LARGEST_PUT_BYTES:
-        raise TerminalError(f"{path}: {size:,} bytes are more than one put takes (5 GiB); record smaller batches")
     return _Upload(path, key, size, sha256)
+
+
+def is_for(receipt: Receipt, bucket: Bucket) -> bool:
+    """Whether that receipt is one of this bucket: of its name, at its endpoint, under its prefix."""
+    here = receipt.manifest.key.startswith(f"{bucket.prefix}/feed=")
+    return here and (receipt.bucket, receipt.endpoint) == (bucket.name, bucket.endpoint_url)
+
+
+def uploaded(store: Store, name: BatchName, bucket: Bucket) -> bool:
+    """Whether the batch has a receipt of this bucket. Reads the receipt alone, and asks no store."""
+    manifest = store.manifest_of(name)
+    try:
+        return manifest is not None and is_for(read(manifest.with_name(name.receipt), Receipt), bucket)
+    except (FileNotFoundError, CorruptionError):
+        return False
 
 
 def _standing(path: Path, uploads: list[_Upload], bucket: Bucket) -> Receipt | None:
@@ -97,21 +116,28 @@ def _standing(path: Path, uploads: list[_Upload], bucket: Bucket) -> Receipt | N
     objects = [each for each in (receipt.object, receipt.manifest) if each is not None]
     acknowledged = [(each.key, each.bytes, each.sha256) for each in objects]
     expected = [(each.key, each.bytes, each.sha256) for each in uploads]
-    same_place = (receipt.bucket, receipt.endpoint) == (bucket.name, bucket.endpoint_url)
-    return receipt if same_place and acknowledged == expected else None
+    return receipt if is_for(receipt, bucket) and acknowledged == expected else None
 
 
 def _put_once(objects: ObjectStore, upload: _Upload) -> ObjectReceipt:
     stored = _found(objects, upload.key)
     if stored is None:
-        try:
-            objects.put(upload.key, upload.file, upload.sha256, create_only=True)
-        except NoConditionalPut:
-            objects.put(upload.key, upload.file, upload.sha256, create_only=False)
+        _put(objects, upload)
         stored = objects.find(upload.key)
     if stored is None:
         raise TransientError(f"{objects.bucket}: {upload.key} was put and is not there; it is tried again")
     return _compared(objects, upload, stored)
+
+
+def _put(objects: ObjectStore, upload: _Upload) -> None:
+    """Write the object where none stands; whether ours is there is for the comparison to say."""
+    if upload.bytes >= objects.bucket.multipart_from_bytes:
+        put_in_parts(objects, upload.key, upload.file, objects.bucket.part_bytes)
+        return
+    try:
+        objects.put(upload.key, upload.file, upload.sha256, create_only=True)
+    except NoConditionalPut:
+        objects.put(upload.key, upload.file, upload.sha256, create_only=False)
 
 
 def _found(objects: ObjectStore, key: str) -> Stored | None:
@@ -126,7 +152,7 @@ def _compared(objects: ObjectStore, upload: _Upload, stored: Stored) -> ObjectRe
     """The receipt of an object that equals the file. Raises ConflictError where it does not."""
     checked, sha256 = "sha256 given by the store", stored.sha256
     if sha256 is None and stored.bytes == upload.bytes:
-        checked, sha256 = "size, and sha256 of a download", objects.sha256_of(upload.key)
+        checked, sha256 = "size, and sha256 of a download", objects.read(upload.key)
     if (stored.bytes, sha256) != (upload.bytes, upload.sha256):
         raise ConflictError(
             f"{objects.bucket}: {upload.key} ({stored.bytes:,} bytes) is taken by another object than {upload.file} "

@@ -42,7 +42,7 @@ def probe(bucket: Bucket) -> Abilities:
         honoured = _put_twice(objects, key, file, sha256)
         try:
             stored = objects.find(key)
-            objects.sha256_of(key)
+            objects.read(key)
         finally:
             objects.delete(key)
     return Abilities(str(bucket), honoured, stored is not None and stored.sha256 == sha256)

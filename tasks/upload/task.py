@@ -14,14 +14,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from tasks.batch import BatchName
-from tasks.errors import TransientError
+from tasks.errors import RecorderError, TransientError
 from tasks.manifest import Receipt
 from tasks.store import Store
 from tasks.upload import once
+from tasks.upload.audit import RemoteVerdict, audit
 from tasks.upload.bucket import Bucket
+from tasks.upload.multipart import abort_abandoned
+from tasks.upload.object_store import ObjectStore
+from tasks.upload.once import uploaded
 from tasks.upload.probe import Abilities, probe
+from tasks.upload.restore import Restored, mirror, restore
 
-__all__ = ["Abilities", "Bucket", "probe", "upload"]
+__all__ = [
+    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "mirror", "probe", "restore", "tidy", "upload",
+    "uploaded",
+]  # fmt: skip
 
 
 def _may_mend(_task: Any, _run: Any, state: Any) -> bool:
@@ -45,3 +53,13 @@ def upload(data_dir: Path, batch: str, bucket: Bucket) -> Receipt:
         "%s: %s bytes are in %s, compared by %s", batch, f"{sent:,}", bucket, receipt.manifest.checked
     )
     return receipt
+
+
+def tidy(bucket: Bucket) -> None:
+    """Abort what killed uploads left in the bucket a day ago or before; where it cannot be, that is only said."""
+    log = get_run_logger()
+    try:
+        for key in abort_abandoned(ObjectStore(bucket), time.time_ns()):
+            log.warning("%s: a multipart of %s was left by an upload that was killed; it is aborted", bucket, key)
+    except RecorderError as error:
+        log.warning("multiparts that killed uploads may have left were not looked for: %s", error)

@@ -1,0 +1,73 @@
+"""Which of an S3 store's errors mend themselves, and what is a person to do about the others?
+
+Messages hold the store's error codes and our own words, never what the store wrote, which could repeat a credential.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore import exceptions as aws
+
+from tasks.errors import TerminalError, TransientError
+from tasks.upload.bucket import Bucket
+
+_TRANSIENT_CODES = {
+    "SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "OperationAborted",
+    "ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
+    "IncompleteBody", "Throttling", "ThrottlingException", "TooManyRequests", "Busy",
+}  # fmt: skip
+_REGION = "the bucket lies in another region: set TAPE_S3_REGION to it"
+_KEY = "check TAPE_S3_ACCESS_KEY_ID and TAPE_S3_SECRET_ACCESS_KEY"
+_NEXT_STEP = {
+    "NoSuchBucket": "the bucket does not exist: create it or correct TAPE_S3_BUCKET",
+    "AccessDenied": "access is denied: grant these credentials s3:PutObject and s3:GetObject under the prefix",
+    "InvalidAccessKeyId": f"the store does not know the access key: {_KEY}",
+    "SignatureDoesNotMatch": f"the secret does not fit the access key: {_KEY}",
+    "ExpiredToken": "the credentials have expired: get new ones (TAPE_S3_SESSION_TOKEN, TAPE_S3_PROFILE)",
+    "InvalidToken": "the session token is not valid: get new credentials (TAPE_S3_SESSION_TOKEN)",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "InvalidStorageClass": "the store has no such storage class: correct TAPE_S3_STORAGE_CLASS",
+    "InvalidEncryptionAlgorithmError": "the store cannot encrypt so: correct TAPE_S3_SSE",
+    "EntityTooLarge": "the file is larger than one put may be: record smaller batches",
+}
+
+
+@contextmanager
+def classed(bucket: Bucket, doing: str) -> Iterator[None]:
+    """What is raised inside becomes a TransientError or a TerminalError that says where, while doing what."""
+    try:
+        yield
+    except aws.ClientError as error:
+        raise _refusal(error, f"{bucket}: {doing}") from error
+    except aws.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise TerminalError(
+                f"{bucket}: {doing}: its certificate is not trusted: give its own CA's by TAPE_S3_CA_BUNDLE"
+            ) from error
+        raise TransientError(f"{bucket}: {doing}: TLS broke off; it is tried again") from error
+    except (aws.HTTPClientError, aws.IncompleteReadError, aws.ConnectionError, aws.CredentialRetrievalError) as error:
+        raise TransientError(f"{bucket}: {doing}: {type(error).__name__}: is it up? it is tried again") from error
+    except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
+        raise TerminalError(
+            f"{bucket}: {doing}: no credentials ({type(error).__name__}): {_KEY}, or TAPE_S3_PROFILE"
+        ) from error
+    except (aws.BotoCoreError, ValueError) as error:
+        raise TerminalError(f"{bucket}: {doing}: {type(error).__name__}: check the TAPE_S3_* settings") from error
+
+
+def _refusal(error: aws.ClientError, where: str) -> TransientError | TerminalError:
+    code, status = str(error.response.get("Error", {}).get("Code", "")), status_of(error)
+    shown = code if code.isalnum() and len(code) <= 40 else f"HTTP {status}"
+    if code in _TRANSIENT_CODES or status == 429 or (status >= 500 and status not in {501, 505}):
+        return TransientError(f"{where}: {shown}: the store asks for time; it is tried again")
+    known = _NEXT_STEP["AccessDenied"] if status == 403 else "the store refuses it: run `tape doctor`"
+    return TerminalError(f"{where}: {shown}: {_NEXT_STEP.get(code, known)}")
+
+
+def status_of(error: BaseException | None) -> int:
+    """The HTTP status of a refusal, 0 where nothing answered."""
+    if not isinstance(error, aws.ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
