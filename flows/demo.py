@@ -21,11 +21,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 def run(seconds: int, data_dir: Path) -> None:
     """Generate a tape, serve it, record it for so many seconds, and show the ledger and what to type next."""
-    data_dir = data_dir.absolute()
+    shown, data_dir = data_dir, data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     _leave_settings_alone(data_dir)
     tape = data_dir / "tape.csv.gz"
-    console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {tape}")
+    console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {shown}/{tape.name}")
     write_tape(generate(_SEED, seconds + _EXTRA_TAPE_S), tape)
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
         console.print(f"serving it as Finnhub's websocket on {served.url}")
@@ -40,13 +40,15 @@ def run(seconds: int, data_dir: Path) -> None:
                 data_dir=data_dir,
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
-    report.print_ledger(ledger, data_dir)
-    console.print(
-        f"\nnext:  tape verify --data-dir {data_dir}             every law again, from the files alone\n"
-        f"       tape export --data-dir {data_dir} tape.csv      the archive back as a tape\n"
-        "       prefect server start                          then http://127.0.0.1:4200 shows this run\n"
-        "       FINNHUB_API_KEY=… tape record AAPL --for 5m   the real feed"
-    )
+    report.print_ledger(ledger, shown)
+    console.print("\nwhat to type next (here, with .venv/bin on your PATH):")
+    for command, meaning in (
+        (f"tape verify --data-dir {shown}", "every law again, from the files alone"),
+        (f"tape export --data-dir {shown} tape.csv", "the archive back as a tape"),
+        ("prefect server start", "then http://127.0.0.1:4200 shows this run"),
+        ("FINNHUB_API_KEY=… tape record AAPL --for 5m", "the real feed"),
+    ):
+        console.print(f"  {command:<46} {meaning}")
 
 
 def _leave_settings_alone(data_dir: Path) -> None:

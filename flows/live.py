@@ -5,6 +5,7 @@ A thread reads the recorder's status file; the flow, which owns the main thread,
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -31,7 +32,12 @@ _SYMBOLS_SHOWN = 12
 
 @contextmanager
 def session_shown(*, live: bool) -> Iterator[None]:
-    """Show the session that this process records, as a live view or as lines, until the block is left."""
+    """Show the session that this process records, as a live view or as lines, until the block is left.
+
+    Under a live view the terminal shows only warnings of what is logged; Prefect's own record of the run has it all.
+    """
+    if live:
+        _only_warnings()
     over = threading.Event()
     thread = threading.Thread(target=_show_live if live else _show_lines, args=(over,), daemon=True)
     thread.start()
@@ -40,6 +46,13 @@ def session_shown(*, live: bool) -> Iterator[None]:
     finally:
         over.set()
         thread.join(5)
+
+
+def _only_warnings() -> None:
+    for name in ("", "prefect"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.WARNING)
 
 
 def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
