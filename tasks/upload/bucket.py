@@ -58,9 +58,7 @@ class Bucket:
         if self.prefix.strip("/") != self.prefix or any(part in {"", ".", ".."} for part in self.prefix.split("/")):
             raise SettingsError(f"{self.prefix!r} is no prefix of keys; give plain words such as trades or a/trades")
         if not self.part_bytes >= _SMALLEST_PART_BYTES or not 0 < self.multipart_from_bytes <= LARGEST_PUT_BYTES:
-            raise SettingsError(
-                "TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more"
-            )
+            raise SettingsError("TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more")
 
     def __str__(self) -> str:
         return f"bucket {self.name} at {self.endpoint_url or 'AWS'}"

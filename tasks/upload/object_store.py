@@ -6,11 +6,14 @@ The only door to boto3. Everything it raises is a TransientError or a TerminalEr
 import hashlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from tasks.errors import TerminalError
 from tasks.upload.bucket import Bucket, reveal
@@ -177,8 +180,17 @@ class _unless_taken:
         return not self.written
 
 
+@lru_cache(maxsize=1)
+def _descriptions(path: str | None) -> Any:
+    return create_loader(path)
+
+
 def _client(bucket: Bucket) -> Any:
+    core = botocore.session.Session()
+    # Else each client reads the descriptions of S3 anew: 80 ms of CPU for each batch.
+    core.register_component("data_loader", _descriptions(core.get_config_variable("data_path")))
     session = boto3.session.Session(
+        botocore_session=core,
         aws_access_key_id=bucket.access_key_id,
         aws_secret_access_key=reveal(bucket.secret_access_key),
         aws_session_token=reveal(bucket.session_token),

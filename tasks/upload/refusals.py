@@ -18,6 +18,7 @@ _TRANSIENT_CODES = {
 }  # fmt: skip
 _REGION = "the bucket lies in another region: set TAPE_S3_REGION to it"
 _KEY = "check TAPE_S3_ACCESS_KEY_ID and TAPE_S3_SECRET_ACCESS_KEY"
+_MENDS = {"RequestTimeTooSkewed": "this machine's clock is not the store's: start NTP, `tape doctor` shows how far off"}
 _NEXT_STEP = {
     "NoSuchBucket": "the bucket does not exist: create it or correct TAPE_S3_BUCKET",
     "AccessDenied": "access is denied: grant these credentials s3:PutObject and s3:GetObject under the prefix",
@@ -61,7 +62,8 @@ def _refusal(error: aws.ClientError, where: str) -> TransientError | TerminalErr
     code, status = str(error.response.get("Error", {}).get("Code", "")), status_of(error)
     shown = code if code.isalnum() and len(code) <= 40 else f"HTTP {status}"
     if code in _TRANSIENT_CODES or status == 429 or (status >= 500 and status not in {501, 505}):
-        return TransientError(f"{where}: {shown}: the store asks for time; it is tried again")
+        known = _MENDS.get(code, "the store asks for time")
+        return TransientError(f"{where}: {shown}: {known}; it is tried again")
     known = _NEXT_STEP["AccessDenied"] if status == 403 else "the store refuses it: run `tape doctor`"
     return TerminalError(f"{where}: {shown}: {_NEXT_STEP.get(code, known)}")
 

@@ -4,12 +4,13 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from pydantic import SecretStr
+from relay import Relay, relayed
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
@@ -54,6 +55,19 @@ def bucket(object_store: Any) -> Bucket:
         secret_access_key=SecretStr(server.secret_access_key), addressing="path", max_attempts=1,
         connect_timeout_s=2.0, read_timeout_s=10.0,
     )  # fmt: skip
+
+
+@pytest.fixture
+def relay(object_store: Any) -> Iterator[Relay]:
+    """A relay before the real store, through which faults come: `.answer`, `.passing`, `.seen`, `.port`."""
+    with relayed(object_store.server.ports[0]) as it:
+        yield it
+
+
+@pytest.fixture
+def bucket_by_relay(bucket: Bucket, relay: Relay) -> Bucket:
+    """The test's own bucket, reached through the relay."""
+    return replace(bucket, endpoint_url=f"http://127.0.0.1:{relay.port}")
 
 
 @dataclass
