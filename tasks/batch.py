@@ -37,8 +37,8 @@ class BatchName:
 
     @classmethod
     def parse(cls, text: str) -> "BatchName":
-        """The name that `text` spells, with or without a file's endings. Raises ValueError for any other text."""
-        match = _BATCH.fullmatch(text.split(".", 1)[0])
+        """The name that `text` spells, with or without a file's endings and a leading `_`; else raises ValueError."""
+        match = _BATCH.fullmatch(text.split(".", 1)[0].removeprefix("_"))
         if match is None:
             raise ValueError(f"{text!r} is not the name of a batch (SESSION-LANE-NUMBER)")
         return cls(match[1], int(match[2]), int(match[3]))
@@ -95,15 +95,15 @@ class BatchName:
         """A sealed file that could not be read as a journal at all."""
         return f"{self}.csv"
 
-    # In archive/feed=…/date=…/
+    # In archive/feed=…/date=…/; readers of whole folders (Hive, Spark, pyarrow, pandas) pass over a leading `_`.
     @property
     def archived(self) -> str:
         return f"{self}.parquet"
 
     @property
     def manifest(self) -> str:
-        return f"{self}.manifest.json"
+        return f"_{self}.manifest.json"
 
     @property
     def receipt(self) -> str:
-        return f"{self}.receipt.json"
+        return f"_{self}.receipt.json"

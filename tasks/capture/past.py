@@ -52,5 +52,5 @@ def _all(store: Store, session: str) -> Iterator[Seal]:
                 yield read(path, Seal)
             except FileNotFoundError:
                 continue
-    for path in sorted(store.archive.glob(f"feed=*/date=*/{session}-*.manifest.json")):
+    for path in sorted(store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")):
         yield read(path, Manifest).seal

@@ -90,7 +90,7 @@ def _place(store: Store, batch: Standing) -> Iterator[Broken]:
     place = store.archive_folder(batch.seal.feed, batch.seal.date) / batch.name.manifest
     if batch.record != place:
         yield broken("place", batch.record, f"belongs to {place} by its seal")
-    for path in store.archive.glob(f"feed=*/date=*/{batch.name}.*"):
+    for path in store.archive.glob(f"feed=*/date=*/*{batch.name}.*"):
         if path.parent != batch.record.parent:
             yield broken("place", path, f"is a second copy beside {batch.record}")
     assert batch.manifest is not None  # noqa: S101 - archived

@@ -55,7 +55,8 @@ def batches_of(store: Store, session: str = "*") -> dict[str, list[BatchName]]:
     What a recovery cut off makes no batch: where nothing before the cut could be trusted, the cut is all there is.
     """
     folders = [store.sealed, store.validated, store.quarantine, *store.archive.glob("feed=*/date=*")]
-    names = {_name(path) for folder in folders for path in folder.glob(f"{session}-*")} - {None}
+    forms = (f"{session}-*", f"_{session}-*")
+    names = {_name(path) for folder in folders for form in forms for path in folder.glob(form)} - {None}
     found: dict[str, list[BatchName]] = {}
     for name in sorted(name for name in names if name is not None):
         found.setdefault(name.session, []).append(name)

@@ -40,7 +40,7 @@ def test_the_file_and_its_manifest_stand_in_the_bucket(
     receipt = upload(store, name, bucket, now)
     manifest = store.manifest_of(name)
     assert manifest is not None
-    assert object_store.keys() == [f"{FOLDER}/{name.manifest}", f"{FOLDER}/{name.archived}"]
+    assert object_store.keys() == [f"{FOLDER}/{name.archived}", f"{FOLDER}/{name.manifest}"]
     assert object_store.body(f"{FOLDER}/{name.manifest}") == manifest.read_bytes()
     assert object_store.body(f"{FOLDER}/{name.archived}") == manifest.with_name(name.archived).read_bytes()
     assert receipt.object is not None
