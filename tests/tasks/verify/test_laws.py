@@ -109,8 +109,8 @@ def test_every_flipped_bit_is_found_and_its_file_named(recorded: Recorded, kind:
     store = recorded()
     write_whole(manifest_path(store).with_name(NAME.receipt), encode(receipt(store)))
     assert verify(store).holds
-    path = next(path for path in store.root.rglob(f"*{kind}") if NAME.session in str(path) and path.name in {
-        RECORD, f"{NAME}.{kind}"})  # fmt: skip
+    names = {RECORD, f"{NAME}.{kind}", f"_{NAME}.{kind}"}
+    path = next(path for path in store.root.rglob(f"*{kind}") if NAME.session in str(path) and path.name in names)
     whole, chance = path.read_bytes(), random.Random(20131007)
     for _ in range(15):
         bit = chance.randrange(len(whole) * 8)
@@ -128,7 +128,8 @@ def test_every_flipped_bit_is_found_and_its_file_named(recorded: Recorded, kind:
 def test_missing_and_torn_files_are_named(recorded: Recorded, kind: str, content: bytes | None) -> None:
     """A file that is gone, empty or something else altogether is a broken law and no traceback."""
     store = recorded()
-    path = next(path for path in store.root.rglob(f"*{kind}") if path.name in {RECORD, f"{NAME}.{kind}", f"_{NAME}.{kind}"})
+    names = {RECORD, f"{NAME}.{kind}", f"_{NAME}.{kind}"}
+    path = next(path for path in store.root.rglob(f"*{kind}") if path.name in names)
     if content is None:
         path.unlink()
     else:
