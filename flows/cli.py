@@ -18,7 +18,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from flows import report
+from flows import cli_use, report
 from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.settings import load_settings
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 symbols_app = typer.Typer(help="Change what a session hears while it records.", no_args_is_help=True)
 app.add_typer(symbols_app, name="symbols")
+cli_use.add_to(app)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE = 1, 2
@@ -140,11 +141,19 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def verify(
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Compare the bucket with the archive instead.")] = False,
+) -> None:
     """Recompute every law of conservation from the files alone. Exits 0 only where all hold."""
     from tasks.verify.laws import verify as verdict_on
 
     settings = load_settings(data_dir=data_dir)
+    if remote:
+        if not cli_use.verify_remote(settings, time.time_ns(), as_json):
+            raise typer.Exit(FAILED)
+        return
     verdict = verdict_on(Store(_existing(settings.data_dir)))
     if as_json:
         print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())

@@ -49,7 +49,7 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     )
     out.print(f"gaps: {len(record.gaps)}" + ("" if record.gaps else ", every symbol could be heard throughout"))
     for gap in record.gaps[:20]:
-        out.print(f"  {_gap(gap)}")
+        out.print(f"  {gap_line(gap)}")
     if len(record.gaps) > 20:
         out.print(f"  … and {len(record.gaps) - 20} more in {data_dir}/sessions/{record.session}/session.json")
     if record.never_heard:
@@ -78,7 +78,8 @@ def print_findings(findings: Sequence[Finding]) -> bool:
     return all(finding.state != "wrong" for finding in findings)
 
 
-def _gap(gap: Gap) -> str:
+def gap_line(gap: Gap) -> str:
+    """From when to when, why, and whom it kept from being heard."""
     end_ns = gap.end_ns if gap.end_ns is not None else gap.start_ns
     names = ", ".join(gap.symbols[:5]) + (f" and {len(gap.symbols) - 5} more" if len(gap.symbols) > 5 else "")
     return f"{_utc(gap.start_ns)} to {_utc(end_ns)} ({(end_ns - gap.start_ns) / 1e9:.3f} s): {gap.reason}: {names}"

@@ -1,0 +1,214 @@
+"""`tape ls`, `show`, `bars`, `query`, `restore`, `verify --remote`: how is what was archived used from a terminal?"""
+
+import datetime as dt
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from flows import report
+from flows.rows import as_json_line, print_json, print_rows
+from flows.settings import Settings, load_settings
+from tasks.batch import is_session_name
+from tasks.duration import duration_ns
+from tasks.errors import SettingsError, TerminalError
+from tasks.manifest import Manifest
+from tasks.store import Store
+from tasks.trade import NS_PER_S
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Remote = Annotated[bool, typer.Option("--remote", help="Use what is in the bucket; what it takes is fetched, once.")]
+Date = Annotated[str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD.")]
+
+_DAY_NS = 86_400 * NS_PER_S
+_PLOT_LINES = 16
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    for command in (ls, show, bars, query, restore):
+        app.command()(command)
+
+
+def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the days and the sessions that were recorded, and how far each has come."""
+    from flows.holdings import days_and_sessions, print_days_and_sessions
+
+    days, sessions = days_and_sessions(_store(load_settings(data_dir=data_dir)))
+    if as_json:
+        print_json({"days": days, "sessions": sessions})
+    else:
+        print_days_and_sessions(days, sessions)
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="A session's name, or a day: YYYY-MM-DD.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one session or one day: ledger, gaps, symbols, lag, and why rows went to quarantine."""
+    from flows.holdings import print_shown, shown
+
+    settings = load_settings(data_dir=data_dir)
+    if not is_session_name(what):
+        _date(what, "the argument")
+    found, ledger = shown(_store(settings), what)
+    if as_json:
+        print_json({**found, "ledger": report.as_json(ledger) if ledger else None})
+    else:
+        print_shown(found, ledger, settings.data_dir)
+
+
+def bars(
+    symbol: Annotated[str, typer.Argument(help="The symbol, as the feed spells it.")],
+    date: Annotated[str, typer.Option("--date", help="The day, YYYY-MM-DD.")],
+    every: Annotated[str, typer.Option("--every", help="How long a bar lasts: 10s, 1m, 1h.")] = "1m",
+    plot: Annotated[bool, typer.Option("--plot", help="Draw them, in plain characters.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    remote: Remote = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a symbol's open, high, low, close and volume of each stretch of a day (UTC, by event time)."""
+    from tasks.query import bars as engine
+    from tasks.query.views import readable
+
+    every_ns = duration_ns(every)
+    if not 0 < every_ns <= _DAY_NS:
+        raise SettingsError(f"--every: {every} is no bar of a day; write 10s, 1m, 1h or 1d")
+    settings = load_settings(data_dir=data_dir)
+    _one_form(as_json, as_csv, plot)
+    store, manifests = _manifests(settings, remote, _date(date, "--date"), symbol)
+    found = engine.bars(readable(store, engine.files_with(symbol, manifests)), symbol, every_ns)
+    if not found:
+        raise TerminalError(f"{symbol}: no trade of {date} is archived; `tape show {date}` lists that day's symbols")
+    if as_json:
+        print_json({"symbol": symbol, "date": date, "every": every, "bars": [_bar(bar) for bar in found]})
+    elif plot:
+        print(f"{symbol} {date}, {every} bars: O rose, # fell, | low to high")
+        width = shutil.get_terminal_size((100, 24)).columns
+        print("\n".join(engine.plot(found, width, _PLOT_LINES, lambda ns: _utc(ns)[11:16])))
+    else:
+        print_rows(tuple(_bar(found[0])), (tuple(_bar(bar).values()) for bar in found), as_csv)
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help='One SELECT over trades, gaps and sessions: "select …".')],
+    date: Date = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    remote: Remote = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Ask the archive by SQL (duckdb). --json prints one object a line; rows come as they are found."""
+    from tasks.query.ask import ask
+    from tasks.query.views import add_sessions, connect, readable
+
+    _one_form(as_json, as_csv)
+    settings = load_settings(data_dir=data_dir)
+    store, manifests = _manifests(settings, remote, None if date is None else _date(date, "--date"), None)
+    with connect(readable(store, manifests)) as database:
+        if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
+            add_sessions(database, store, manifests)
+        answer = ask(database, sql)
+        if as_json:
+            for row in answer.rows:
+                print(as_json_line(dict(zip(answer.columns, row, strict=True))))
+        else:
+            print_rows(answer.columns, answer.rows, as_csv)
+
+
+def restore(
+    date: Annotated[str, typer.Option("--date", help="The day, YYYY-MM-DD.")], data_dir: DataDir = None
+) -> None:
+    """Bring a day's archived files back from the bucket, verified, never over something that differs."""
+    settings = load_settings(data_dir=data_dir)
+    day = _date(date, "--date")
+    from tasks.upload.task import restore as bring
+
+    done = bring(Store(settings.data_dir).prepare(), _bucket(settings), day)
+    print(
+        f"{day}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
+        f"{done.equal:,} were here already, equal"
+    )
+
+
+def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
+    """Compare the bucket with the archive, print what was found; gives whether all holds."""
+    from tasks.upload.task import audit
+
+    verdict = audit(_store(settings), _bucket(settings), now_ns)
+    if as_json:
+        print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
+        return verdict.holds
+    for wrong in verdict.wrong:
+        report.out.print(f"[red]{wrong.kind}[/red] {wrong.key}: {wrong.message}", soft_wrap=True)
+    how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
+    count = f"{verdict.batches:,} batches, {verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
+    end = "all as their receipts say" if verdict.holds else f"[red]{len(verdict.wrong)} are not as they should be[/red]"
+    report.out.print(f"{verdict.bucket}: {count}: {end}", soft_wrap=True)
+    return verdict.holds
+
+
+def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str | None) -> tuple[Store, list[Path]]:
+    """The manifests of that day, or of all; the bucket's by way of a cache beside the data, fetched where it lacks."""
+    from tasks.query.holdings import day_of
+
+    if not remote:
+        store = _store(settings)
+        return store, [path for path in store.manifests() if date in (None, day_of(path))]
+    from tasks.upload.task import mirror
+
+    bucket = _bucket(settings)
+    place = hashlib.sha256(msgspec.json.encode([bucket.endpoint_url, bucket.name, bucket.prefix])).hexdigest()[:16]
+    cache = Store(settings.data_dir / "cache" / place)
+
+    def wanted(day: str, manifest: Manifest | None) -> bool:
+        here = manifest is None or symbol is None or symbol in manifest.report.per_symbol
+        return date in (None, day) and here
+
+    return cache, mirror(cache, bucket, wanted)
+
+
+def _bucket(settings: Settings) -> Any:
+    if settings.s3_bucket is None:
+        raise SettingsError("TAPE_S3_BUCKET: is not set; name the bucket that archived batches go to")
+    from flows.process_batches import bucket_of
+
+    return bucket_of(settings)
+
+
+def _store(settings: Settings) -> Store:
+    if not settings.data_dir.is_dir():
+        raise SettingsError(f"{settings.data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
+    return Store(settings.data_dir)
+
+
+def _date(text: str, place: str) -> str:
+    try:
+        return dt.date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise SettingsError(f"{place}: {text[:40]!r} is no day; write YYYY-MM-DD, `tape ls` lists them") from error
+
+
+def _one_form(*forms: bool) -> None:
+    if sum(forms) > 1:
+        raise SettingsError("give one of --json, --csv and --plot")
+
+
+def _bar(bar: Any) -> dict[str, Any]:
+    """A bar as it is printed: its start as text, its numbers without zeros at their end."""
+    from tasks.query.ask import trimmed
+
+    numbers = {name: trimmed(getattr(bar, name)) for name in ("open", "high", "low", "close", "volume", "vwap")}
+    return {"start": _utc(bar.start_ns), **numbers, "trades": bar.trades}
+
+
+def _utc(ns: int) -> str:
+    moment = dt.datetime.fromtimestamp(ns // NS_PER_S, dt.UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{ns % NS_PER_S:09d}".rstrip("0") if ns % NS_PER_S else "")

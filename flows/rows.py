@@ -1,0 +1,52 @@
+"""How are rows and values printed: as a table, as CSV, as JSON, each row as it comes?"""
+
+import csv
+import sys
+from collections.abc import Iterable
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+_ROWS_THAT_SET_WIDTHS = 1_000
+
+
+def print_rows(columns: tuple[str, ...], rows: Iterable[Iterable[Any]], as_csv: bool) -> None:
+    """CSV, or a table whose widths are those of its first rows; either way each row is printed as it comes."""
+    texts = ([each if type(each) is str else _text(each) for each in row] for row in rows)
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(texts)
+        return
+    first = [row for row, _ in zip(texts, range(_ROWS_THAT_SET_WIDTHS), strict=False)]
+    widths = [max(len(row[place]) for row in (columns, *first)) for place in range(len(columns))]
+    for row in chain([columns], first, texts):
+        print("  ".join(f"{each:<{width}}" for each, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    print(as_json_line(value))
+
+
+def as_json_line(value: Any) -> str:
+    """One line of JSON; a Decimal is a number with all its digits, for readers that keep them."""
+    return msgspec.json.encode(_plain(value)).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return msgspec.Raw(f"{value:f}".encode())
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value

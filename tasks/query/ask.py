@@ -1,0 +1,74 @@
+"""What does a SELECT over the views give, row by row, however many rows there are?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.errors import SettingsError
+
+_ROWS_AT_A_TIME = 10_000
+_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The names of the columns, and the rows as they come: numbers, bools, None, Decimals, and text for the rest."""
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[Any, ...]]
+
+
+def ask(database: duckdb.DuckDBPyConnection, sql: str) -> Answer:
+    """Run one statement that reads. Memory is bounded by what the statement itself needs to hold.
+
+    Raises SettingsError, one line, where it is no SQL, names what is not there, or would change something; the rows
+    raise it too, where one cannot be computed.
+    """
+    try:
+        statements = database.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type not in _READS:
+            raise SettingsError("query: give one SELECT; the archive is read, never changed")
+        # A relation streams; what `execute` gives is held whole.
+        reader = database.sql(statements[0].query).to_arrow_reader(_ROWS_AT_A_TIME)
+    except duckdb.Error as error:
+        raise _wrong(error) from error
+    return Answer(tuple(reader.schema.names), _rows(reader))
+
+
+def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
+    try:
+        for batch in reader:
+            yield from zip(*(_values(column) for column in batch.columns), strict=True)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise _wrong(error) from error
+
+
+def _values(column: pa.Array) -> list[Any]:
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is None:
+        return list(pc.cast(column, pa.string()).to_pylist())
+    values = column.to_pylist()
+    if pa.types.is_decimal(kind):
+        return [None if value is None else trimmed(value) for value in values]
+    plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if plain or pa.types.is_nested(kind):
+        return list(values)
+    return [None if value is None else str(value) for value in values]
+
+
+def trimmed(value: Decimal) -> Decimal:
+    """The same number without zeros at its end and without an exponent."""
+    short = value.normalize()
+    return short if short.as_tuple().exponent <= 0 else short.quantize(Decimal(1))  # type: ignore[operator]
+
+
+def _wrong(error: Exception) -> SettingsError:
+    """What is wrong, in one line; the lines after the first show the place in the SQL, candidates apart."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    hints = [line for line in lines[1:] if line.lower().startswith(("candidate", "did you mean"))]
+    return SettingsError(f"query: {' '.join(lines[:1] + hints[:1])[:400]}; views are trades, gaps and sessions")

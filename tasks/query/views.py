@@ -1,0 +1,151 @@
+"""How does an archive become the views `trades`, `gaps` and `sessions`, which SQL can ask and cannot change?
+
+`trades` has the archived rows of the manifests it is given, with `date` and `feed` from the folders, so that a
+condition on them leaves the other files unopened, and one on `symbol` the other row groups unread. `price` and `size`
+are exact decimals, NULL where a text needs more digits than they have; `price_text` and `size_text` hold the digits
+as received. Times are UTC. The only door to duckdb, with its neighbours.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tasks.batch import BatchName
+from tasks.errors import CorruptionError
+from tasks.ledger import Gap, SessionRecord
+from tasks.manifest import Manifest, read
+from tasks.store import Store, publish, unfinished
+from tasks.trade import NS_PER_S
+
+# The product of the two is a decimal of 38 digits, the most there is, and exact; so is a sum of sizes.
+PRICE, SIZE = "DECIMAL(18,9)", "DECIMAL(20,9)"
+_WIDE = "DECIMAL(38,18)"
+LAYOUT_OF_VIEWS = "A"
+
+_TRADES = """
+CREATE VIEW trades AS
+SELECT {date} AS date, {feed} AS feed, symbol, {event} AS ts_event, {recv} AS ts_recv, {price} AS price, {size} AS size,
+       conditions, duplicate, connection, recv_seq, {batch} AS batch, price AS price_text, size AS size_text
+FROM {source}
+"""
+_EMPTY = """(SELECT NULL::DATE AS date, NULL::VARCHAR AS feed, NULL::VARCHAR AS symbol, NULL::TIMESTAMP_NS AS ts_event,
+NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NULL::VARCHAR AS conditions,
+NULL::BOOLEAN AS duplicate, NULL::INTEGER AS connection, NULL::BIGINT AS recv_seq, NULL::VARCHAR AS filename
+WHERE false)"""
+_GAPS = (
+    "CREATE TABLE gaps (session VARCHAR, symbol VARCHAR, start_at TIMESTAMP_NS, end_at TIMESTAMP_NS, reason VARCHAR)"
+)
+_SESSIONS = """CREATE TABLE sessions (session VARCHAR, feed VARCHAR, outcome VARCHAR, started_at TIMESTAMP_NS,
+ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes BIGINT, gaps BIGINT)"""
+
+
+def connect(files: list[Path]) -> duckdb.DuckDBPyConnection:
+    """A database in memory that has the view `trades` over these archived files, Parquet of layout A, and no other."""
+    # Extensions are neither looked for nor fetched: what is needed is built in.
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    database = duckdb.connect(":memory:", config=settings)
+    listed = ", ".join(_quoted(str(path)) for path in files)
+    source = f"read_parquet([{listed}], hive_partitioning = true, filename = true)" if files else _EMPTY
+    database.execute(
+        _TRADES.format(
+            date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
+            recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
+            batch="parse_filename(filename, true)", source=source,
+        )
+    )  # fmt: skip
+    return database
+
+
+def add_sessions(database: duckdb.DuckDBPyConnection, store: Store, manifests: Iterable[Path]) -> None:
+    """Add `sessions` and `gaps` (a row for each symbol): what the sessions' own records and these manifests say."""
+    records = {path.parent.name: read(path, SessionRecord) for path in store.sessions.glob("*/session.json")}
+    found = [read(path, Manifest) for path in manifests]
+    by_session: dict[str, list[Manifest]] = {session: [] for session in records}
+    for manifest in found:
+        by_session.setdefault(BatchName.parse(manifest.batch).session, []).append(manifest)
+    database.execute(_GAPS)
+    database.execute(_SESSIONS)
+    for session, batches in sorted(by_session.items()):
+        record = records.get(session)
+        gaps = record.gaps if record else tuple(dict.fromkeys(gap for each in batches for gap in each.seal.gaps))
+        _insert(database, "sessions", [_session(session, record, batches, len(gaps))])
+        _insert(database, "gaps", [row for gap in gaps for row in _gap(session, gap)])
+
+
+def readable(store: Store, manifests: Iterable[Path]) -> list[Path]:
+    """The archived file of each manifest as Parquet of layout A; one of another layout is written so into a cache.
+
+    Raises CorruptionError where a file is missing or cannot be read.
+    """
+    files = []
+    for path in manifests:
+        manifest = read(path, Manifest)
+        if manifest.file is None:
+            continue
+        file = path.with_name(manifest.file)
+        if not file.exists():
+            raise CorruptionError(f"{file}: is missing beside its manifest; run `tape restore --date` to bring it back")
+        files.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
+    return files
+
+
+def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
+    """That file's rows in layout A, decoded once."""
+    import pyarrow.parquet as pq
+
+    from tasks.archive import SCHEMA, read_groups
+
+    place = store.root / "cache" / "plain" / manifest.sha256[:16] / file.parent.parent.name / file.parent.name
+    decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"
+    if not decoded.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(unfinished(decoded), SCHEMA, compression="zstd") as writer:
+            for table in read_groups(file):
+                writer.write_table(table)
+        publish(decoded)
+    return decoded
+
+
+def _session(session: str, record: SessionRecord | None, batches: list[Manifest], gaps: int) -> tuple[Any, ...]:
+    seals = [each.seal for each in batches]
+    symbols = record.symbols if record else sorted({symbol for seal in seals for symbol in seal.symbols})
+    started_ns = record.started_ns if record else min(seal.opened_ns for seal in seals)
+    ended_ns = record.ended_ns if record else max(seal.sealed_ns for seal in seals)
+    return (
+        session, record.feed if record else seals[0].feed, record.outcome if record else None, _time(started_ns),
+        _time(ended_ns), list(symbols), len(batches), sum(each.rows for each in batches),
+        sum(each.bytes for each in batches), gaps,
+    )  # fmt: skip
+
+
+def _gap(session: str, gap: Gap) -> list[tuple[Any, ...]]:
+    end = None if gap.end_ns is None else _time(gap.end_ns)
+    return [(session, symbol, _time(gap.start_ns), end, gap.reason) for symbol in gap.symbols]
+
+
+def _insert(database: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        places = ", ".join("?" * len(rows[0]))
+        database.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608 - our own names
+
+
+def _time(ns: int) -> str:
+    """UTC ns as text that duckdb reads without losing one."""
+    return f"{dt.datetime.fromtimestamp(ns // NS_PER_S, dt.UTC):%Y-%m-%d %H:%M:%S}.{ns % NS_PER_S:09d}"
+
+
+def _exact(column: str, kind: str) -> str:
+    """The decimal that a text is, NULL where it would have to be rounded."""
+    return (
+        f"CASE WHEN TRY_CAST({column} AS {kind}) = TRY_CAST({column} AS {_WIDE}) THEN TRY_CAST({column} AS {kind}) END"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
