@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from faults import FaultServer, Step
+from prefect_server import PrefectServer
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
@@ -227,3 +228,23 @@ def fault_server() -> Iterator[Callable[..., FaultServer]]:
             return servers.enter_context(FaultServer(*scripts, **options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One Prefect server for all tests of a run, which starts where one first asks for it."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    _send_what_waits()
+    server.stop()
+
+
+def _send_what_waits() -> None:
+    """What flows of this process have not yet sent: at exit, without a server, Prefect would try for a minute."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        for worker in (EventsWorker, APILogWorker):
+            worker.drain_all(timeout=10)

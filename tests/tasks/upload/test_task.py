@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect_server import PrefectServer
 
 from tasks.batch import BatchName
 from tasks.store import Store
@@ -37,21 +38,16 @@ send(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 
 
 @pytest.fixture
-def run_flow(tmp_path: Path, store: Store, odd_store: Any) -> Callable[[BatchName], str]:
-    """Runs the task in a flow in a process of its own, server and all, and gives everything it printed."""
+def run_flow(tmp_path: Path, store: Store, odd_store: Any, prefect_server: PrefectServer) -> Callable[[BatchName], str]:
+    """Runs the task in a flow in a process of its own, and gives everything it printed."""
 
     def run(name: BatchName) -> str:
-        home = tmp_path / "prefect"
         script = tmp_path / "flow.py"
         script.write_text(FLOW % SECRET)
         printed = subprocess.run(
             [sys.executable, script, store.root, str(name), str(odd_store.port)],
             capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=110,
-            env={
-                "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PREFECT_HOME": str(home),
-                "PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100", "PYTHONPATH": str(Path(__file__).parents[3]),
-            },
+            env={**prefect_server.environment, "HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "DEBUG"},
         )  # fmt: skip
         return printed.stdout + printed.stderr
 
@@ -59,8 +55,9 @@ def run_flow(tmp_path: Path, store: Store, odd_store: Any) -> Callable[[BatchNam
 
 
 def test_only_what_may_mend_is_tried_again_and_no_secret_is_stored(
-    tmp_path: Path, store: Store, archived: Callable[..., BatchName], odd_store: Any, run_flow: Callable[..., str]
-) -> None:
+    store: Store, archived: Callable[..., BatchName], odd_store: Any, run_flow: Callable[..., str],
+    prefect_server: PrefectServer,
+) -> None:  # fmt: skip
     """A store that asks for time gets its objects on the third try, one that refuses is asked once; no secret stays."""
     name = archived()
     slow = [(503, "SlowDown"), (503, "SlowDown")]
@@ -78,8 +75,10 @@ def test_only_what_may_mend_is_tried_again_and_no_secret_is_stored(
     assert len(odd_store.objects) == 2
     assert len([key for method, key in odd_store.requests if method == "PUT" and key.startswith("refused")]) == 1
     assert SECRET not in printed
-    stored = [path for path in (tmp_path / "prefect").rglob("*") if path.is_file()]
+    stored = [path for path in prefect_server.home.rglob("*") if path.is_file()]
     assert not [path for path in stored if SECRET.encode() in path.read_bytes()]
-    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
-        runs = database.execute("select name, run_count from task_run order by run_count").fetchall()
+    with sqlite3.connect(prefect_server.home / "prefect.db") as database:
+        runs = database.execute(
+            "select name, run_count from task_run where name = ? order by run_count", [f"upload {name}"]
+        ).fetchall()
     assert runs == [(f"upload {name}", 1), (f"upload {name}", 3)], "the very database that was searched"

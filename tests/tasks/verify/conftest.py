@@ -1,6 +1,7 @@
 """Small whole sessions on disk: sealed as a capture seals, then split and archived by the real stages."""
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -59,39 +60,52 @@ def plain_rows() -> list[list[Row]]:
     return [rows[:20], rows[20:45], rows[45:]]
 
 
+@pytest.fixture(scope="session")
+def plain_session(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The session of `plain_rows`, archived once for all tests; none may change it."""
+    return _build(Store(tmp_path_factory.mktemp("plain") / "data").prepare())
+
+
 @pytest.fixture
-def recorded(store: Store) -> Callable[..., Store]:
+def recorded(store: Store, plain_session: Store) -> Callable[..., Store]:
     """Puts one session of batches into `store`: `recorded(lanes=[[rows, …], …], archived=True, record={…})`."""
 
-    def build(
-        lanes: Iterable[Sequence[Sequence[Row]]] | None = None, *, archived: bool = True, seal_changes: Any = None,
-        record_changes: dict[str, Any] | None = None,
-    ) -> Store:  # fmt: skip
-        per_lane = [list(lane) for lane in (lanes if lanes is not None else [plain_rows()])]
-        seals = []
-        for lane, batches in enumerate(per_lane):
-            before: dict[int, tuple[int, int]] = {}
-            for number, rows in enumerate(batches):
-                name = BatchName(SESSION, lane, number)
-                content, seal = seal_of(name, rows, len(per_lane), before)
-                seal = replace(seal, **(seal_changes or {}).get((lane, number), {}))
-                write_whole(store.quarantine / name.rejected_frames, b"".join(REFUSED))
-                write_whole(store.sealed / name.sealed, content)
-                write_whole(store.sealed / name.seal, encode(seal))
-                seals.append(seal)
-        record = SessionRecord(
-            session=SESSION, feed="finnhub", symbols=("AAPL", "MSFT"), started_ns=START_NS, listening_ns=START_NS,
-            ended_ns=START_NS + 10**13, deadline_ns=START_NS + 10**13, outcome="complete", error=None, connections=2,
-            frames_received=sum(seal.frames.received for seal in seals),
-            batches=tuple(len(batches) for batches in per_lane),
-            gaps=(Gap(symbols=("AAPL", "MSFT"), start_ns=START_NS, end_ns=START_NS + 10**9, reason="cut"),),
-        )  # fmt: skip
-        folder = store.sessions / SESSION
-        folder.mkdir(exist_ok=True)
-        write_whole(folder / "session.json", encode(replace(record, **(record_changes or {}))))
-        for name in store.sealed_batches() if archived else ():
-            split(store, name, Limits(None, None))
-            compress(store, name)
+    def build(*lanes: Any, **changes: Any) -> Store:
+        if lanes or changes:
+            return _build(store, *lanes, **changes)
+        shutil.copytree(plain_session.root, store.root, dirs_exist_ok=True)
         return store
 
     return build
+
+
+def _build(
+    store: Store, lanes: Iterable[Sequence[Sequence[Row]]] | None = None, *, archived: bool = True,
+    seal_changes: Any = None, record_changes: dict[str, Any] | None = None,
+) -> Store:  # fmt: skip
+    per_lane = [list(lane) for lane in (lanes if lanes is not None else [plain_rows()])]
+    seals = []
+    for lane, batches in enumerate(per_lane):
+        before: dict[int, tuple[int, int]] = {}
+        for number, rows in enumerate(batches):
+            name = BatchName(SESSION, lane, number)
+            content, seal = seal_of(name, rows, len(per_lane), before)
+            seal = replace(seal, **(seal_changes or {}).get((lane, number), {}))
+            write_whole(store.quarantine / name.rejected_frames, b"".join(REFUSED))
+            write_whole(store.sealed / name.sealed, content)
+            write_whole(store.sealed / name.seal, encode(seal))
+            seals.append(seal)
+    record = SessionRecord(
+        session=SESSION, feed="finnhub", symbols=("AAPL", "MSFT"), started_ns=START_NS, listening_ns=START_NS,
+        ended_ns=START_NS + 10**13, deadline_ns=START_NS + 10**13, outcome="complete", error=None, connections=2,
+        frames_received=sum(seal.frames.received for seal in seals),
+        batches=tuple(len(batches) for batches in per_lane),
+        gaps=(Gap(symbols=("AAPL", "MSFT"), start_ns=START_NS, end_ns=START_NS + 10**9, reason="cut"),),
+    )  # fmt: skip
+    folder = store.sessions / SESSION
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / "session.json", encode(replace(record, **(record_changes or {}))))
+    for name in store.sealed_batches() if archived else ():
+        split(store, name, Limits(None, None))
+        compress(store, name)
+    return store
