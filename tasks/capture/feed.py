@@ -96,9 +96,9 @@ class Connection:
         """Answer a ping. Raises TransientError."""
         self._send(payload, PONG)
 
-    def say_goodbye(self, code: int) -> None:
+    def say_goodbye(self, code: int | None) -> None:
         """Send a close frame; what still arrives can be read until the peer ends. Raises TransientError."""
-        self._send(code.to_bytes(2, "big"), CLOSE)
+        self._send(b"" if code is None else code.to_bytes(2, "big"), CLOSE)
 
     def _send(self, payload: bytes, opcode: int) -> None:
         self._socket.settimeout(_SEND_TIMEOUT_S)

@@ -58,6 +58,12 @@ class FrameCutter:
         self._fragments: list[bytes] = []
         self._fragments_bytes = 0
         self._fragmented: int | None = None
+        self._broken = False
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether a message has begun that has not ended; after a violation, for ever."""
+        return bool(self._rest or self._fragments or self._broken)
 
     @property
     def pending(self) -> bytes:
@@ -77,6 +83,7 @@ class FrameCutter:
         if cut.violation is not None:
             cut.refused.append(b"".join((*self._fragments, chunk[taken:])))
             self._fragments.clear()
+            self._broken = True
         elif taken < len(chunk):
             self._rest += chunk[taken:]
         return cut

@@ -3,6 +3,7 @@
 It stamps what arrives and hands it on. Every stretch in which it cannot hear goes into the gap book.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -25,7 +26,9 @@ from tasks.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
+# How long the peer may be silent while we leave, and how long it may go on sending.
 _GOODBYE_S = 3.0
+_LEAVE_S = 30.0
 _HEALTHY_NS = 60 * NS_PER_S
 _CROWDED_S = 60.0
 # The close code for "another connection on this key", among others: to come back at once would drop both again.
@@ -93,6 +96,8 @@ class Listener(threading.Thread):
         self._failures = 0
         self._cutter = FrameCutter(request.max_message_bytes)
         self._stamped_ns = 0
+        self._begun_ns = 0
+        self._blocked_ns = 0
         self._pong: bytes | None = None
 
     @property
@@ -211,7 +216,9 @@ class Listener(threading.Thread):
             self._unheard(self._silent[1], reason)
         elif self._held_ns and self._clock.monotonic_ns() - self._held_until_ns < _HELD_NS:
             reason += f"; for {self._held_ns / NS_PER_S:.1f} s before, the journal had held up the reading"
-        self._unheard(max(unheard_from_ns, self.heard_ns), reason)
+        # Of a message that did not end, no part is recorded: the gap begins with it.
+        heard_ns = self._begun_ns if self._cutter.is_within_message else self.heard_ns
+        self._unheard(max(unheard_from_ns, heard_ns), reason)
         return reason
 
     def _unheard(self, from_ns: int, reason: str) -> None:
@@ -256,12 +263,16 @@ class Listener(threading.Thread):
         self._stamped_ns = self.heard_ns = max(self._stamped_ns, self._clock.wall_ns())
         if not chunk:
             return "the feed ended the connection without a close frame"
+        was_within = self._cutter.is_within_message
         cut = self._cutter.cut(chunk)
+        if cut.texts or cut.binaries or not was_within:
+            self._begun_ns = self._stamped_ns
         if cut.frames:
             self.frames += cut.frames
             before_ns = self._clock.monotonic_ns()
             self._put(Received(self.connection, self._stamped_ns, cut, len(chunk)))
             after_ns = self._clock.monotonic_ns()
+            self._blocked_ns += after_ns - before_ns
             if after_ns - before_ns > NS_PER_S:  # The queues were full: back-pressure, felt by the vendor too.
                 self._held_ns, self._held_until_ns = after_ns - before_ns, after_ns
         for opcode, payload in cut.controls:
@@ -270,11 +281,13 @@ class Listener(threading.Thread):
             elif opcode == PONG:
                 self._pong = payload
             elif opcode == CLOSE:
-                code = int.from_bytes(payload[:2], "big") if payload else 1005
+                code = int.from_bytes(payload[:2], "big") if payload else None
                 self._crowded = code == _POLICY_VIOLATION
-                return f"the feed closed the connection with code {code}"
+                if self.state != "draining":  # Else this answers ours.
+                    _part(connection, code)
+                return f"the feed closed the connection with code {code or 1005}"
         if cut.violation is not None:
-            connection.say_goodbye(cut.violation.code)
+            _part(connection, cut.violation.code)
             return f"the feed broke the protocol: {cut.violation.reason}"
         return None
 
@@ -295,10 +308,15 @@ class Listener(threading.Thread):
             log.warning("while leaving: %s", error)
 
     def _drain(self, connection: Connection, until_pong: bytes | None) -> bool:
-        """Read until that pong is here (True) or the peer has ended or been silent for too long (False)."""
+        """Read until that pong is here (True) or the peer has ended, been silent, or sent on for too long (False)."""
         self._pong = None
+        begun_ns = self._clock.monotonic_ns() - self._blocked_ns
         while until_pong is None or self._pong != until_pong:
             last_ns = self._clock.monotonic_ns()
+            # What the journal held up is not the peer's time.
+            if last_ns - self._blocked_ns - begun_ns > _LEAVE_S * NS_PER_S:
+                log.warning("the feed still sends %g s after it was asked to end", _LEAVE_S)
+                return until_pong is not None
             chunk = connection.read(_GOODBYE_S)
             while chunk is None and self._clock.monotonic_ns() - last_ns < _GOODBYE_S * NS_PER_S:
                 chunk = connection.read(_GOODBYE_S)
@@ -308,6 +326,12 @@ class Listener(threading.Thread):
             if self._take(connection, chunk) is not None:
                 return False
         return True
+
+
+def _part(connection: Connection, code: int | None) -> None:
+    """Tell the peer that it is over. Where it no longer listens, that is not why."""
+    with contextlib.suppress(TransientError):
+        connection.say_goodbye(code)
 
 
 def _send(connection: Connection, requests: Sequence[str]) -> None:

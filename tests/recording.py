@@ -1,0 +1,203 @@
+"""How does a test record one session from a fault server, and what must be true of it afterwards?
+
+The session runs in a thread of the test's process, with short times and without waits between connections:
+
+    recording = start(server.url, ("A",))
+    server.connection(1).wait_heard("subscribe")
+    record = recording.end()
+    assert_all_there(store, record, server)
+"""
+
+import json
+import os
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from faults import PING, Connection, FaultServer, Frame
+
+from tasks.batch import session_name
+from tasks.capture.clock import Clock
+from tasks.capture.listener import Backoff
+from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.session import Session
+from tasks.capture.status import Status, read_status
+from tasks.ledger import SessionRecord
+from tasks.store import Store
+from tasks.trade import JOURNAL_HEADER, NS_PER_MS, NS_PER_S, Trade
+from tasks.verify.account import ledger_for
+
+WITHIN_S = 20.0
+AT_ONCE = Backoff(first_s=0.0)
+_START_MS = 1_700_000_000_000
+
+
+def trades(count: int, first: int = 0, symbols: Sequence[str] = ("A",)) -> list[Trade]:
+    """So many trades from the `first`-th on, one each millisecond, the symbols in turn; no two are equal."""
+    return [
+        Trade((_START_MS + n) * NS_PER_MS, symbols[n % len(symbols)], f"{n}.{n % 7}0", str(n + 1), ("1", "12")[: n % 3])
+        for n in range(first, first + count)
+    ]
+
+
+def ask(root: Path, url: str, symbols: Sequence[str] = ("A",), **changes: Any) -> CaptureRequest:
+    """A request for a minute, saved."""
+    now_ns = time.time_ns()
+    request = CaptureRequest(
+        session=session_name(now_ns, os.urandom), data_dir=root, feed_url=url, symbols=tuple(symbols),
+        started_ns=now_ns, deadline_ns=now_ns + 60 * NS_PER_S, connect_timeout_s=5.0, ping_every_s=5.0,
+    )  # fmt: skip
+    request = replace(request, **changes)
+    save_request(request)
+    return request
+
+
+class Recording:
+    """A session that runs in a thread of this process."""
+
+    def __init__(self, request: CaptureRequest, backoff: Backoff = AT_ONCE, clock: Clock | None = None) -> None:
+        self.request = request
+        self.session = Session(request, "a-very-secret-key", clock, backoff)
+        self.error: BaseException | None = None
+        self._record: SessionRecord | None = None
+        self._thread = threading.Thread(target=self._run, name="session", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._record = self.session.run()
+        except BaseException as error:
+            self.error = error
+
+    def status(self) -> Status:
+        """How it stands."""
+        return wait_for(lambda: read_status(self.request.folder))
+
+    def when(self, holds: Callable[[Status], Any]) -> Any:
+        """Wait until that holds of the status; gives what it gave."""
+        return wait_for(lambda: holds(self.status()))
+
+    def end(self) -> SessionRecord:
+        """Stop it in order; gives its record."""
+        self.session.stop()
+        return self.record()
+
+    def record(self) -> SessionRecord:
+        """Its record, once it has ended by itself."""
+        self.join()
+        if self.error is not None:
+            raise self.error
+        assert self._record is not None
+        return self._record
+
+    def join(self) -> None:
+        self._thread.join(2 * WITHIN_S)
+        assert not self._thread.is_alive(), "the session does not end"
+
+
+def wait_for(condition: Callable[[], Any], within_s: float = WITHIN_S) -> Any:
+    """What the condition gives once it is true."""
+    end_s = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.005)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sealed row: what our receipt added, and the vendor's trade."""
+
+    connection: int
+    seq: int
+    ts_recv_ns: int
+    trade: Trade
+
+
+def sealed_rows(store: Store, session: str) -> list[Row]:
+    """The rows of all sealed batches of a session, in order of receipt."""
+    rows: list[Row] = []
+    for name in store.sealed_batches():
+        if name.session == session:
+            content = (store.sealed / name.sealed).read_bytes()
+            assert content.startswith(JOURNAL_HEADER)
+            rows += map(_row, content[len(JOURNAL_HEADER) :].decode().splitlines())
+    return sorted(rows, key=lambda row: (row.connection, row.seq))
+
+
+def _row(line: str) -> Row:
+    connection, seq, ts_recv, ts_event, symbol, price, size, conditions = line.split(",")
+    codes = tuple(conditions.split(";")) if conditions else ()
+    return Row(int(connection), int(seq), int(ts_recv), Trade(int(ts_event), symbol, price, size, codes))
+
+
+def quarantined(store: Store, session: str) -> list[tuple[str, str, bytes]]:
+    """What the capture refused, in order: kind, reason, and the bytes as received."""
+    found = []
+    for path in sorted(store.quarantine.glob(f"{session}-*.frames.jsonl")):
+        for line in path.read_bytes().splitlines():
+            said = json.loads(line)
+            content = said["text"].encode() if "text" in said else b64decode(said["base64"])
+            found.append((said["kind"], said["reason"], content))
+    return found
+
+
+def assert_all_there(store: Store, record: SessionRecord, server: FaultServer) -> list[Row]:
+    """Every trade that was wholly on the wire is a sealed row, in order, and nothing else is; the counts agree."""
+    rows = sealed_rows(store, record.session)
+    assert [row.trade for row in rows] == server.sent
+    assert_in_order(rows)
+    assert_counts_agree(store, record)
+    return rows
+
+
+def assert_in_order(rows: Sequence[Row]) -> None:
+    """Each connection's rows are numbered from 1 without a hole, and their receive times never decrease."""
+    for connection in {row.connection for row in rows}:
+        mine = [row for row in rows if row.connection == connection]
+        assert [row.seq for row in mine] == list(range(1, len(mine) + 1))
+        stamps = [row.ts_recv_ns for row in mine]
+        assert stamps == sorted(stamps)
+
+
+def assert_counts_agree(store: Store, record: SessionRecord) -> None:
+    """What the socket counted is what the readers and writers counted, and what is lost is said to be."""
+    ledger = ledger_for(store, record.session)
+    assert [law for law in ledger.laws()[:3] if law[1] != law[3]] == []
+    assert sum(record.batches) == ledger.batches.sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A step: send a ping with that payload and wait for its pong. What was sent before has then been read."""
+
+    payload: bytes = b"read all of it?"
+
+    def run(self, connection: Connection) -> None:
+        connection.write(bytes(Frame(PING, self.payload)))
+        connection.wait_heard("pong", self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A step: note the time (UTC ns)."""
+
+    times_ns: list[int]
+
+    def run(self, connection: Connection) -> None:
+        self.times_ns.append(time.time_ns())
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """A step: wait until the client has sent that."""
+
+    kind: str
+    what: str | bytes | None = None
+
+    def run(self, connection: Connection) -> None:
+        connection.wait_heard(self.kind, self.what)

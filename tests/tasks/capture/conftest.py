@@ -1,0 +1,36 @@
+"""Sessions for the tests of faults."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recording import AT_ONCE, Recording, ask
+
+from tasks.capture.clock import Clock
+from tasks.capture.listener import Backoff
+
+StartSession = Callable[..., Recording]
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[StartSession]:
+    """Records in a thread, as `session(url, symbols, …) -> Recording`; ends what a failing test leaves running."""
+    started: list[Recording] = []
+
+    def start(
+        url: str,
+        symbols: tuple[str, ...] = ("A",),
+        *,
+        root: Path = tmp_path / "data",
+        backoff: Backoff = AT_ONCE,
+        clock: Clock | None = None,
+        **changes: Any,
+    ) -> Recording:
+        started.append(Recording(ask(root, url, symbols, **changes), backoff, clock))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.session.stop()
+        each.join()
