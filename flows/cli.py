@@ -54,7 +54,8 @@ def demo(
     """Record a generated tape from a server of our own: no key, no configuration."""
     from flows import demo as show
 
-    show.run(seconds, data_dir)
+    with _stopped_by_ctrl_c():
+        show.run(seconds, data_dir)
 
 
 @app.command()
@@ -268,6 +269,8 @@ def _stopped_by_ctrl_c() -> Iterator[None]:
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, previous)
+        if not watched:  # Nothing records yet: there is nothing to end in order.
+            raise KeyboardInterrupt
         errors.print("ending the recording in order; Ctrl-C again leaves without archiving")
         for recorder in watched:
             recorder.stop()

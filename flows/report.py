@@ -37,7 +37,7 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     record = ledger.record
     title = f"{record.session}: {len(record.symbols)} symbols, {record.outcome}"
     table = Table(title=title, title_justify="left", caption_justify="left")
-    for heading in ("law", "count", "must equal", "its count", ""):
+    for heading in ("law", "count", "must equal", "count", ""):
         table.add_column(heading, justify="right" if "count" in heading else "left")
     for left, a, right, b in ledger.laws():
         table.add_row(left, f"{a:,}", right, f"{b:,}", "[green]holds[/green]" if a == b else "[red]BROKEN[/red]")
