@@ -13,9 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
-from tasks.capture.locks import SESSION_LOCK, key_lock_path, take
 from tasks.capture.request import read_request
 from tasks.capture.session import Session
+from tasks.locks import SESSION_LOCK, key_lock_path, take
 
 log = logging.getLogger(__name__)
 

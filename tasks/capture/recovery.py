@@ -17,12 +17,12 @@ import msgspec
 from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
-from tasks.capture.locks import SESSION_LOCK, is_held
 from tasks.capture.past import Past, past_of
 from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
 from tasks.capture.status import Status, read_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
+from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import ConnectionRange, Seal, encode, read
 from tasks.store import Store, write_whole
 
@@ -49,7 +49,7 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     """
     status = read_status(request.folder)
     spool = store.spool / request.session
-    if status is not None or any(spool.glob("*.sums")):
+    if status is not None or _left_in(spool):
         gaps = GapBook(request.folder / GAPS_FILE)
         through_ns = _through_ns(store, request, status)
         gaps.open(WatchList(request.folder / WATCHLIST_FILE, request.symbols).current, through_ns, KILLED)
@@ -107,8 +107,14 @@ def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> lis
     Raises OSError where the disk refuses; then it can be run again.
     """
     folder = store.spool / session
-    names = sorted(BatchName.parse(path.name) for path in folder.glob("*.sums"))
-    return [recovered for name in names if (recovered := _recover(store, name, now_ns, gaps)) is not None]
+    recovered = [_recover(store, name, now_ns, gaps) for name in _left_in(folder)]
+    return [each for each in recovered if each is not None]
+
+
+def _left_in(folder: Path) -> list[BatchName]:
+    """The batches of which a session's spool has any file: a kill may fall between the creation of two."""
+    kinds = ("*.csv.open", "*.frames.jsonl.open", "*.sums")
+    return sorted({BatchName.parse(path.name) for kind in kinds for path in folder.glob(kind)})
 
 
 def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal | None:
@@ -136,7 +142,9 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
 
 
 def trust(journal: Path, sums: Path) -> Trusted | None:
-    """How far the journal agrees with its sums; None where not even its first lines do."""
+    """How far the journal agrees with its sums; None where not even its first lines do, or one of the two is gone."""
+    if not (journal.exists() and sums.exists()):  # Killed while they were created, or while they were moved.
+        return None
     lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break was torn.
     if not lines:
         return None

@@ -1,7 +1,5 @@
 """Does every law of conservation hold, recomputed from the files alone?"""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ import numpy as np
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.ledger import SessionRecord
+from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import read
 from tasks.store import Store
 from tasks.verify.account import balance
@@ -68,7 +67,7 @@ def _session_laws(store: Store, session: str, count: _Count) -> Iterator[Broken]
     try:
         record = read(path, SessionRecord)
     except FileNotFoundError:
-        recording = _is_held(path.with_name("recorder.lock"))
+        recording = is_held(path.with_name(SESSION_LOCK))
         if recording:
             count.recording.append(session)
         else:
@@ -203,18 +202,3 @@ def _unreadable(store: Store, error: Exception, name: str) -> Broken:
     """A record that cannot be read; its message begins with the file."""
     file, _, _ = str(error).partition(": ")
     return Broken("readable", file if file.startswith(str(store.root)) else f"{store.root}: {name}", str(error))
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a living process holds that file's lock."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
