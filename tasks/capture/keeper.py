@@ -70,7 +70,7 @@ class JournalKeeper(threading.Thread):
         if journal.is_empty:
             discard(self._store, journal.name)
             return
-        now_ns = self._clock.wall_ns()
+        now_ns = max(self._clock.wall_ns(), journal.heading.opened_ns)  # The wall clock may have been put back.
         gaps = self._gaps.touching(journal.heading.opened_ns, now_ns)
         seal(self._store, journal.name, journal.sealed_as(now_ns, self._symbols(), gaps))
         self.sealed += 1

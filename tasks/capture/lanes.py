@@ -18,7 +18,7 @@ from tasks.capture.clock import Clock
 from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal
-from tasks.capture.request import CaptureRequest, date_in, next_midnight_ns
+from tasks.capture.request import CaptureRequest, date_in, day_of
 from tasks.store import Store
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
@@ -201,7 +201,7 @@ class Lane(threading.Thread):
         self._sealed_counts: Counter[str] = Counter()
         self._journal: Journal | None = None
         self._opened_mono_ns = 0
-        self._midnight_ns = 0
+        self._day_ns = (0, 0)
 
     def run(self) -> None:
         try:
@@ -231,7 +231,8 @@ class Lane(threading.Thread):
         block, waiting, size = Block(), 0, 0
         for item in items:
             portion = item if isinstance(item, Portion) else self._router.read(item)[0]
-            if self._journal is not None and portion.ts_recv_ns >= self._midnight_ns:
+            # Not the day: past midnight, or after a reconnect with a wall clock that was put back over it.
+            if self._journal is not None and not self._day_ns[0] <= portion.ts_recv_ns < self._day_ns[1]:
                 self._append(block, waiting)
                 self._hand_over()
                 block, waiting, size = Block(), 0, 0
@@ -263,7 +264,7 @@ class Lane(threading.Thread):
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
-        self._midnight_ns = next_midnight_ns(request.zone, now_ns)
+        self._day_ns = day_of(request.zone, now_ns)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)
         return self._journal

@@ -55,6 +55,7 @@ class Listener(threading.Thread):
     """Hears the feed for one session. `put` takes what arrived; `on_failure` is told what ends the session early.
 
     `connection` counts connections from the session's first; `heard_ns` is the receive time of the last bytes;
+    `latest_ns` the latest receive time of all connections that have ended;
     `checked_ns` the last time at which everything that the socket had was handed on.
     """
 
@@ -74,6 +75,7 @@ class Listener(threading.Thread):
         self.connection = first_connection
         self.frames = 0
         self.heard_ns = 0
+        self.latest_ns = 0
         self.checked_ns = 0
         self.listening_ns: int | None = None
         self.state: State = "connecting"
@@ -191,6 +193,7 @@ class Listener(threading.Thread):
             reason = self._hear(connection)
         finally:
             self._open = None
+            self.latest_ns = max(self.latest_ns, self._stamped_ns)
             connection.close()
         healthy = self._clock.monotonic_ns() - opened_ns >= _HEALTHY_NS
         self._failures = 0 if healthy else self._failures + 1

@@ -74,8 +74,9 @@ def date_in(zone: str, ns: int) -> str:
     return datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d")
 
 
-def next_midnight_ns(zone: str, ns: int) -> int:
-    """When, in UTC ns, the next day begins in that zone."""
-    local = datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone))
-    midnight = datetime.combine(local.date() + timedelta(days=1), datetime.min.time(), ZoneInfo(zone))
-    return int(midnight.timestamp()) * NS_PER_S
+def day_of(zone: str, ns: int) -> tuple[int, int]:
+    """From when until when, in UTC ns, the day lasts that a UTC time in ns falls on in that zone."""
+    date = datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).date()
+    midnights = (datetime.combine(day, datetime.min.time(), ZoneInfo(zone)) for day in (date, date + timedelta(days=1)))
+    start, end = (int(midnight.timestamp()) * NS_PER_S for midnight in midnights)
+    return start, end

@@ -196,7 +196,8 @@ class Session:
     def _account(self) -> SessionRecord:
         """The session's record, once every thread has ended."""
         request, listener = self._request, self._listener
-        ended_ns = self._clock.wall_ns()
+        # A wall clock that was put back must not end the session before what it holds.
+        ended_ns = max(self._clock.wall_ns(), request.started_ns, listener.latest_ns)
         if self._failure is not None:
             # What was asked for and not recorded reaches to the deadline.
             self._gaps.open(self._watch.current, max(request.started_ns, self._through_ns()), _describe(self._failure))

@@ -1,0 +1,201 @@
+"""A wall clock that jumps disorders nothing: durations are measured, times never run back, days are the exchange's."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+from faults import Connection, Drop, FaultServer, Send, Stall, Step, Subscribed
+from recording import Answered, Recording, Row, assert_all_there, sealed_rows, trades
+
+from tasks.capture.clock import Clock
+from tasks.capture.request import date_in
+from tasks.ledger import SessionRecord
+from tasks.manifest import Seal, read
+from tasks.store import Store
+from tasks.trade import NS_PER_MS, NS_PER_S
+
+StartServer = Callable[..., FaultServer]
+StartSession = Callable[..., Recording]
+
+HOUR_NS = 3600 * NS_PER_S
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+class SteppedClock:
+    """A wall clock that a test can set, over the machine's own monotonic clock."""
+
+    def __init__(self, at: str | None = None) -> None:
+        self._ahead_ns = 0
+        if at is not None:
+            self.set(new_york_ns(at))
+
+    def wall_ns(self) -> int:
+        return time.time_ns() + self._ahead_ns
+
+    def step(self, by_ns: int) -> None:
+        self._ahead_ns += by_ns
+
+    def set(self, to_ns: int) -> None:
+        self._ahead_ns = to_ns - time.time_ns()
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(wall_ns=self.wall_ns)
+
+
+def new_york_ns(at: str) -> int:
+    """UTC ns of a local time such as `2026-11-01 01:30`; with ` again` after it, the second time it is that."""
+    local = datetime.fromisoformat(at.removesuffix(" again")).replace(tzinfo=NEW_YORK, fold=int(at.endswith("again")))
+    return int(local.timestamp()) * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A step of a script: once the client has read what was sent before, set its wall clock."""
+
+    clock: SteppedClock
+    by_ns: int = 0
+    at: str | None = None
+
+    def run(self, connection: Connection) -> None:
+        Answered(str(time.monotonic_ns()).encode()).run(connection)
+        if self.at is None:
+            self.clock.step(self.by_ns)
+        else:
+            self.clock.set(new_york_ns(self.at))
+
+
+def seals(store: Store) -> list[Seal]:
+    return [read(store.sealed / name.seal, Seal) for name in store.sealed_batches()]
+
+
+def assert_times_make_sense(store: Store, record: SessionRecord, rows: list[Row]) -> None:
+    """No gap, batch or session ends before it begins, none ends before what it holds."""
+    assert all(gap.end_ns is not None and gap.start_ns <= gap.end_ns for gap in record.gaps)
+    assert record.started_ns <= record.ended_ns
+    assert max(row.ts_recv_ns for row in rows) <= record.ended_ns
+    for seal in seals(store):
+        assert seal.opened_ns <= seal.sealed_ns
+        for held in seal.connections:
+            assert held.first_recv_ns <= held.last_recv_ns
+            assert {date_in("America/New_York", ns) for ns in (held.first_recv_ns, held.last_recv_ns)} == {seal.date}
+
+
+@pytest.mark.parametrize("hours", [(1, -1), (-1, 1), (-1, -1), (-30, 55)])
+def test_steps_of_the_wall_clock_disorder_nothing(
+    store: Store, fault_server: StartServer, session: StartSession, hours: tuple[int, int]
+) -> None:
+    """Stepped within a connection and between two, the clock costs no row, and no receive time runs back."""
+    clock = SteppedClock()
+    first, second = (each * HOUR_NS for each in hours)
+    script: list[Step] = [Send(trades(3)), Turn(clock, first), Send(trades(3, 3)), Turn(clock, second)]
+    server = fault_server(
+        [Subscribed("A"), *script, Send(trades(3, 6)), Turn(clock, first), Drop()],
+        [Subscribed("A"), Send(trades(3, 9)), Turn(clock, second), Send(trades(3, 12)), Turn(clock, 0)],
+        [Subscribed("A")],
+    )
+    recording = session(server.url, clock=clock.clock)
+    recording.when(lambda status: status.trades == 15)
+    record = recording.end()
+    rows = assert_all_there(store, record, server)
+    assert_times_make_sense(store, record, rows)
+    assert [(gap.symbols, gap.reason) for gap in record.gaps] == [
+        (("A",), "the feed ended the connection without a close frame")
+    ]
+    assert (record.outcome, record.connections) == ("stopped", 2)
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_the_deadline_is_a_duration(store: Store, fault_server: StartServer, session: StartSession, hours: int) -> None:
+    """A session of a second lasts a second, whatever the wall clock does meanwhile."""
+    clock = SteppedClock()
+    server = fault_server([Subscribed("A"), Send(trades(2)), Turn(clock, hours * HOUR_NS), Send(trades(2, 2))])
+    begun_ns = time.monotonic_ns()
+    now_ns = time.time_ns()
+    recording = session(server.url, started_ns=now_ns, deadline_ns=now_ns + NS_PER_S, clock=clock.clock)
+    record = recording.record()
+    lasted_ns = time.monotonic_ns() - begun_ns
+    assert record.outcome == "complete"
+    assert 950 * NS_PER_MS <= lasted_ns <= 10 * NS_PER_S
+    assert_times_make_sense(store, record, assert_all_there(store, record, server))
+    assert record.gaps == ()
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_batch_ages_by_the_monotonic_clock(
+    store: Store, fault_server: StartServer, session: StartSession, hours: int
+) -> None:
+    """A batch that may be a minute old is not sealed by a step of an hour, one of 50 ms is, in spite of it."""
+    for seconds, batches in ((60.0, 1), (0.05, 2)):
+        clock, aged = SteppedClock("2026-06-10 12:30"), threading.Event()
+        server = fault_server(
+            [Subscribed("A"), Send(trades(2)), Turn(clock, hours * HOUR_NS), Send(trades(2, 2)), Stall(aged),
+             Send(trades(2, 4)), Turn(clock)],
+        )  # fmt: skip
+        recording = session(
+            server.url, root=store.root / f"{seconds}", batch_for_ns=int(seconds * NS_PER_S), clock=clock.clock,
+            started_ns=clock.wall_ns(), deadline_ns=clock.wall_ns() + 60 * NS_PER_S,
+        )  # fmt: skip
+        recording.when(lambda status, batches=batches: status.trades == 4 and status.batches_sealed >= batches - 1)
+        aged.set()
+        recording.when(lambda status: status.trades == 6)
+        recording.end()
+        assert (len(Store(store.root / f"{seconds}").sealed_batches()) > 1) == (batches > 1)
+
+
+DAYS = {
+    "an ordinary midnight": ["2026-06-10 23:59:50", "2026-06-11 00:00:00"],
+    "a day of 23 hours": ["2026-03-07 23:59:50", "2026-03-08 00:30", "2026-03-08 03:30", "2026-03-08 23:59:50",
+                          "2026-03-09 00:00"],
+    "a day of 25 hours": ["2026-10-31 23:59:50", "2026-11-01 00:30", "2026-11-01 01:30", "2026-11-01 01:30 again",
+                          "2026-11-01 23:59:50", "2026-11-02 00:00"],
+    "the turn of a year": ["2026-12-31 23:59:50", "2027-01-01 00:00"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("day", "lanes"), [*((day, 1) for day in DAYS), ("a day of 25 hours", 3)])
+def test_a_batch_holds_one_day_of_the_exchange(
+    store: Store, fault_server: StartServer, session: StartSession, day: str, lanes: int
+) -> None:
+    """At midnight in New York a new batch begins, of that date, on days of 23 and 25 hours too."""
+    times = DAYS[day]
+    clock = SteppedClock(times[0])
+    clock.step(-NS_PER_S)
+    steps: list[Step] = []
+    for number, at in enumerate(times):
+        steps += [Turn(clock, at=at), Send(trades(2, 2 * number, "AB"))]
+    server = fault_server([Subscribed("A", "B"), *steps, Turn(clock)])
+    recording = session(
+        server.url, ("A", "B"), lanes=lanes, clock=clock.clock, started_ns=clock.wall_ns(),
+        deadline_ns=clock.wall_ns() + 60 * NS_PER_S,
+    )  # fmt: skip
+    recording.when(lambda status: status.trades == 2 * len(times))
+    record = recording.end()
+    rows = assert_all_there(store, record, server)
+    assert_times_make_sense(store, record, rows)
+    assert [date_in("America/New_York", row.ts_recv_ns) for row in rows[::2]] == [at[:10] for at in times]
+    assert {seal.date for seal in seals(store)} == {at[:10] for at in times}
+
+
+def test_a_clock_put_back_over_midnight_begins_a_batch_of_the_day_before(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """After a reconnect the rows of a clock that was put back are in a batch of the day that it shows."""
+    clock = SteppedClock("2026-06-11 00:10")
+    server = fault_server(
+        [Subscribed("A"), Send(trades(2)), Turn(clock, -HOUR_NS), Drop()],
+        [Subscribed("A"), Send(trades(2, 2)), Turn(clock)],
+    )
+    recording = session(
+        server.url, clock=clock.clock, started_ns=clock.wall_ns() - 2 * HOUR_NS,
+        deadline_ns=clock.wall_ns() + 60 * NS_PER_S,
+    )  # fmt: skip
+    recording.when(lambda status: status.trades == 4)
+    record = recording.end()
+    assert_times_make_sense(store, record, assert_all_there(store, record, server))
+    assert [seal.date for seal in seals(store)] == ["2026-06-11", "2026-06-10"]
+    assert len(sealed_rows(store, record.session)) == 4
