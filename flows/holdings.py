@@ -8,7 +8,7 @@ import msgspec
 from flows import report
 from flows.rows import print_rows
 from tasks.batch import BatchName, is_session_name
-from tasks.errors import TerminalError
+from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Gap, Ledger
 from tasks.query.holdings import Holding, by_day, holding, lag_ms
 from tasks.query.views import readable
@@ -110,11 +110,17 @@ def _counts(held: Holding) -> Row:
 
 
 def _session(store: Store, session: str, held: Holding) -> Row:
-    ledger = _ledger(store, session)
-    row: Row = {"session": session, "outcome": ledger.record.outcome if ledger else "no record", **_counts(held)}
-    if ledger is not None:
-        row.update(batches=ledger.batches.sealed, gaps=len(ledger.record.gaps))
-    return {**row, "archived": held.batches, "balances": ledger.balances if ledger else held.balances}
+    row: Row = {"session": session, "outcome": "no record", **_counts(held), "archived": held.batches}
+    try:
+        ledger = _ledger(store, session)
+    except RecorderError as error:
+        # One session whose files are gone or damaged must not hide the others.
+        report.errors.print(f"{session}: {error}")
+        return {**row, "outcome": "unreadable", "balances": False}
+    if ledger is None:
+        return {**row, "balances": held.balances}
+    known = {"outcome": ledger.record.outcome, "batches": ledger.batches.sealed, "gaps": len(ledger.record.gaps)}
+    return {**row, **known, "balances": ledger.balances}
 
 
 def _ledger(store: Store, session: str) -> Ledger | None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from tasks.ledger import Gap, Ledger
 
 out = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Finding(Protocol):

@@ -43,7 +43,10 @@ ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes B
 
 
 def connect(files: list[Path]) -> duckdb.DuckDBPyConnection:
-    """A database in memory that has the view `trades` over these archived files, Parquet of layout A, and no other."""
+    """A database in memory that has the view `trades` over these archived files, Parquet of layout A, and no other.
+
+    Raises CorruptionError where the first of them cannot be opened.
+    """
     # Extensions are neither looked for nor fetched: what is needed is built in.
     settings: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
@@ -52,13 +55,15 @@ def connect(files: list[Path]) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect(":memory:", config=settings)
     listed = ", ".join(_quoted(str(path)) for path in files)
     source = f"read_parquet([{listed}], hive_partitioning = true, filename = true)" if files else _EMPTY
-    database.execute(
-        _TRADES.format(
-            date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
-            recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
-            batch="parse_filename(filename, true)", source=source,
-        )
+    view = _TRADES.format(
+        date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
+        recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
+        batch="parse_filename(filename, true)", source=source,
     )  # fmt: skip
+    try:
+        database.execute(view)
+    except duckdb.Error as error:
+        raise CorruptionError(f"{files[0]}: cannot be read ({_line(error)}); run `tape verify`") from error
     return database
 
 
@@ -149,3 +154,7 @@ def _exact(column: str, kind: str) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).splitlines()[0].split())[:300]

@@ -56,7 +56,7 @@ def mirror(cache: Store, bucket: Bucket, wanted: Callable[[str, Manifest | None]
             if not path.exists():
                 # A cache's manifest may stand before its file: it says what the bucket holds, not what we do.
                 _fetch(objects, key, path, None)
-            manifest = read(path, Manifest)
+            manifest = _manifest(path, objects, key)
             if wanted(date, manifest):
                 _fetch_file(objects, key, path, manifest)
                 found.append(path)
@@ -76,7 +76,7 @@ def _restore_batch(store: Store, objects: ObjectStore, key: str) -> int:
         try:
             _fetch(objects, key, arriving, None)
             _refuse_other(arriving, path, objects, key)
-            manifest = read(arriving, Manifest)
+            manifest = _manifest(arriving, objects, key)
             came = _fetch_file(objects, key, path, manifest)
             if not path.exists():
                 came += arriving.stat().st_size
@@ -85,6 +85,14 @@ def _restore_batch(store: Store, objects: ObjectStore, key: str) -> int:
         finally:
             arriving.unlink(missing_ok=True)
     return came
+
+
+def _manifest(path: Path, objects: ObjectStore, key: str) -> Manifest:
+    """The manifest that came from that key."""
+    try:
+        return read(path, Manifest)
+    except CorruptionError as error:
+        raise CorruptionError(f"{objects.bucket}: {key} is no manifest as it was written: {error}") from error
 
 
 def _place(store: Store, objects: ObjectStore, key: str) -> Path:

@@ -1,0 +1,132 @@
+"""A day's files back from the bucket: equal, verified, never over something that differs, and finished after a kill."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from relay import Relay
+
+from tasks.batch import BatchName
+from tasks.errors import ConflictError, CorruptionError, TerminalError, TransientError
+from tasks.manifest import Manifest
+from tasks.store import Store
+from tasks.upload.bucket import Bucket
+from tasks.upload.once import upload
+from tasks.upload.restore import Restored, mirror, restore
+
+Archived = Callable[..., BatchName]
+DATE = "2026-11-24"
+FOLDER = f"trades/feed=finnhub/date={DATE}"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Any) -> Store:
+    """Another machine's data folder, empty."""
+    return Store(tmp_path / "elsewhere").prepare()
+
+
+def files(store: Store, leaving: str = "receipt") -> dict[str, bytes]:
+    """What lies in the archive, but receipts."""
+    paths = [path for path in store.archive.rglob("*") if path.is_file() and leaving not in path.name]
+    return {str(path.relative_to(store.archive)): path.read_bytes() for path in paths}
+
+
+def test_a_day_comes_back_byte_for_byte(store: Store, archived: Archived, bucket: Bucket, elsewhere: Store) -> None:
+    """On another machine the day's files are what they were, and a second run finds them equal."""
+    upload(store, archived(), bucket, lambda: 1)
+    restored = restore(elsewhere, bucket, DATE)
+    assert files(elsewhere) == files(store)
+    assert (restored.fetched, restored.equal) == (1, 0)
+    assert restored.bytes == sum(map(len, files(store).values()))
+    assert restore(elsewhere, bucket, DATE) == Restored(0, 0, 1)
+
+
+def test_a_batch_without_rows_comes_back_as_its_manifest(
+    store: Store, archived: Archived, bucket: Bucket, elsewhere: Store
+) -> None:
+    """Where there was no file none is fetched."""
+    upload(store, archived(None), bucket, lambda: 1)
+    restore(elsewhere, bucket, DATE)
+    assert files(elsewhere) == files(store)
+
+
+@pytest.mark.parametrize("file", ["archived", "manifest"])
+def test_what_differs_here_is_never_overwritten(store: Store, archived: Archived, bucket: Bucket, file: str) -> None:
+    """A local file with other bytes is named beside the object, and stays what it was."""
+    name = archived()
+    upload(store, name, bucket, lambda: 1)
+    path = store.archive_folder("finnhub", DATE) / getattr(name, file)
+    path.write_bytes(b"mine")
+    before = files(store)
+    with pytest.raises(ConflictError, match=getattr(name, file)) as caught:
+        restore(store, bucket, DATE)
+    assert FOLDER in str(caught.value)
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("file", ["archived", "manifest"])
+def test_a_damaged_object_is_not_restored(
+    store: Store, archived: Archived, bucket: Bucket, elsewhere: Store, object_store: Any, file: str
+) -> None:
+    """An object one bit apart from its manifest, or a manifest from its own digest, leaves nothing here."""
+    name = archived()
+    upload(store, name, bucket, lambda: 1)
+    key = f"{FOLDER}/{getattr(name, file)}"
+    body = bytearray(object_store.body(key))
+    body[len(body) // 2] ^= 1
+    object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=bytes(body))
+    with pytest.raises(CorruptionError, match=key):
+        restore(elsewhere, bucket, DATE)
+    assert files(elsewhere) == {}
+
+
+def test_a_day_that_the_bucket_lacks_is_said(store: Store, archived: Archived, bucket: Bucket) -> None:
+    """A day without a batch is an error that names it; an object without a manifest is no batch."""
+    upload(store, archived(), bucket, lambda: 1)
+    with pytest.raises(TerminalError, match="2026-11-25"):
+        restore(store, bucket, "2026-11-25")
+
+
+def test_a_restore_that_broke_off_is_finished_by_the_next(
+    store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
+) -> None:
+    """A store that fails between manifest and file leaves no batch here; run again, the day is whole."""
+    upload(store, archived(), bucket_by_relay, lambda: 1)
+    relay.answer = lambda method, path: (503, "SlowDown") if method == "GET" and path.endswith(".parquet") else None
+    with pytest.raises(TransientError):
+        restore(elsewhere, bucket_by_relay, DATE)
+    assert files(elsewhere) == {}
+    relay.answer = lambda method, path: None
+    restore(elsewhere, bucket_by_relay, DATE)
+    assert files(elsewhere) == files(store)
+
+
+def test_a_restored_batch_counts_as_archived_and_uploads_to_nothing_new(
+    store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
+) -> None:
+    """Its receipt is had from the bucket by comparison, without a put."""
+    name = archived()
+    upload(store, name, bucket_by_relay, lambda: 1)
+    restore(elsewhere, bucket_by_relay, DATE)
+    relay.seen.clear()
+    upload(elsewhere, name, bucket_by_relay, lambda: 1)
+    assert {method for method, _ in relay.seen} == {"HEAD"}
+
+
+def test_a_mirror_fetches_what_is_wanted_once(
+    store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
+) -> None:
+    """A day that is not wanted costs the listing alone, a batch that is not wanted no file, a second run nothing."""
+    name = archived()
+    upload(store, name, bucket_by_relay, lambda: 1)
+
+    def fetched(wanted: Callable[[str, Manifest | None], bool]) -> tuple[int, list[str]]:
+        relay.seen.clear()
+        found = mirror(elsewhere, bucket_by_relay, wanted)
+        return len(found), [path.rsplit("/", 1)[1] for method, path in relay.seen if "list-type" not in path]
+
+    assert fetched(lambda day, manifest: day == "2026-11-25") == (0, [])
+    assert fetched(lambda day, manifest: manifest is None) == (0, [name.manifest])
+    assert fetched(lambda day, manifest: True) == (1, [name.archived])
+    assert fetched(lambda day, manifest: True) == (1, [])
+    assert files(elsewhere) == files(store)
