@@ -41,6 +41,7 @@ class Connection:
         self._socket: socket.socket = opened.sock
         self._socket.setblocking(False)
         self._tls = isinstance(self._socket, ssl.SSLSocket)
+        self._broken: OSError | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -67,22 +68,31 @@ class Connection:
 
     def _take(self) -> bytes | None:
         try:
+            if self._broken is not None:
+                raise self._broken
             chunk = self._socket.recv(_RECV_BYTES)
             if not self._tls or len(chunk) < 16 << 10:
                 return chunk
             # A TLS recv gives one record, of at most 16 KiB: join what is there to the same size as without TLS.
-            parts = [chunk]
-            size = len(chunk)
-            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
-                while chunk and size < _RECV_BYTES:
-                    chunk = self._socket.recv(_RECV_BYTES - size)
-                    parts.append(chunk)
-                    size += len(chunk)
-            return b"".join(parts)
+            return self._with_more(chunk)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except OSError as error:
             raise TransientError(f"the connection broke: {_cause(error)}") from None
+
+    def _with_more(self, chunk: bytes) -> bytes:
+        """What else TLS has, after `chunk`. An error waits until the next call: what came before it is not lost."""
+        parts, size = [chunk], len(chunk)
+        try:
+            while chunk and size < _RECV_BYTES:
+                chunk = self._socket.recv(_RECV_BYTES - size)
+                parts.append(chunk)
+                size += len(chunk)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._broken = error
+        return b"".join(parts)
 
     def send_text(self, text: str) -> None:
         """Send one message. Raises TransientError where it cannot be sent."""
@@ -183,12 +193,14 @@ def _cause(error: Exception) -> str:
         return f"TLS failed ({error.reason or 'unknown reason'})"
     if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
         return "it took too long"
-    if isinstance(error, websocket.WebSocketAddressException | socket.gaierror):
+    if isinstance(error, websocket.WebSocketAddressException | socket.gaierror | UnicodeError):
         return "the host's name was not found"
     if isinstance(error, websocket.WebSocketConnectionClosedException):
         return "the peer closed it"
     if isinstance(error, websocket.WebSocketProxyException):
         return "the proxy refused it"
+    if isinstance(error, websocket.WebSocketException):
+        return "the peer's answer is not a websocket's"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return type(error).__name__

@@ -1,21 +1,37 @@
 """Whatever a feed does to us: what was wholly sent is sealed, once and in order, and each loss is one named gap."""
 
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import (
+    BINARY,
     CLOSE,
     CONTINUATION,
     PING,
     PONG,
     TEXT,
+    Accept,
+    Answer,
     Close,
+    Connection,
     Drop,
     FaultServer,
     Frame,
+    Mute,
     Raw,
     Reset,
     Send,
@@ -23,6 +39,7 @@ from faults import (
     Stall,
     Step,
     Subscribed,
+    Text,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,12 +51,17 @@ from recording import (
     ask,
     assert_all_there,
     assert_counts_agree,
+    assert_in_order,
     quarantined,
     sealed_rows,
     trades,
     wait_for,
 )
 
+from tasks.capture.feed import connect
+from tasks.capture.finnhub import Reader
+from tasks.capture.listener import Backoff
+from tasks.errors import TransientError
 from tasks.ledger import SessionRecord
 from tasks.store import Store
 from tasks.trade import NS_PER_S
@@ -240,3 +262,562 @@ def test_larger_messages_cut_anywhere(
         record = recording.end()
         rows = assert_all_there(Store(root), record, server)
         gaps_between(rows, record, [FIN] * len(scripts))
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step: wait until the client has sent so many of that kind."""
+
+    kind: str
+    count: int = 1
+
+    def run(self, connection: Connection) -> None:
+        connection.wait_until(lambda: sum(heard.kind == self.kind for heard in connection.heard) >= self.count, "it")
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """A step before the handshake's answer: a header that never ends, byte by byte."""
+
+    def run(self, connection: Connection) -> None:
+        connection.read_request()
+        for byte in b"HTTP/1.1 101 Switching Protocols\r\nX: " + b"x" * 1000:
+            connection.write(bytes([byte]))
+            time.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Babble:
+    """A step: send messages, one each `pause_s`, until all symbols are unsubscribed or, being `deaf`, for ever."""
+
+    pause_s: float
+    deaf: bool = False
+    per_message: int = 1
+
+    def run(self, connection: Connection) -> None:
+        number = 0
+        while self.deaf or connection.subscribed:
+            Send(trades(self.per_message, number)).run(connection)
+            number += self.per_message
+            time.sleep(self.pause_s)
+        Send(trades(3, number)).run(connection)  # in flight when the unsubscription came
+
+
+def test_a_stalled_feed_that_answers_pings_is_no_gap(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """Silence for many ping intervals, each ping answered, then more trades: one connection, no gap."""
+    server = fault_server([Subscribed("A"), Send(trades(3)), Wait("ping", 5), Send(trades(3, 3)), Answered(b"last")])
+    recording = session(server.url, ping_every_s=0.05)
+    server.connection(0).wait_heard("pong", b"last")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert (record.connections, record.gaps) == (1, ())
+
+
+def test_a_half_open_connection_is_found_by_ping_and_the_gap_begins_with_the_silence(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """A peer that neither sends nor answers is given up within two ping intervals; the gap begins at its last bytes."""
+    muted_ns, over, again = list[int](), threading.Event(), threading.Event()
+    server = fault_server(
+        [Subscribed("A"), Send(trades(3)), Answered(), Stamp(muted_ns), Mute(over)],
+        [Subscribed("A"), Signal(again), Send(trades(3, 3)), Answered(b"last")],
+    )
+    recording = session(server.url, ping_every_s=0.3)
+    assert again.wait(5)
+    took_s = (time.time_ns() - muted_ns[0]) / NS_PER_S
+    server.connection(1).wait_heard("pong", b"last")
+    over.set()
+    record = recording.end()
+    rows = assert_all_there(store, record, server)
+    gaps_between(rows, record, ["no answer to a ping within 0.3 s"])
+    assert rows[2].ts_recv_ns <= record.gaps[0].start_ns <= muted_ns[0] + NS_PER_S // 20
+    assert 0.55 <= took_s <= 0.6 + 0.5
+
+
+def test_fragments_control_frames_between_them_and_slow_bytes_are_no_fault(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """However a message is divided on the wire it is one message, and each ping is answered with its own payload."""
+    pings = [Frame(PING, payload) for payload in (b"", b"\x00\xff", b"x" * 125)]
+    server = fault_server(
+        [
+            Subscribed("A"),
+            Send(trades(40), fragments=7, between=[*pings, Frame(PONG, b"unasked")]),
+            Send(trades(2, 40), slowly=1, pause_s=0.0005),
+            Send(trades(40, 42), fragments=4000, between=[Frame(PING, b"more")], slowly=3),
+            Raw(frame(TEXT, b'{"type"', fin=False) + frame(CONTINUATION, b"", fin=False)),
+            Raw(frame(CONTINUATION, b':"ping"}')),
+            Raw(frame(TEXT, b'{"type":"ping"}', length_bytes=8)),
+            Answered(b"last"),
+        ]
+    )
+    recording = session(server.url)
+    connection = server.connection(0)
+    connection.wait_heard("pong", b"last")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert (record.gaps, quarantined(store, record.session)) == ((), [])
+    payloads = [heard.what for heard in connection.heard if heard.kind == "pong"]
+    assert payloads == [b"", b"\x00\xff", b"x" * 125, b"more", b"last"]
+    # Three messages of trades, two of the vendor's pings, six control frames, and the answers to our leaving.
+    assert record.frames_received == 3 + 2 + 6 + 2
+
+
+def test_equal_messages_are_all_kept(store: Store, fault_server: StartServer, session: StartSession) -> None:
+    """Two prints that are equal in every field can both be real: what comes thrice is recorded thrice."""
+    server = fault_server([Subscribed("A"), *[Send(trades(3))] * 3, Answered()])
+    recording = session(server.url)
+    server.connection(0).wait_heard("pong")
+    record = recording.end()
+    assert len(assert_all_there(store, record, server)) == 9
+
+
+def test_refused_handshakes_are_tried_again_with_growing_waits(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """Any answer but 101, and a wrong one, is one gap from the start until the feed is there, with full-jitter waits."""
+    statuses = (200, 204, 302, 400, 404, 500, 502, 503, 504, 520, 524)
+    most_s: list[float] = []
+    elsewhere = b"Location: ws://127.0.0.1:1/\r\n"
+    server = fault_server(
+        *[[Answer(status, extra=elsewhere)] for status in statuses],
+        [Accept(wrong_key=True)],
+        [Accept(), Subscribed("A"), Send(trades(3)), Answered()],
+    )
+    backoff = Backoff(0.5, 30.0, uniform=lambda least_s, at_most_s: (most_s.append(at_most_s), least_s)[1])
+    recording = session(server.url, backoff=backoff)
+    server.connection(len(statuses) + 1).wait_heard("pong")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    (gap,) = record.gaps
+    assert (gap.start_ns, gap.end_ns) == (record.started_ns, record.listening_ns)
+    assert gap.reason == "the feed answered the handshake with HTTP 200"
+    assert most_s[:12] == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 30, 30]
+    assert record.connections == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_ends_the_session_at_once(
+    store: Store, fault_server: StartServer, session: StartSession, status: int
+) -> None:
+    """Where the key is refused, trying again is no use: the session fails at once and says what to do."""
+    server = fault_server([Answer(status)])
+    record = session(server.url).record()
+    assert record.outcome == "failed"
+    assert record.error == (
+        f"the feed refused the API key (HTTP {status}); set FINNHUB_API_KEY to the key of your dashboard"
+    )
+    (gap,) = record.gaps
+    assert (gap.start_ns, gap.end_ns, gap.reason) == (record.started_ns, record.deadline_ns, record.error)
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ([Answer(429)], "the feed counts another connection on this API key (HTTP 429)"),
+        ([Subscribed("A"), Close(1008)], "the feed closed the connection with code 1008"),
+    ],
+)
+def test_a_second_connection_on_the_key_waits_for_minutes_and_says_so(
+    fault_server: StartServer, session: StartSession, script: list[Step], reason: str
+) -> None:
+    """At 429, and at the close code for it, the next try is a minute and more away; a stop still ends it at once."""
+    server = fault_server(script)
+    recording = session(server.url, backoff=Backoff(30.0, uniform=lambda _least_s, most_s: most_s / 4))
+    notice = recording.when(lambda status: status.state == "reconnecting" and status.notice)
+    assert notice == f"{reason}; next try in 67.5 s"
+    started_s = time.monotonic()
+    record = recording.end()
+    assert time.monotonic() - started_s < 2
+    assert [gap.reason for gap in record.gaps] == [reason]
+    assert len(server.connections) == 1
+
+
+def test_slow_handshakes_are_given_up_and_tried_again(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """A handshake that is not answered in time, or comes byte by byte for ever, is given up as a whole."""
+    over = threading.Event()
+    server = fault_server([Stall(over), Accept()], [Drip(), Accept()], [Accept(wrong_key=True)], [Subscribed("A")])
+    recording = session(server.url, connect_timeout_s=0.2)
+    server.connection(3).wait_heard("subscribe")
+    over.set()
+    record = recording.end()
+    assert [gap.reason for gap in record.gaps] == ["no connection: it took too long"]
+    assert record.gaps[0].end_ns == record.listening_ns
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ws://nowhere.invalid", "no connection: the host's name was not found"),
+        (f"ws://{'x' * 64}.invalid", "no connection: the host's name was not found"),
+        ("ws://127.0.0.1:1", "no connection: connection refused"),
+    ],
+)
+def test_no_host_is_a_gap_that_names_no_address(
+    session: StartSession, monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    """A name that is not found and a port that is refused are tried again; neither address nor key is told."""
+    real = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> Any:
+        # A resolver without a network takes its time; this one answers at once.
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    recording = session(url)
+    recording.when(lambda status: status.open_gaps)
+    record = recording.end()
+    (gap,) = record.gaps
+    assert gap.reason == reason
+    assert (gap.start_ns, gap.end_ns) == (record.started_ns, record.ended_ns)
+
+
+def test_a_refused_port_is_a_gap_until_it_listens(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """The feed restarts: the connection is reset, the port refuses, then listens; that is one gap."""
+    go, refused = threading.Event(), threading.Event()
+    server = fault_server([Subscribed("A"), Send(trades(3)), Answered(), Stall(go), Reset()], [Subscribed("A")])
+    recording = session(server.url, backoff=Backoff(0.02, uniform=lambda _least_s, most_s: most_s))
+    server.connection(0).wait_heard("pong")
+    server.refuse()
+    go.set()
+    recording.when(lambda status: "refused" in (status.notice or ""))
+    refused.set()
+    server.listen()
+    server.connection(1).wait_heard("subscribe")
+    record = recording.end()
+    gaps_between(assert_all_there(store, record, server), record, [RESET])
+
+
+def test_a_message_above_the_limit_is_quarantined_as_far_as_it_came(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """A message that would fill the memory is refused from its header on, in one frame or in many; then reconnect."""
+    whole, fragment = frame(TEXT, b"x" * 1001), frame(TEXT, b"y" * 600, fin=False)
+    second = frame(CONTINUATION, b"z" * 401)
+    server = fault_server(
+        [Subscribed("A"), Send(trades(3)), Answered(), Raw(whole)],
+        [Subscribed("A"), Send(trades(3, 3)), Answered(), Raw(fragment), Answered(b"2"), Raw(second)],
+        [Subscribed("A"), Raw(frame(TEXT, b"", length=1 << 62))],
+        [Subscribed("A"), Raw(frame(TEXT, b'{"type":"ping"}' + b" " * 985)), Answered()],
+    )
+    recording = session(server.url, max_message_bytes=1000)
+    server.connection(3).wait_heard("pong")
+    record = recording.end()
+    rows = assert_all_there(store, record, server)
+    reason = "a message above the limit of 1,000 bytes"
+    gaps_between(rows, record, [BROKE + reason] * 3)
+    assert quarantined(store, record.session) == [
+        ("frame", reason, whole),
+        ("frame", reason, b"y" * 600 + second),
+        ("frame", reason, frame(TEXT, b"", length=1 << 62)),
+    ]
+
+
+def test_symbols_too_many_are_named_and_the_others_go_on(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """The vendor's error names none: those subscribed last are meant; the others are recorded, on one connection."""
+    too_many = Text('{"type":"error","msg":"Subscribing to too many symbols"}')
+    server = fault_server([Subscribed("A", "B", "C", "D"), too_many, too_many, Send(trades(4, 0, "AB")), Answered()])
+    recording = session(server.url, tuple("ABCD"))
+    recording.when(lambda status: set(status.refused_symbols) == {"C", "D"} and status.trades == 4)
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert (set(record.refused), set(record.never_heard), record.connections) == ({"C", "D"}, {"C", "D"}, 1)
+    assert {symbol for gap in record.gaps for symbol in gap.symbols} == {"C", "D"}
+    assert all(gap.reason == "refused: Subscribing to too many symbols" for gap in record.gaps)
+    assert all(gap.end_ns == record.ended_ns for gap in record.gaps)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_stop_under_load_archives_all_that_was_sent(
+    store: Store, fault_server: StartServer, session: StartSession, lanes: int
+) -> None:
+    """Unsubscribe, take what is in flight, close: every trade that the server sent until its end is sealed."""
+    server = fault_server([Subscribed("A", "B", "C"), Babble(0.0, per_message=40)])
+    recording = session(server.url, tuple("ABC"), lanes=lanes)
+    recording.when(lambda status: status.trades > 2000)
+    record = recording.end()
+    assert (record.outcome, record.gaps) == ("stopped", ())
+    assert len(assert_all_there(store, record, server)) > 2000
+    kinds = [heard.kind for heard in server.connection(0).heard]
+    assert kinds[-5:] == ["unsubscribe", "unsubscribe", "unsubscribe", "ping", "close"]
+
+
+def test_a_feed_that_never_stops_sending_cannot_keep_a_session_open(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the peer hears neither unsubscription nor close and sends on, the session ends all the same."""
+    monkeypatch.setattr("tasks.capture.listener._LEAVE_S", 0.3)
+    server = fault_server([Subscribed("A"), Babble(0.005, deaf=True)])
+    recording = session(server.url)
+    recording.when(lambda status: status.trades > 10)
+    server.connection(0).hearing.clear()
+    started_s = time.monotonic()
+    record = recording.end()
+    server.connection(0).hearing.set()
+    assert time.monotonic() - started_s < 5
+    rows = sealed_rows(store, record.session)
+    assert [row.trade for row in rows] == server.sent[: len(rows)]
+    assert record.outcome == "stopped"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two authorities, and a certificate for localhost from each: `ca`, `server`, `key`, `other_ca`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    folder = tmp_path_factory.mktemp("tls")
+    made = {name: folder / f"{name}.pem" for name in ("key", "server", "ca_key", "ca", "other_ca")}
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    name = ("-addext", "subjectAltName=DNS:localhost")
+    for arguments in (
+        ("-x509", *curve, "-keyout", made["ca_key"], "-out", made["ca"], "-subj", "/CN=our own"),
+        ("-x509", *curve, "-keyout", folder / "other", "-out", made["other_ca"], "-subj", "/CN=another"),
+        ("-x509", *curve, "-keyout", made["key"], "-out", made["server"], "-subj", "/CN=localhost", *name,
+         "-addext", "basicConstraints=critical,CA:FALSE", "-CA", made["ca"], "-CAkey", made["ca_key"]),
+    ):  # fmt: skip
+        subprocess.run(["openssl", "req", *arguments], check=True, capture_output=True)
+    return made
+
+
+def tls_of(certificates: dict[str, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates["server"], certificates["key"])
+    return context
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "WEBSOCKET_CLIENT_CA_BUNDLE"])
+def test_tls_with_an_authority_of_ones_own(
+    store: Store, fault_server: StartServer, session: StartSession, certificates: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch, variable: str,
+) -> None:  # fmt: skip
+    """Over TLS the same faults end the same way: FIN without a closing alert, RST, a torn message, a close, a stop."""
+    monkeypatch.setenv(variable, str(certificates["ca"]))
+    server = fault_server(
+        [Subscribed("A"), Send(trades(2000)), Answered(), Send(trades(9), cut_after=99), Drop()],
+        [Subscribed("A"), Send(trades(3, 2000)), Answered(), Reset()],
+        [Subscribed("A"), Send(trades(3, 2003), fragments=5, between=[Frame(PING, b"x")], slowly=9), Close(1012)],
+        [Subscribed("A"), Babble(0.001, per_message=300)],
+        tls=tls_of(certificates),
+    )
+    recording = session(server.url)
+    recording.when(lambda status: status.connection == 4 and status.trades > 3000)
+    record = recording.end()
+    rows = assert_all_there(store, record, server)
+    # A RST may come as TLS's own alert before it.
+    broke = record.gaps[1].reason
+    assert broke.startswith("the connection broke: ")
+    gaps_between(rows, record, [FIN, broke, "the feed closed the connection with code 1012"])
+
+
+def test_an_authority_that_is_not_trusted_is_said_clearly_and_without_the_address(
+    fault_server: StartServer, session: StartSession, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate by another authority is no reason to end: it is tried again, and the gap says what was wrong."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["other_ca"]))
+    server = fault_server(tls=tls_of(certificates))
+    recording = session(server.url)
+    gap = recording.when(lambda status: status.open_gaps)[0]
+    assert gap.reason == (
+        "no connection: the TLS certificate was not accepted (unable to get local issuer certificate)"
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
+    plain = fault_server(then=[Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Drop(), Accept()])
+    no_tls = session(plain.url.replace("ws://127.0.0.1", "wss://localhost"))
+    assert "TLS failed" in no_tls.when(lambda status: status.open_gaps)[0].reason
+    for each in (recording, no_tls):
+        assert "localhost" not in (each.end().gaps[0].reason)
+
+
+def test_what_was_decrypted_before_an_error_is_not_thrown_away(
+    fault_server: StartServer, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two whole TLS records, and then garbage below TLS, in one read: what the first two held is given, then the error."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
+    sent = threading.Event()
+    server = fault_server([RawBelowTls(b"y" * (20 << 10), b"garbage" * 10), Signal(sent)], tls=tls_of(certificates))
+    connection = connect(server.url, 5.0)
+    assert sent.wait(5)
+    read = bytearray()
+    with pytest.raises(TransientError, match="the connection broke"):
+        while chunk := connection.read(2.0):
+            read += chunk
+    connection.close()
+    assert bytes(read) == b"y" * (20 << 10)
+
+
+@dataclass(frozen=True, slots=True)
+class RawBelowTls:
+    """A step: write content through TLS, then garbage to the socket below it."""
+
+    content: bytes
+    garbage: bytes
+
+    def run(self, connection: Connection) -> None:
+        connection.write(self.content)
+        with socket.socket(fileno=os.dup(connection._socket.fileno())) as below:
+            below.sendall(self.garbage)
+
+
+def test_back_pressure_holds_the_sender_and_loses_nothing(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk takes nothing, the queue stays within its bound and the server cannot send; then all is there."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    # Two kernel buffers and ours are smaller than this: 20 MB of trades with many digits.
+    fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000, 0, "AB")]
+    messages = [Send(fat[at : at + 100]) for at in range(0, len(fat), 100)]
+    server = fault_server([Subscribed("A", "B"), *messages, Answered()])
+    recording = session(server.url, ("A", "B"), queue_bytes=100_000, ping_every_s=0.1)
+    connection = server.connection(0)
+    sent = -1
+    while sent != (sent := len(connection._sent)) or sent == 0:  # until the server can send no more
+        time.sleep(0.3)
+    assert sent < len(fat)
+    status = recording.status()
+    assert 0 < status.queue_bytes <= 100_000 + (32 << 10)
+    goes.set()
+    connection.wait_heard("pong")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert (record.connections, record.gaps) == (1, ())
+    assert recording.status().blocked_s > 0.2
+
+
+def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal holds up the reading for a second, the feed closes: the gap's reason says both."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    sends = [Send(trades(500, 500 * n)) for n in range(20)]
+    server = fault_server([Subscribed("A"), *sends, Close(1008, "too slow")])
+    recording = session(server.url, queue_bytes=10_000, backoff=Backoff(0.0))
+    threading.Timer(1.3, goes.set).start()
+    recording.when(lambda status: status.open_gaps)
+    record = recording.end()
+    assert_all_there(store, record, server)
+    (gap,) = record.gaps
+    assert re.fullmatch(
+        r"the feed closed the connection with code 1008; for 1\.\d s before, the journal had held up the reading",
+        gap.reason,
+    )
+
+
+HOSTILE = ("../../etc/passwd", "..", "/", "CON", "nul\x00", "a,b", "x" * 10_000, "\ud83d", "𝔄", "", "A\nB", '"', "-rf")
+
+
+def fuzzed(seed: int) -> list[bytes]:
+    """Messages that nobody should send, from a seed."""
+    roll = random.Random(seed)
+    numbers = [
+        "NaN",
+        "Infinity",
+        "-1",
+        "1e400",
+        "-0",
+        "0.1e-7",
+        "9" * 400,
+        "null",
+        "true",
+        '"1"',
+        "[1]",
+        "{}",
+        "1.",
+        "01",
+    ]
+
+    def trade() -> str:
+        symbol = json.dumps(roll.choice([*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *HOSTILE]))
+        fields = {
+            '"s"': symbol,
+            '"p"': "1.50",
+            '"t"': "1700000000000",
+            '"v"': "7",
+            '"c"': roll.choice(["null", "[]", '["1"]']),
+            '"unknown"': roll.choice(["{}", '"x"', "1"]),
+        }
+        fields |= {name: roll.choice(numbers) for name in fields if roll.random() < 0.03}
+        chosen = [each for each in fields.items() if roll.random() < 0.97]
+        roll.shuffle(chosen)
+        return "{" + ",".join(f"{name}:{value}" for name, value in chosen) + "}"
+
+    def one() -> bytes:
+        kind = roll.randrange(8)
+        if kind < 4:
+            whole = f'{{"type":"trade","data":[{",".join(trade() for _ in range(roll.randrange(5)))}]}}'.encode()
+            return whole if kind else whole[: roll.randrange(len(whole))]
+        if kind == 4:
+            return roll.randbytes(roll.randrange(200))
+        if kind == 5:
+            return b"[" * 50_000 + b"]" * roll.choice([0, 50_000])
+        if kind == 6:
+            return roll.choice([b'{"type":"ping"}', b'{"type":"error","msg":"x"}', b'{"type":"\xff\xfe"}', b"", b"{}"])
+        return b'{"type":"trade","data":' + roll.choice([b"[[[]]]", b"{}", b"1", b'"' + b"x" * 300_000 + b'"']) + b"}"
+
+    return [one() for _ in range(300)]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_bad_input_is_counted_and_quarantined_as_received(
+    store: Store, fault_server: StartServer, session: StartSession, lanes: int
+) -> None:
+    """Huge, deep, wrong, not UTF-8, hostile symbols, over the socket: all accounted for, and no file out of place."""
+    messages = fuzzed(seed=lanes)
+    symbols = ("A", *(symbol for symbol in HOSTILE if symbol not in ("", "\ud83d")))
+    binary = b"\x00binary"
+    server = fault_server(
+        [Subscribed(*symbols), *(Raw(frame(TEXT, each)) for each in messages), Raw(frame(BINARY, binary)), Answered(),
+         Send(trades(6, 0, ("../../etc/passwd", "CON", "A"))), Answered(b"last")]
+    )  # fmt: skip
+    outside = sorted(path for path in store.root.parent.iterdir())
+    recording = session(server.url, symbols, lanes=lanes, batch_bytes=10_000)
+    server.connection(0).wait_heard("pong", b"last")
+    record = recording.end()
+    assert (record.outcome, record.connections, record.gaps) == ("stopped", 1, ())
+    assert_counts_agree(store, record)
+    assert record.frames_received == len(messages) + 1 + 1 + 2 + 2
+    rows = sealed_rows(store, record.session)
+    assert_in_order(rows)
+    found = quarantined(store, record.session)
+    refused_frames = [content for kind, _, content in found if kind == "frame"]
+    # Each refused frame is one of those sent, byte for byte and as often; each refused trade a part of one.
+    assert not Counter(refused_frames) - Counter([*messages, binary])
+    assert binary in refused_frames
+    expected = Reader().read(messages, 1, 1, 0)
+    assert len(rows) == len(expected.lines) + 6
+    assert Counter(content for _, _, content in found) == Counter(
+        [each.payload for each in expected.refused] + [binary]
+    )
+    assert len(expected.refused) > 150 < len(rows), (len(expected.refused), len(rows))
+    assert sorted(path for path in store.root.parent.iterdir()) == outside
+    known = {"archive", "locks", "quarantine", "sealed", "sessions", "spool", "validated", record.session}
+    names = [path.name for path in store.root.rglob("*") if path.name not in known]
+    assert all(name.startswith(record.session) or path_is_ours(name) for name in names), names
+
+
+def path_is_ours(name: str) -> bool:
+    return name in {"request.json", "gaps.json", "watchlist.json", "status.json", "session.json"}
