@@ -86,7 +86,7 @@ class Listener(threading.Thread):
         self._gaps = gaps
         self._clock = clock
         self._on_failure = on_failure
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(most_s=request.reconnect_within_s)
         self._watch = watch or WatchList(request.folder / WATCHLIST_FILE, request.symbols)
         self._subscriptions = Subscriptions()
         self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
