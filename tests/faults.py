@@ -229,6 +229,16 @@ class Heard:
     what: str | bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One message of trades as it was written: from when to when (UTC ns), and whether all of it."""
+
+    trades: Sequence[Trade]
+    began_ns: int
+    ended_ns: int
+    whole: bool
+
+
 class Gone(Exception):
     """The connection ended while a step was running."""
 
@@ -237,13 +247,15 @@ class Connection:
     """One connection as the server saw it. A test reads the attributes; the methods are for the steps.
 
     `sent` are the trades of messages that are wholly on the wire, `cut` those of messages that are not; `heard`
-    is what the client sent, in order; `path` holds its token; `gone` is set once the connection is over.
+    is what the client sent, in order; `path` holds its token; `gone` is set once the connection is over. `written`
+    are the messages of trades, whole or not, in order; it may lag behind while one is being written.
     """
 
     def __init__(self, server: "FaultServer", accepted: socket.socket, steps: Sequence[Step]) -> None:
         self.path = ""
         self.heard: list[Heard] = []
         self.subscribed: set[str] = set()
+        self.written: list[Written] = []
         self._sent: list[Trade] = []
         self._cut: list[Trade] = []
         self.gone = threading.Event()
@@ -334,13 +346,14 @@ class Connection:
     def send(self, trades: Sequence[Trade], content: bytes, whole: int, slowly: int | None, pause_s: float) -> None:
         """Write a message of trades of `whole` bytes, or its beginning, and keep the account. Raises Gone."""
         with self._io:
-            written = 0
+            written, began_ns = 0, time.time_ns()
             try:
                 for part in _parts(content, slowly):
                     self.write(part)
                     written += len(part)
                     time.sleep(pause_s)
             finally:
+                self.written.append(Written(trades, began_ns, time.time_ns(), written == whole))
                 (self._sent if written == whole else self._cut).extend(trades)
                 self._answers = self._answers and written == whole
 
