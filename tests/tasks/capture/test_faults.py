@@ -377,7 +377,7 @@ def test_equal_messages_are_all_kept(store: Store, fault_server: StartServer, se
 def test_refused_handshakes_are_tried_again_with_growing_waits(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Any answer but 101, and a wrong one, is one gap from the start until the feed is there, with full-jitter waits."""
+    """Any answer but a right 101 is one gap, from the start until the feed is there, with full-jitter waits."""
     statuses = (200, 204, 302, 400, 404, 500, 502, 503, 504, 520, 524)
     most_s: list[float] = []
     elsewhere = b"Location: ws://127.0.0.1:1/\r\n"
@@ -642,18 +642,16 @@ def test_an_authority_that_is_not_trusted_is_said_clearly_and_without_the_addres
 def test_what_was_decrypted_before_an_error_is_not_thrown_away(
     fault_server: StartServer, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two whole TLS records, and then garbage below TLS, in one read: what the first two held is given, then the error."""
+    """Two whole TLS records, then garbage below TLS, all in one read: what the two held is given, then the error."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
     sent = threading.Event()
     server = fault_server([RawBelowTls(b"y" * (20 << 10), b"garbage" * 10), Signal(sent)], tls=tls_of(certificates))
     connection = connect(server.url, 5.0)
     assert sent.wait(5)
-    read = bytearray()
+    assert connection.read(2.0) == b"y" * (20 << 10)
     with pytest.raises(TransientError, match="the connection broke"):
-        while chunk := connection.read(2.0):
-            read += chunk
+        connection.read(2.0)
     connection.close()
-    assert bytes(read) == b"y" * (20 << 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -812,7 +810,7 @@ def test_bad_input_is_counted_and_quarantined_as_received(
     assert Counter(content for _, _, content in found) == Counter(
         [each.payload for each in expected.refused] + [binary]
     )
-    assert len(expected.refused) > 150 < len(rows), (len(expected.refused), len(rows))
+    assert len(expected.refused) > 100 < len(rows), (len(expected.refused), len(rows))
     assert sorted(path for path in store.root.parent.iterdir()) == outside
     known = {"archive", "locks", "quarantine", "sealed", "sessions", "spool", "validated", record.session}
     names = [path.name for path in store.root.rglob("*") if path.name not in known]
