@@ -19,3 +19,9 @@ def run(script: str, *arguments: str) -> str:
 def test_what_a_killed_writer_leaves_is_sealed_row_for_row() -> None:
     """After each of 25 random kills every vouched row is sealed, none is torn, and what was cut is kept."""
     assert "25 kills" in run("kills.py", "--kills", "25", "--seed", "20261124")
+
+
+def test_a_recording_in_a_storm_holds_what_was_sent_or_says_what_it_lacks() -> None:
+    """After seconds of random faults and kills, rows = sent − cut − lost in gaps, each gap with its cause."""
+    printed = run("soak.py", "--seconds", "12", "--seed", "7")
+    assert "all laws hold" in printed
