@@ -203,7 +203,7 @@ def _one_form(*forms: bool) -> None:
 
 def _bar(bar: Any) -> dict[str, Any]:
     """A bar as it is printed: its start as text, its numbers without zeros at their end."""
-    from tasks.query.ask import trimmed
+    from tasks.query.decimals import trimmed
 
     numbers = {name: trimmed(getattr(bar, name)) for name in ("open", "high", "low", "close", "volume", "vwap")}
     return {"start": _utc(bar.start_ns), **numbers, "trades": bar.trades}

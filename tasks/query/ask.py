@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.errors import SettingsError
+from tasks.query.decimals import trimmed
 
 _ROWS_AT_A_TIME = 10_000
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
@@ -59,12 +59,6 @@ def _values(column: pa.Array) -> list[Any]:
     if plain or pa.types.is_nested(kind):
         return list(values)
     return [None if value is None else str(value) for value in values]
-
-
-def trimmed(value: Decimal) -> Decimal:
-    """The same number without zeros at its end and without an exponent."""
-    short = value.normalize()
-    return short if short.as_tuple().exponent <= 0 else short.quantize(Decimal(1))  # type: ignore[operator]
 
 
 def _wrong(error: Exception) -> SettingsError:
