@@ -127,7 +127,8 @@ def publish(path: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path`: whole, synced, or not at all."""
-    unfinished(path).write_bytes(content)
+    with _naming(path):
+        unfinished(path).write_bytes(content)
     publish(path)
 
 
@@ -135,9 +136,21 @@ def sync(path: Path) -> None:
     """Make a file's content, or a folder's names, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an error of a write or a sync say which file it is about: the system knows a descriptor only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _names(paths: Iterator[Path]) -> list[BatchName]:

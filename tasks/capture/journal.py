@@ -94,10 +94,11 @@ class Journal:
         self._digest = sha256()
         self._refused_digest = sha256()
         self._frames_bytes = 0
+        self._folder = folder
         self._csv = _create(folder / name.journal)
         self._refused = _create(folder / frames_open(name))
         self._sums = _create(folder / name.sums)
-        _write(self._sums, msgspec.json.encode(heading) + b"\n")
+        self._write(self._sums, msgspec.json.encode(heading) + b"\n")
         self._append(JOURNAL_HEADER, 0, heading.opened_ns)
 
     @property
@@ -130,7 +131,7 @@ class Journal:
                 else:
                     self.trades_refused += 1
             lines = b"".join(_refused_line(*item) for item in block.refused)
-            _write(self._refused, lines)
+            self._write(self._refused, lines)
             self._refused_digest.update(lines)
             self._frames_bytes += len(lines)
         self.frames += FrameCounts(received=block.received, trade=block.trade, control=block.control, rejected=rejected)
@@ -138,20 +139,38 @@ class Journal:
         self._append(b"".join(block.lines), block.rows, block.through_ns)
 
     def _append(self, content: bytes, rows: int, through_ns: int) -> None:
-        _write(self._csv, content)
+        self._write(self._csv, content)
         entry = Sum(
             self.bytes, len(content), rows, zlib.crc32(content),
             self.frames.received, self.frames.trade, self.frames.control, self.frames.rejected,
             self.trades_refused, self._frames_bytes, through_ns,
         )  # fmt: skip
-        _write(self._sums, msgspec.json.encode(entry) + b"\n")
+        self._write(self._sums, msgspec.json.encode(entry) + b"\n")
         self._digest.update(content)
         self.bytes += len(content)
+
+    def _write(self, descriptor: int, content: bytes) -> None:
+        """All of it: a `write` may take less, on a full disk or at a signal."""
+        try:
+            written = os.write(descriptor, content) if content else 0
+            while written < len(content):
+                written += os.write(descriptor, memoryview(content)[written:])
+        except OSError as error:
+            raise self._named(error, descriptor) from None
+
+    def _named(self, error: OSError, descriptor: int) -> OSError:
+        """The error with the file that it is about: a descriptor alone tells nobody which disk is full."""
+        name = self.name
+        path = {self._csv: name.journal, self._refused: frames_open(name)}.get(descriptor, name.sums)
+        return OSError(error.errno, error.strerror, str(self._folder / path))
 
     def sync(self) -> None:
         """Make what was written survive a loss of power: the rows first, then the sums that vouch for them."""
         for descriptor in (self._csv, self._refused, self._sums):
-            os.fdatasync(descriptor)
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                raise self._named(error, descriptor) from None
 
     def close(self) -> None:
         """Sync and close; `seal` comes next."""
@@ -224,10 +243,3 @@ def _refused_line(connection: int, ts_recv_ns: int, refused: Refused) -> bytes:
 
 def _create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    """All of it: a `write` may take less, on a full disk or at a signal."""
-    written = os.write(descriptor, content) if content else 0
-    while written < len(content):
-        written += os.write(descriptor, memoryview(content)[written:])

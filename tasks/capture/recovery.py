@@ -39,6 +39,8 @@ class Trusted:
 
 RECORD_FILE = "session.json"
 GAPS_FILE = "gaps.json"
+# Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
+ROOM_FILE = ".room.tmp"
 KILLED = "the recorder was killed"
 
 
@@ -65,6 +67,7 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     folder = store.sessions / session
     request = read_request(folder)
     status = read_status(folder)
+    (folder / ROOM_FILE).unlink(missing_ok=True)
     past = resume(store, request, now_ns)
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
     gaps.finish(request.deadline_ns)

@@ -5,11 +5,13 @@ watches the deadline, the disk and the other threads' failures, and ends everyth
 ends the session loudly; what was written is sealed, here or by the next start.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 import threading
 from collections import Counter
+from pathlib import Path
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
@@ -17,7 +19,7 @@ from tasks.capture.keeper import JournalKeeper
 from tasks.capture.lanes import Lane, LaneClosed, Received, Router
 from tasks.capture.listener import Backoff, Listener
 from tasks.capture.past import past_of
-from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, recover_spool, resume
+from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, ROOM_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
 from tasks.capture.silence import SilenceWatch
 from tasks.capture.status import State, Status, read_status, write_status
@@ -31,6 +33,8 @@ from tasks.trade import NS_PER_S
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 0.25
+# Enough for a torn write, which is kept in quarantine, and for seals, gaps and record of thousands of symbols.
+_ROOM_BYTES = 8 << 20
 
 
 class Session:
@@ -48,6 +52,7 @@ class Session:
         self._counted_ns = 0
         self._failure: BaseException | None = None
         (self._store.spool / request.session).mkdir(exist_ok=True)
+        _keep_room(request.folder / ROOM_FILE)
         earlier = read_status(request.folder)
         self._past = resume(self._store, request, self._clock.wall_ns())
         self._gaps = GapBook(request.folder / GAPS_FILE)
@@ -84,6 +89,7 @@ class Session:
             self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._left_s())))
         self._end()
         self._counted_ns = 0
+        (self._request.folder / ROOM_FILE).unlink(missing_ok=True)
         record = self._account()
         write_whole(self._request.folder / RECORD_FILE, encode(record))
         (self._store.spool / self._request.session).rmdir()
@@ -108,6 +114,9 @@ class Session:
             wish = wanted(self._request.folder)
         except CorruptionError as error:
             log.warning("%s", error)
+            return
+        except OSError as error:
+            self._fail(error)
             return
         if wish is not None and wish != self._wanted:
             self._wanted = wish
@@ -191,6 +200,7 @@ class Session:
         try:
             write_status(request.folder, status)
         except OSError as error:
+            error.filename = error.filename or str(request.folder)
             self._fail(error)
 
     def _account(self) -> SessionRecord:
@@ -216,6 +226,13 @@ class Session:
             never_heard=tuple(symbol for symbol in self._watch.ever if not past.per_symbol[symbol]),
             refused=listener.refused, changes=self._watch.changes, silences=self._silence.ended(ended_ns),
         )  # fmt: skip
+
+
+def _keep_room(path: Path) -> None:
+    """Take the place on the disk; where there is none, the session's first write will say so."""
+    if hasattr(os, "posix_fallocate"):
+        with contextlib.suppress(OSError), path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
 def _describe(error: BaseException) -> str:
