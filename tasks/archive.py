@@ -5,6 +5,7 @@ absolute, so that any reader of Parquet can use it with no code of ours. Layout 
 recv_seq), texts and connection as dictionaries, counters as deltas, a checksum on every page.
 """
 
+import base64
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from tasks.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
 LAYOUT = "A"
 ROWS_PER_GROUP = 1_000_000
 TIMESTAMP = pa.timestamp("ns", "UTC")
+TEXTS = ("symbol", "price", "size", "conditions")
 _NS = ("ts_recv", "ts_event")
 _WINDOW_ROWS = 500_000
 
@@ -46,6 +48,11 @@ SCHEMA = pa.schema(
     ]
 )
 
+# The same rows with each text as a number into the texts that occur: how they lie in `validated/`, in a fifth of the
+# memory. Parquet holds texts so anyway; written from either, an archived file has the same bytes.
+_CODED = pa.dictionary(pa.int32(), pa.large_string())
+CODED_SCHEMA = pa.schema([field.with_type(_CODED) if field.name in TEXTS else field for field in SCHEMA])
+
 WRITER_OPTIONS = {
     "compression": "zstd",
     "compression_level": 3,
@@ -67,12 +74,22 @@ def file_schema(**facts: str) -> pa.Schema:
     return SCHEMA.with_metadata({**facts, "layout": LAYOUT, "columns": json.dumps(columns)})
 
 
-def read_groups(parquet: Path) -> Iterator[pa.Table]:
+@contextmanager
+def writing(target: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer of tables of `CODED_SCHEMA` into a file that says it is of `schema` (`file_schema`): plain texts."""
+    facts = {**schema.metadata, b"ARROW:schema": base64.b64encode(schema.serialize())}
+    with pq.ParquetWriter(target, CODED_SCHEMA, store_schema=False, **WRITER_OPTIONS) as writer:
+        writer.add_key_value_metadata(facts)
+        yield writer
+
+
+def read_groups(parquet: Path, *, coded: bool = False) -> Iterator[pa.Table]:
     """The file's row groups in order, as tables of `SCHEMA`'s columns and types, every page's checksum verified.
 
-    Raises FileNotFoundError, and CorruptionError where the file is damaged or of another layout.
+    `coded`: with dictionaries in the place of texts, for a third of the CPU. Raises FileNotFoundError, and
+    CorruptionError where the file is damaged or of another layout.
     """
-    with _open(parquet) as file:
+    with _open(parquet, TEXTS if coded else ()) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
 
@@ -84,10 +101,10 @@ def count_rows(parquet: Path) -> int:
 
 
 @contextmanager
-def _open(parquet: Path) -> Iterator[pq.ParquetFile]:
+def _open(parquet: Path, coded: tuple[str, ...] = ()) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(parquet, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMA):
+        with pq.ParquetFile(parquet, page_checksum_verification=True, read_dictionary=coded) as file:
+            if not _plain(file.schema_arrow).equals(SCHEMA):
                 raise CorruptionError(
                     f"{parquet}: its columns are not those of layout {LAYOUT}; restore it from a copy"
                 )
@@ -96,6 +113,11 @@ def _open(parquet: Path) -> Iterator[pq.ParquetFile]:
         raise
     except (pa.ArrowException, OSError) as error:
         raise CorruptionError(f"{parquet}: cannot be read ({_line(error)}); restore it from a copy") from error
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema with texts in the place of dictionaries."""
+    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_dictionary(f.type) else f for f in schema])
 
 
 def journal_bytes(parquet: Path | None, quarantined: Path | None) -> Iterator[bytes]:

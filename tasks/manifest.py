@@ -74,7 +74,8 @@ class Report:
     batch in every vendor field; `out_of_order` have an event time before an earlier print of their symbol.
     `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
     valid rows. `structural` says why the whole batch was rejected, where it was.
-    `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, None where there is none.
+    `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
+    None where there is none.
     """
 
     rows: int
@@ -88,6 +89,7 @@ class Report:
     per_symbol: dict[str, int] = field(default_factory=dict)
     structural: str | None = None
     quarantine_sha256: str | None = None
+    validated_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tasks.archive import LAYOUT, ROWS_PER_GROUP, SCHEMA, WRITER_OPTIONS, file_schema, read_groups
+from tasks.archive import CODED_SCHEMA, LAYOUT, ROWS_PER_GROUP, file_schema, read_groups, writing
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
@@ -65,6 +64,7 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     times = _Times()
     digest, size = "", 0
     if report.valid:
+        _check(validated, report)
         _write(name, seal, validated, unfinished(archived), times)
         _compare(validated, unfinished(archived), report)
         with unfinished(archived).open("rb") as file:
@@ -88,6 +88,13 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     )
 
 
+def _check(validated: Path, report: Report) -> None:
+    with _reading(validated), validated.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != report.validated_sha256:
+        raise CorruptionError(f"{validated}: its bytes are not those of its report; split the batch again from a copy")
+
+
 def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_Times") -> None:
     """Write the file, in row groups of about a million rows, and note its times."""
     schema = file_schema(
@@ -95,33 +102,49 @@ def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_
         software=_SOFTWARE,
     )  # fmt: skip
     last = (0, 0)
-    with pq.ParquetWriter(target, schema, **WRITER_OPTIONS) as writer:
+    with writing(target, schema) as writer:
         for table in _validated(validated):
             last = _in_order(table, last, validated)
             times.note(table)
-            writer.write_table(table.cast(schema), row_group_size=len(table))
+            writer.write_table(table, row_group_size=len(table))
 
 
 def _compare(validated: Path, archived: Path, report: Report) -> None:
     """Read the file back, checksums and all, beside what it was made from."""
     rows = 0
-    for ours, theirs in zip(_validated(validated), read_groups(archived), strict=True):
+    for ours, theirs in zip(_validated(validated), read_groups(archived, coded=True), strict=True):
         rows += len(theirs)
-        if not theirs.equals(ours):
+        if not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
             raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")
     if rows != report.valid:
         raise CorruptionError(f"{validated}: holds {rows:,} rows, its report says {report.valid:,}; restore both")
 
 
+def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
+    """Whether two columns are equal value by value; texts by their codes where both have the same dictionary."""
+    if not pa.types.is_dictionary(ours.type):
+        return bool(theirs.equals(ours))
+    if theirs.num_chunks == ours.num_chunks == 1:
+        left, right = theirs.chunk(0), ours.chunk(0)
+        if left.dictionary.cast(pa.large_string()).equals(right.dictionary):
+            return bool(left.indices.equals(right.indices) and left.null_count == 0)
+    return bool(theirs.cast(pa.large_string()).equals(ours.cast(pa.large_string())))
+
+
 def _validated(path: Path) -> Iterator[pa.Table]:
-    """The rows of the IPC file in the portions of row groups, read rather than mapped: mapped pages count as memory."""
-    with _reading(path), pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+    """The rows of the IPC stream in the portions of row groups, read rather than mapped: mapped pages count as memory.
+
+    Each column is one chunk with one dictionary: Parquet's writer keeps no other.
+    """
+    with _reading(path), pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         batches: list[pa.RecordBatch] = []
-        for index in range(reader.num_record_batches):
-            batches.append(reader.get_batch(index))
-            if sum(map(len, batches)) >= ROWS_PER_GROUP or index == reader.num_record_batches - 1:
-                yield pa.Table.from_batches(batches, SCHEMA)
+        for batch in reader:
+            batches.append(batch)
+            if sum(map(len, batches)) >= ROWS_PER_GROUP:
+                yield pa.Table.from_batches(batches, CODED_SCHEMA).combine_chunks()
                 batches = []
+        if batches:
+            yield pa.Table.from_batches(batches, CODED_SCHEMA).combine_chunks()
 
 
 def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:
@@ -165,5 +188,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise TerminalError(f"{path}: is missing beside its report; split the batch again from a copy") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorruptionError(f"{path}: cannot be read ({error}); split the batch again from a copy") from error

@@ -6,7 +6,7 @@ a bad line spoils only itself.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PolarsError
 
+from tasks.archive import TEXTS
 from tasks.quarantine import split_lines
 from tasks.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
 from tasks.validate.schema import TYPES
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
+Types = Mapping[str, pl.DataType | type[pl.DataType]]
 # Large enough for pandera's 20 ms a call, small enough to use the same memory again and again.
 _SLICE_BYTES = 16 << 20
 _PIECE_BYTES = 8 << 20
-_TEXTS = ("symbol", "price", "size", "conditions")
-_INTEGERS = tuple(name for name in JOURNAL_COLUMNS if name not in _TEXTS)
+_INTEGERS = tuple(name for name in JOURNAL_COLUMNS if name not in TEXTS)
 _UNPRINTABLE = r'[\x00-\x09\x0b-\x1f\x7f"]'
 _COMMAS = len(JOURNAL_COLUMNS) - 1
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
@@ -36,7 +37,8 @@ class Slice:
     """Consecutive lines of a journal: `first` is the number of the first one (from 1), `text` the lines themselves.
 
     `frame` has one row for each line: the columns of `TYPES`, null where they cannot be read, and `fields`,
-    `printable`, `ended`. In `text` every line has its line feed, the last one of the file too.
+    `printable`, `ended`, `price_number`, `size_number` (Float64, NaN where it is none). In `text` every line has its
+    line feed, the last one of the file too.
     """
 
     first: int
@@ -61,32 +63,48 @@ def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
 
 def _read(text: bytes) -> pl.DataFrame:
     """One row for each line, cast one by one only in those pieces of the slice that cannot be read typed."""
-    frame = _typed(text)
-    if frame is not None:
-        return frame
+    # Texts of this slice only: memory is bounded however many different ones a batch has.
+    types = TYPES | {name: pl.Categorical(pl.Categories.random()) for name in TEXTS}
+    frame = _typed(text, types)
+    if frame is None:
+        frame = _read_pieces(text, types)
+    return frame.with_columns(_numbers(frame[name]) for name in ("price", "size"))
+
+
+def _read_pieces(text: bytes, types: Types) -> pl.DataFrame:
     file, frames = io.BytesIO(text), []
     while piece := file.read(_PIECE_BYTES):
         piece += file.readline()
-        frame = _typed(piece)
-        frames.append(_cast(piece) if frame is None else frame)
+        frame = _typed(piece, types)
+        frames.append(_cast(piece, types) if frame is None else frame)
     return pl.concat(frames)
 
 
-def _typed(text: bytes) -> pl.DataFrame | None:
+def _numbers(texts: pl.Series) -> pl.Series:
+    """The texts as Float64, NaN where one is no number or is missing: each different text is read once."""
+    known = texts.drop_nulls().unique()
+    places = known.to_physical().to_numpy()
+    values = np.full(int(places.max(initial=0)) + 2, np.nan)
+    values[places] = known.cast(pl.String).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+    return pl.Series(f"{texts.name}_number", values[texts.to_physical().fill_null(len(values) - 1).to_numpy()])
+
+
+def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
     """The slice read typed, or None where it is not proven that writing the values again gives `text`."""
     codes = np.frombuffer(text, np.uint8)
     lines = int(np.count_nonzero(codes == 0x0A))
     if np.count_nonzero(codes < 0x20) > lines or b"\x7f" in text or b'"' in text:
         return None
     try:
-        frame = pl.read_csv(io.BytesIO(text), has_header=False, schema=TYPES, quote_char=None)
+        frame = pl.read_csv(io.BytesIO(text), has_header=False, schema=types, quote_char=None)
     except PolarsError:
         return None
-    frame = frame.with_columns(pl.col("conditions").fill_null(""))
+    if frame["conditions"].null_count():
+        frame = frame.with_columns(pl.col("conditions").fill_null(""))
     if frame.height != lines or any(frame.null_count().row(0)):
         return None
     # No reading of an integer is shorter than how it is written plainly (+5, 05, " 5"), so equal sums are equal lines.
-    texts = frame.select(pl.sum_horizontal(pl.col(_TEXTS).str.len_bytes().sum())).item()
+    texts = frame.select(pl.sum_horizontal(pl.col(TEXTS).cat.len_bytes().sum())).item()
     digits = sum(_digits(frame[name].to_numpy()) for name in _INTEGERS)
     if texts + digits + len(JOURNAL_COLUMNS) * frame.height != len(text):
         return None
@@ -103,7 +121,7 @@ def _digits(values: Ints) -> int:
     return len(values) + more + int(np.count_nonzero(values < 0))
 
 
-def _cast(text: bytes) -> pl.DataFrame:
+def _cast(text: bytes, types: Types) -> pl.DataFrame:
     """The slice read as text, each value cast by itself."""
     readable = text.decode("utf-8", "backslashreplace").encode()
     lengths = _lengths(readable)
@@ -111,7 +129,7 @@ def _cast(text: bytes) -> pl.DataFrame:
     is_utf8 = pl.Series(lengths == _lengths(text))
     return _columns(readable, line, lengths).select(
         *(_plain_integer(name) for name in _INTEGERS),
-        *_TEXTS,
+        *(pl.col(name).cast(types[name]) for name in TEXTS),
         fields=line.str.count_matches(",", literal=True).cast(pl.Int32) + 1,
         printable=is_utf8 & ~line.str.contains(_UNPRINTABLE),
     )

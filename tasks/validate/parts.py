@@ -1,4 +1,4 @@
-"""How are the two parts of a split batch written: valid rows as Arrow IPC, rejected lines as the quarantine's CSV?"""
+"""How are the two parts of a split batch written: valid rows as an Arrow stream, rejected lines as quarantine?"""
 
 import hashlib
 from collections import Counter
@@ -10,16 +10,18 @@ import polars as pl
 import pyarrow as pa
 
 from tasks import quarantine
-from tasks.archive import SCHEMA
+from tasks.archive import CODED_SCHEMA, TEXTS
 from tasks.manifest import Report
 from tasks.store import publish, sync, unfinished
+from tasks.trade import JOURNAL_COLUMNS
+from tasks.validate.coded import Coded
 from tasks.validate.lines import Slice
 from tasks.validate.repeats import Repeats
 from tasks.validate.schema import TYPES
 
 _EXAMPLES = 5
 _EXAMPLE_CHARACTERS = 300
-_TIME = pl.Datetime("ns", "UTC")
+_NUMBERS = tuple(name for name in JOURNAL_COLUMNS if name not in TEXTS)
 
 
 class Parts:
@@ -27,7 +29,8 @@ class Parts:
 
     def __init__(self, validated: Path, rejected: Path) -> None:
         self._validated, self._rejected = validated, rejected
-        self._arrow = pa.ipc.new_file(str(unfinished(validated)), SCHEMA)
+        self._arrow_file = pa.OSFile(str(unfinished(validated)), "wb")
+        self._arrow = pa.ipc.new_stream(self._arrow_file, CODED_SCHEMA)
         self._csv = unfinished(rejected).open("wb")
         self._digest = hashlib.sha256()
         self._repeats = Repeats()
@@ -41,8 +44,7 @@ class Parts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._arrow.close()
-        self._csv.close()
+        self._close()
         for path in (self._validated, self._rejected):
             unfinished(path).unlink(missing_ok=True)
 
@@ -57,13 +59,14 @@ class Parts:
 
     def publish(self) -> Report:
         """Give the files their names; where no line was rejected there is no file of them."""
-        self._arrow.close()
-        self._csv.close()
+        self._close()
         if self._quarantined:
             publish(self._rejected)
         else:
             self._rejected.unlink(missing_ok=True)
             sync(self._rejected.parent)
+        with unfinished(self._validated).open("rb") as file:
+            validated_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         publish(self._validated)
         return Report(
             rows=self._valid + self._quarantined,
@@ -76,15 +79,26 @@ class Parts:
             lag_ms=self._repeats.lag_ms(),
             per_symbol=dict(sorted(self._repeats.per_symbol.items())),
             quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,
+            validated_sha256=validated_sha256,
         )
+
+    def _close(self) -> None:
+        if not self._arrow_file.closed:
+            self._arrow.close()  # Not twice: each time it writes an end of the stream.
+            self._arrow_file.close()
+        self._csv.close()
 
     def _write_valid(self, rows: pl.DataFrame) -> None:
         if not len(rows):
             return
-        marked = rows.with_columns(self._repeats.mark(rows), pl.col("ts_recv", "ts_event").cast(_TIME))
         # One chunk: how a frame is cut depends on the number of threads that read it.
-        columns = marked.rechunk().to_arrow().columns
-        self._arrow.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        rows = rows.rechunk()
+        texts = {name: Coded.of(rows[name]) for name in TEXTS}
+        columns = {name: coded.to_arrow() for name, coded in texts.items()}
+        columns["duplicate"] = self._repeats.mark(rows, texts).to_arrow()
+        columns |= {name: rows[name].to_arrow().cast(CODED_SCHEMA.field(name).type) for name in _NUMBERS}
+        arrays = [columns[name] for name in CODED_SCHEMA.names]
+        self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=CODED_SCHEMA))
         self._valid += len(rows)
 
     def _write_rejected(self, piece: Slice, broken: pl.DataFrame, rejected: pl.Series) -> None:

@@ -4,12 +4,16 @@ Fed slice after slice, in order; what is carried is 16 bytes a row.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-_VENDOR = ("symbol", "ts_event", "price", "size", "conditions")
+from tasks.archive import TEXTS
+from tasks.validate.coded import Coded
+
+_TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}
 _PERCENTS = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
 _NS_PER_MS = 1e6
 
@@ -22,15 +26,16 @@ class Repeats:
         self.out_of_order = 0
         self.per_symbol: Counter[str] = Counter()
         self._seen = pl.DataFrame(schema={"print": pl.UInt64, "ts_event": pl.Int64})
-        self._latest = pl.DataFrame(schema={"symbol": pl.String, "ts_event": pl.Int64})
+        self._latest: dict[str, int] = {}
         self._lags: list[np.ndarray[Any, np.dtype[np.int64]]] = []
 
-    def mark(self, rows: pl.DataFrame) -> pl.Series:
-        """Whether each of these next rows equals an earlier one in every vendor column.
+    def mark(self, rows: pl.DataFrame, texts: Mapping[str, Coded]) -> pl.Series:
+        """Whether each of these next rows equals an earlier one in every vendor column; `texts` are its texts.
 
         Rows are compared by 64 bits of hash: over five million, one wrong mark in a million batches.
         """
-        prints = rows.select(_VENDOR).hash_rows().alias("print")
+        vendor = pl.DataFrame({"ts_event": rows["ts_event"], **{name: texts[name].hashes() for name in TEXTS}})
+        prints = vendor.hash_rows().alias("print")
         repeated = ~prints.is_first_distinct()
         if len(self._seen) and len(rows):
             again = rows["ts_event"] <= self._seen["ts_event"].max()
@@ -40,7 +45,7 @@ class Repeats:
                 repeated |= again & prints.is_in(seen.implode())
         self._seen = self._seen.vstack(pl.DataFrame([prints, rows["ts_event"]]))
         self.duplicates += int(repeated.sum())
-        self._count(rows)
+        self._count(rows, texts["symbol"])
         return repeated.alias("duplicate")
 
     def lag_ms(self) -> dict[str, float]:
@@ -52,11 +57,14 @@ class Repeats:
         lags.partition(sorted(set(places.values())))
         return {name: float(lags[place]) / _NS_PER_MS for name, place in places.items()}
 
-    def _count(self, rows: pl.DataFrame) -> None:
-        times = pl.concat([self._latest, rows.select("symbol", "ts_event")])
+    def _count(self, rows: pl.DataFrame, symbols: Coded) -> None:
+        before = {code: self._latest[text] for code, text in enumerate(symbols.texts) if text in self._latest}
+        carried = pl.DataFrame({"symbol": list(before), "ts_event": list(before.values())}, _TIMES).sort("ts_event")
+        times = pl.concat([carried, pl.DataFrame({"symbol": symbols.codes, "ts_event": rows["ts_event"]})])
         if not times["ts_event"].is_sorted():  # Else none can be late; the search by symbol costs.
             late = times.select(pl.col("ts_event") < pl.col("ts_event").cum_max().over("symbol")).to_series()
             self.out_of_order += int(late.sum())
-        self._latest = times.group_by("symbol").agg(pl.col("ts_event").max()).sort("ts_event")
-        self.per_symbol.update(dict(rows.group_by("symbol").len().iter_rows()))
+        latest = times.group_by("symbol").agg(pl.col("ts_event").max())
+        self._latest |= {symbols.texts[code]: time for code, time in latest.iter_rows()}
+        self.per_symbol.update(symbols.counts())
         self._lags.append((rows["ts_recv"] - rows["ts_event"]).to_numpy())

@@ -1,10 +1,12 @@
 """Is the archived file equal to the batch, readable by anyone, and the same on every run?"""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -13,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive import SCHEMA
+from tasks.archive import CODED_SCHEMA, SCHEMA, WRITER_OPTIONS, read_groups
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Manifest, read
+from tasks.manifest import Manifest, Report, encode, read
 from tasks.store import Store
+from tasks.validate.lines import slices
 from tasks.validate.split import Limits, split
 
 SealBatch = Callable[..., BatchName]
@@ -109,24 +112,76 @@ def test_a_structural_reject_balances(store: Store, sealed_batch: SealBatch) -> 
     assert (store.quarantine / name.rejected_batch).read_bytes() == b"x\n"
 
 
+def vouch(store: Store, name: BatchName) -> None:
+    """Let the report say that the validated rows are as they now stand."""
+    path = store.validated / name.report
+    sha256 = hashlib.sha256((store.validated / name.validated).read_bytes()).hexdigest()
+    path.write_bytes(encode(replace(read(path, Report), validated_sha256=sha256)))
+
+
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
+def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_batch: SealBatch, place: float) -> None:
+    """A validated file with one bit changed is named, nothing is archived, and every file stays as it was."""
+    name = sealed_batch(LINES)
+    split(store, name, OFF)
+    path = store.validated / name.validated
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    before = files(store)
+    with pytest.raises(CorruptionError, match=f"{path.name}: its bytes are not those of its report"):
+        compress(store, name)
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("slice_bytes", [500, 1 << 20])
+def test_the_file_is_the_one_that_plain_texts_give(
+    store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch, slice_bytes: int
+) -> None:
+    """However the batch is cut, the archived pages are those that pyarrow writes from plain texts."""
+    monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
+    name = sealed_batch(LINES)
+    split(store, name, OFF)
+    compress(store, name)
+    archived = store.archive_folder("finnhub", "2026-11-24") / name.archived
+    file = pq.ParquetFile(archived)
+    table = pa.concat_tables(read_groups(archived))
+    assert table.schema.equals(SCHEMA)
+    facts = {key: text for key, text in file.metadata.metadata.items() if key != b"ARROW:schema"}
+    plain = store.root / "plain.parquet"
+    with pq.ParquetWriter(plain, SCHEMA.with_metadata(facts), **WRITER_OPTIONS) as writer:
+        writer.write_table(table.replace_schema_metadata(facts))
+    assert pages(plain) == pages(archived)
+
+
+def pages(parquet: Path) -> bytes:
+    """The file without its footer, where the order of facts may differ."""
+    content = parquet.read_bytes()
+    return content[: -8 - int.from_bytes(content[-8:-4], "little")]
+
+
 def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) -> None:
     """Validated rows that are too few, cut short or out of order are named, and nothing is removed."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     path = store.validated / name.validated
     whole = path.read_bytes()
-    table = pa.ipc.open_file(str(path)).read_all()
-    for damaged in (table[:-1], table[::1].take(list(range(198, -1, -1)))):
-        with pa.ipc.new_file(str(path), SCHEMA) as writer:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        table = reader.read_all()
+    for damaged in (table[:-1], table.take(list(range(198, -1, -1)))):
+        with pa.ipc.new_stream(str(path), CODED_SCHEMA) as writer:
             writer.write_table(damaged)
+        vouch(store, name)
         with pytest.raises(CorruptionError, match=path.name):
             compress(store, name)
         assert store.manifest_of(name) is None
         assert path.exists()
     path.write_bytes(whole[: len(whole) // 2])
+    vouch(store, name)
     with pytest.raises(CorruptionError, match=path.name):
         compress(store, name)
     path.write_bytes(whole)
+    vouch(store, name)
     assert compress(store, name).rows == 199
 
 
