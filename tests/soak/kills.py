@@ -4,8 +4,9 @@
 
 One warmed process forks a child for each kill. The child appends blocks of random rows, syncs and seals, as fast as
 it can, by hand or as the recorder does (`Lane` and `JournalKeeper`), and tells by a pipe what is synced. It is killed
-after a random moment of up to 25 ms; every fourth recovery is killed as well. What the files then vouch for is worked
-out here, without the recovery's code. Exit status 0 where every law held; the seed is printed first.
+after a random moment of up to 25 ms; every fourth recovery is killed as well. After half of the kills, what was not
+synced is damaged as by a loss of power: cut short, zeroed, or garbled, rows and sums apart. What the files then vouch
+for is worked out here, without the recovery's code. Exit status 0 where every law held; the seed is printed first.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -58,6 +60,16 @@ class Piece:
     refused: tuple[Refused, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a child has told to be durable: rows in all, and of the batch `number` the bytes of rows and of sums."""
+
+    rows: int = 0
+    number: int = -1
+    csv_bytes: int = 0
+    sums_bytes: int = 0
+
+
 @dataclass(slots=True)
 class Figures:
     """What a run came to."""
@@ -71,6 +83,7 @@ class Figures:
     in_a_seal: int = 0
     before_a_sum: int = 0
     recoveries_killed: int = 0
+    damaged: int = 0
     took_s: list[float] = field(default_factory=list)
 
 
@@ -94,7 +107,7 @@ def pieces(chance: random.Random, count: int) -> list[Piece]:
     return found
 
 
-def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: Callable[[int], None]) -> None:
+def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: Callable[[Synced], None]) -> None:
     """Append block after block; sync now and then; seal, or discard, and open the next journal now and then."""
     number = rows = 0
     before: dict[int, tuple[int, int]] = {}
@@ -124,14 +137,15 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
             rows += block.rows
             if chance.random() < sync_each:
                 journal.sync()
-                tell(rows)
+                sums_bytes = (store.spool / SESSION / name.sums).stat().st_size
+                tell(Synced(rows, number, journal.bytes, sums_bytes))
         journal.close()
         if journal.is_empty:
             discard(store, name)
             continue
         seal(store, name, journal.sealed_as(before[1][1], SYMBOLS, ()))
-        tell(rows)
         number += 1
+        tell(Synced(rows, number))
 
 
 def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piece], fail: Callable[..., None]) -> None:
@@ -161,7 +175,7 @@ class Left:
     cut_frames: bytes
 
 
-def left_of(store: Store, name: BatchName) -> Left:
+def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
     """Read from the three files alone: a row counts where its block's line of sums is whole and right."""
     folder = store.spool / SESSION
     journal, frames, sums = (
@@ -174,20 +188,32 @@ def left_of(store: Store, name: BatchName) -> Left:
     if not (folder / name.journal).exists():  # Sealed, and counted there; or discarded.
         return Left([], b"", b"")
     end = frames_end = 0
-    for line in sums.split(b"\n")[1:-1]:
+    for line in sums.split(b"\n")[1:-1] if _is_json(sums.split(b"\n")[0]) else ():
+        if damaged and not _is_json(line):
+            break
         offset, length, _, crc, *_, frames_bytes, _ = json.loads(line)
-        # Before a line of sums is written, its block is: a kill, unlike a loss of power, cannot leave them apart.
-        assert (offset, crc) == (end, zlib.crc32(journal[end : end + length])), f"{name}: sums without their rows"
+        if (offset, crc) != (end, zlib.crc32(journal[end : end + length])) or end + length > len(journal):
+            # Before a line of sums is written, its block is: a kill, unlike a loss of power, cannot leave them apart.
+            assert damaged, f"{name}: sums without their rows"
+            break
         end, frames_end = end + length, frames_bytes
     return Left(journal[:end].splitlines(keepends=True)[1:], journal[end:], frames[frames_end:])
 
 
-def judge(store: Store, request: CaptureRequest, written: list[bytes], synced: int, figures: Figures) -> None:
+def _is_json(line: bytes) -> bool:
+    with suppress(ValueError):
+        return isinstance(json.loads(line), dict | list)
+    return False
+
+
+def judge(
+    store: Store, request: CaptureRequest, written: list[bytes], synced: int, damaged: bool, figures: Figures
+) -> None:
     """Recover, and compare with what the files vouched for. Raises AssertionError."""
     folder = store.spool / SESSION
     sealed_before = {path.name: path.read_bytes() for path in store.sealed.iterdir()}
     names = sorted({BatchName.parse(path.name.lstrip(".")) for path in folder.iterdir()})
-    left = {name: left_of(store, name) for name in names}
+    left = {name: left_of(store, name, damaged) for name in names}
     figures.in_a_seal += any((folder / name.seal).exists() or not (folder / name.journal).exists() for name in names)
     figures.before_a_sum += any(not (folder / name.sums).exists() for name in names)
     if figures.kills % 4 == 0:
@@ -288,12 +314,37 @@ def one_kill(root: Path, pool: list[Piece], written: list[bytes], chance: random
         if figures.kills % 3 == 0:
             write_as_the_recorder(store, request, pool, lambda error: os.write(writing, repr(error).encode()))
         else:
-            tell = lambda rows: os.write(writing, b"%d\n" % rows)  # noqa: E731
-            write_by_hand(store, list(pool), chance_of_child, tell)
+            write_by_hand(store, list(pool), chance_of_child, lambda synced: _tell(writing, synced))
 
     said = killed_in(work, chance, KILL_WITHIN_S)
-    synced = [int(each) for each in said.split(b"\n")[:-1]]
-    judge(store, request, written, synced[-1] if synced else 0, figures)
+    told = [Synced(*map(int, each.split())) for each in said.split(b"\n")[:-1]]
+    synced = told[-1] if told else Synced()
+    damaged = chance.random() < 0.5 and lose_power(store, synced, chance)
+    figures.damaged += damaged
+    judge(store, request, written, synced.rows, damaged, figures)
+
+
+def _tell(writing: int, synced: Synced) -> None:
+    os.write(writing, b"%d %d %d %d\n" % (synced.rows, synced.number, synced.csv_bytes, synced.sums_bytes))
+
+
+def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
+    """Damage what the open journal has written since its last sync, as the disk may have kept it; whether it could."""
+    folder = store.spool / SESSION
+    names = sorted(BatchName.parse(path.name) for path in folder.glob("*.sums"))
+    if not names or not (folder / names[-1].journal).exists() or (folder / names[-1].seal).exists():
+        return False
+    mine = names[-1].number == synced.number
+    path, kept = chance.choice((
+        (folder / names[-1].journal, synced.csv_bytes if mine else 0),
+        (folder / names[-1].sums, synced.sums_bytes if mine else 0),
+    ))  # fmt: skip
+    content = path.read_bytes()
+    at = chance.randint(kept, len(content))
+    end = chance.randint(at, len(content))
+    rest = chance.choice((b"", bytes(end - at) + content[end:], chance.randbytes(end - at) + content[end:]))
+    path.write_bytes(content[:at] + rest)
+    return True
 
 
 def run(kills: int, seed: int) -> Figures:
@@ -325,7 +376,7 @@ def main() -> None:
     figures = run(asked.kills, seed)
     print(
         f"{figures.kills:,} kills, each {1000 * sum(figures.took_s) / figures.kills:.0f} ms; "
-        f"{figures.recoveries_killed:,} recoveries killed, too\n"
+        f"{figures.damaged:,} with a loss of power, {figures.recoveries_killed:,} recoveries killed, too\n"
         f"{figures.torn:,} torn tails ({figures.within_a_row:,} within a row, {figures.cut_bytes:,} bytes, all in "
         f"quarantine); {figures.in_a_seal:,} kills within a seal, {figures.before_a_sum:,} before a journal's sums\n"
         f"{figures.rows:,} rows recovered, each as written; {figures.synced:,} had been synced"

@@ -48,7 +48,6 @@ _BROKEN_FRAMES = (
     bytes(Frame(3, b"x")),
     bytes(Frame(TEXT, b"x", masked=True)),
     bytes(Frame(PING, b"x" * 126)),
-    bytes(Frame(TEXT, b"x", length_bytes=2)),
     bytes(Frame(0, b"continues nothing")),
     b"HTTP/1.1 400 Bad Request\r\n\r\n",
 )
