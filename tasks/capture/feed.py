@@ -42,6 +42,7 @@ class Connection:
         self._socket.setblocking(False)
         self._tls = isinstance(self._socket, ssl.SSLSocket)
         self._broken: OSError | None = None
+        self.was_empty = True
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -52,9 +53,10 @@ class Connection:
     def read(self, timeout_s: float) -> bytes | None:
         """What the socket has: b"" when the peer has ended, None when nothing came within the time or at `wake`.
 
-        Raises TransientError where the connection broke.
+        Raises TransientError where the connection broke. `was_empty` then says whether nothing had waited to be read.
         """
         chunk = self._take()
+        self.was_empty = chunk is None
         if chunk is None and self._ready(timeout_s):
             chunk = self._take()
         return chunk

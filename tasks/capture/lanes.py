@@ -28,12 +28,16 @@ _BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What one `recv` completed, as the socket's thread hands it on."""
+    """What one `recv` completed, as the socket's thread hands it on.
+
+    `through_ns` is the time (UTC ns) up to which all that was sent is then here; 0 where that is `ts_recv_ns`.
+    """
 
     connection: int
     ts_recv_ns: int
     cut: Cut
     size_bytes: int
+    through_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -51,6 +55,7 @@ class Portion:
     trade: int = 0
     control: int = 0
     refused: list[Refused] = field(default_factory=list)
+    through_ns: int = 0
 
 
 class LaneClosed(Exception):
@@ -128,6 +133,7 @@ class Router:
         """One receipt, read; the lines beside the portion are those of its block."""
         cut, connection = received.cut, received.connection
         portion = Portion(connection, received.ts_recv_ns, received.size_bytes)
+        portion.through_ns = received.through_ns
         portion.received = cut.frames
         portion.control = len(cut.controls)
         portion.refused = [Refused("frame", "a binary message", payload) for payload in cut.binaries]
@@ -157,6 +163,7 @@ class Router:
         for lane, indices in by_lane.items() or ((0, []),):
             block = b"".join([lines[index] for index in indices])
             part = Portion(whole.connection, whole.ts_recv_ns, len(block) + 256, block)
+            part.through_ns = whole.through_ns
             if indices:
                 part.symbols = [whole.symbols[index] for index in indices]
                 part.first_seq = whole.first_seq + indices[0]
@@ -297,4 +304,4 @@ def _add(portion: Portion, block: Block, journal: Journal) -> None:
     block.control += portion.control
     for refused in portion.refused:
         block.refused.append((portion.connection, portion.ts_recv_ns, refused))
-    block.through_ns = portion.ts_recv_ns
+    block.through_ns = portion.through_ns or portion.ts_recv_ns

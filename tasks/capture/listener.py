@@ -35,6 +35,8 @@ _CROWDED_S = 60.0
 _POLICY_VIOLATION = 1008
 # A vendor that drops us for slowness does so within this time of it.
 _HELD_NS = 30 * NS_PER_S
+# What had waited in the socket for so long, or longer, was sent before it was read.
+_BEHIND_NS = NS_PER_S // 4
 _LAST_PING = b"last"
 
 
@@ -99,6 +101,8 @@ class Listener(threading.Thread):
         self._cutter = FrameCutter(request.max_message_bytes)
         self._stamped_ns = 0
         self._begun_ns = 0
+        self._fresh_ns = 0
+        self._ended_in_order = False
         self._blocked_ns = 0
         self._pong: bytes | None = None
 
@@ -205,10 +209,10 @@ class Listener(threading.Thread):
         self._subscriptions, self._silent = Subscriptions(), None
         self._orders = SimpleQueue()  # Orders to an earlier connection; what they wanted is in the watch-list.
         self._cutter = FrameCutter(self._request.max_message_bytes)
-        self._stamped_ns = 0
+        self._stamped_ns, self._ended_in_order = 0, False
         unheard_from_ns = self._request.started_ns if self.listening_ns is None else self.heard_ns
         try:
-            self.heard_ns = unheard_from_ns = self._follow(connection)
+            self.heard_ns = unheard_from_ns = self._fresh_ns = self._follow(connection)
             self.listening_ns = self.listening_ns or self.heard_ns
             self.state, self.notice = "recording", None
             log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscriptions.asked))
@@ -219,10 +223,18 @@ class Listener(threading.Thread):
             self._unheard(self._silent[1], reason)
         elif self._held_ns and self._clock.monotonic_ns() - self._held_until_ns < _HELD_NS:
             reason += f"; for {self._held_ns / NS_PER_S:.1f} s before, the journal had held up the reading"
-        # Of a message that did not end, no part is recorded: the gap begins with it.
-        heard_ns = self._begun_ns if self._cutter.is_within_message else self.heard_ns
-        self._unheard(max(unheard_from_ns, heard_ns), reason)
+        self._unheard(max(unheard_from_ns, min(self.heard_ns, self._whole_until_ns())), reason)
         return reason
+
+    def _whole_until_ns(self) -> int:
+        """Up to when all that was sent on this connection is recorded, now that it is lost."""
+        whole_ns = self.heard_ns if self._ended_in_order else self._through_ns()
+        # Of a message that has not ended, no part is recorded.
+        return min(whole_ns, self._begun_ns) if self._cutter.is_within_message else whole_ns
+
+    def _through_ns(self) -> int:
+        """Up to when all that was sent is read. Where we are behind, older messages still wait on the way to us."""
+        return self._stamped_ns if self._stamped_ns - self._fresh_ns < _BEHIND_NS else self._fresh_ns
 
     def _unheard(self, from_ns: int, reason: str) -> None:
         """Nothing can be heard from then on. What ends because the session ends is no gap."""
@@ -250,6 +262,7 @@ class Listener(threading.Thread):
                 continue
             reason = self._take(connection, chunk)
             if reason is not None:
+                self._ended_in_order = True
                 return reason
             last_ns, asked = self._clock.monotonic_ns(), False
             self._obey(connection)
@@ -264,6 +277,8 @@ class Listener(threading.Thread):
         """Stamp a chunk, hand on what it completes, answer pings; gives the reason where the peer ends."""
         # The wall clock may be stepped back; receipt within a connection has one order.
         self._stamped_ns = self.heard_ns = max(self._stamped_ns, self._clock.wall_ns())
+        if connection.was_empty:
+            self._fresh_ns = self._stamped_ns
         if not chunk:
             return "the feed ended the connection without a close frame"
         was_within = self._cutter.is_within_message
@@ -273,7 +288,7 @@ class Listener(threading.Thread):
         if cut.frames:
             self.frames += cut.frames
             before_ns = self._clock.monotonic_ns()
-            self._put(Received(self.connection, self._stamped_ns, cut, len(chunk)))
+            self._put(Received(self.connection, self._stamped_ns, cut, len(chunk), self._through_ns()))
             after_ns = self._clock.monotonic_ns()
             self._blocked_ns += after_ns - before_ns
             if after_ns - before_ns > NS_PER_S:  # The queues were full: back-pressure, felt by the vendor too.

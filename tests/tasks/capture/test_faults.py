@@ -819,3 +819,42 @@ def test_bad_input_is_counted_and_quarantined_as_received(
 
 def path_is_ours(name: str) -> bool:
     return name in {"request.json", "gaps.json", "watchlist.json", "status.json", "session.json"}
+
+
+def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """We do not read, the feed's own buffer fills, it resets: what it threw away was old, and the gap begins before."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000)]
+    server = fault_server(
+        [Subscribed("A"), *(Send(fat[at : at + 100]) for at in range(0, len(fat), 100))], [Subscribed("A")]
+    )
+    recording = session(server.url, queue_bytes=100_000)
+    connection = server.connection(0)
+    written = -1
+    while written != (written := len(connection.written)) or not written:  # until the server can send no more
+        time.sleep(0.3)
+    reset_ns = time.time_ns()
+    connection.reset()
+    goes.set()
+    server.connection(1).wait_heard("subscribe")
+    record = recording.end()
+    rows = sealed_rows(store, record.session)
+    assert [row.trade for row in rows] == fat[: len(rows)]
+    assert_counts_agree(store, record)
+    lost = [each for each in connection.written if each.trades[-1] not in [row.trade for row in rows[-100:]]]
+    lost = [each for each in lost if each.trades[0].ts_event_ns > rows[-1].trade.ts_event_ns]
+    assert lost
+    (gap,) = record.gaps
+    assert lost[0].began_ns < reset_ns - NS_PER_S // 4
+    assert gap.start_ns <= lost[0].began_ns
+    assert gap.end_ns is not None
+    assert gap.end_ns >= reset_ns
