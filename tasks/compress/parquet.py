@@ -150,9 +150,9 @@ def _validated(path: Path) -> Iterator[pa.Table]:
 def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:
     """The last (connection, recv_seq). Raises CorruptionError where rows do not rise: no sorting mends a batch."""
     connection, seq = (_values(table[name]) for name in ("connection", "recv_seq"))
-    connection, seq = np.concatenate([[last[0]], connection]), np.concatenate([[last[1]], seq])
-    steps = np.diff(connection)
-    if ((steps < 0) | ((steps == 0) & (np.diff(seq) <= 0))).any():
+    follows = (int(connection[0]), int(seq[0])) > last
+    risen = (connection[1:] > connection[:-1]) | ((connection[1:] == connection[:-1]) & (seq[1:] > seq[:-1]))
+    if not (follows and risen.all()):
         raise CorruptionError(f"{path}: its rows are not in order of receipt; split the batch again from a copy")
     return int(connection[-1]), int(seq[-1])
 

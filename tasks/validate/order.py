@@ -78,25 +78,29 @@ class InOrder:
     def __init__(self, seal: Seal) -> None:
         self._lanes = seal.lanes
         self._before_seq, self._before_time = _before(seal)
-        self._last = np.array([[0], [-1], [0], [0]])
+        self._last = [np.array([value]) for value in (0, -1, 0, 0)]
 
     def holds(self, rows: Receipts) -> bool:
         """Whether these next lines are in order; of those that cannot be read at all nothing is said."""
         readable = (rows.connection >= 0) & (rows.seq >= 0) & (rows.time >= 0)
         if ((rows.connection >= 0) & ~readable).any():
             return False
-        columns = np.stack([rows.line, rows.connection, rows.seq, rows.time])
-        columns = np.concatenate([self._last, columns if readable.all() else columns[:, readable]], axis=1)
-        self._last = columns[:, -1:]
-        line, connection, seq, time = columns
-        same = connection[1:] == connection[:-1]
-        index = connection[1:]
-        seq_before = np.where(same, seq[:-1], self._before_seq[index])
-        time_before = np.where(same, time[:-1], self._before_time[index])
+        columns = [rows.line, rows.connection, rows.seq, rows.time]
+        columns = columns if readable.all() else [column[readable] for column in columns]
+        first = [np.concatenate([last, column[:1]]) for last, column in zip(self._last, columns, strict=True)]
+        self._last = [np.concatenate([last, column[-1:]])[-1:] for last, column in zip(first, columns, strict=True)]
+        return self._rise(*first) and self._rise(*columns)
+
+    def _rise(self, line: Ints, connection: Ints, seq: Ints, time: Ints) -> bool:
+        same, index = connection[1:] == connection[:-1], connection[1:]
+        seq_before, time_before = seq[:-1], time[:-1]
+        if not same.all():
+            seq_before = np.where(same, seq_before, self._before_seq[index])
+            time_before = np.where(same, time_before, self._before_time[index])
         distance = np.diff(line) if self._lanes == 1 else 1
         steps = seq[1:] - seq_before
         whole = steps == distance if self._lanes == 1 else steps >= distance
-        return bool(whole.all() and (time[1:] >= time_before).all() and (np.diff(connection) >= 0).all())
+        return bool(whole.all() and (time[1:] >= time_before).all() and (connection[1:] >= connection[:-1]).all())
 
 
 def disorder(rows: Receipts, seal: Seal) -> Disorder:
