@@ -1,5 +1,6 @@
 """What does the recorder do? Shown on a generated tape, served from this machine, through the flow of production."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -24,12 +25,13 @@ def run(seconds: int, data_dir: Path) -> None:
     shown, data_dir = data_dir, data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     _leave_settings_alone(data_dir)
+    logging.getLogger("tasks.replay.server").setLevel(logging.WARNING)
     tape = data_dir / "tape.csv.gz"
     console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {shown}/{tape.name}")
     write_tape(generate(_SEED, seconds + _EXTRA_TAPE_S), tape)
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
         console.print(f"serving it as Finnhub's websocket on {served.url}")
-        console.print("starting Prefect's own server for this run (10 to 20 s at first) and the recorder …")
+        console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
         from flows.record_session import record_session
 
         with session_shown(live=sys.stdout.isatty()):
@@ -41,14 +43,14 @@ def run(seconds: int, data_dir: Path) -> None:
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
     report.print_ledger(ledger, shown)
-    console.print("\nwhat to type next (here, with .venv/bin on your PATH):")
+    console.print("\nwhat to type next, here, with .venv/bin on your PATH:")
     for command, meaning in (
-        (f"tape verify --data-dir {shown}", "every law again, from the files alone"),
-        (f"tape export --data-dir {shown} tape.csv", "the archive back as a tape"),
-        ("prefect server start", "then http://127.0.0.1:4200 shows this run"),
-        ("FINNHUB_API_KEY=… tape record AAPL --for 5m", "the real feed"),
+        (f"tape verify --data-dir {shown}", "recomputes it all"),
+        (f"tape export --data-dir {shown} tape.csv", "gives the tape back"),
+        ("prefect server start", "shows this run on 127.0.0.1:4200"),
+        ("FINNHUB_API_KEY=… tape record AAPL --for 5m", "records the real feed"),
     ):
-        console.print(f"  {command:<46} {meaning}")
+        console.print(f"  {command:<44} {meaning}")
 
 
 def _leave_settings_alone(data_dir: Path) -> None:

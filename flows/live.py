@@ -6,12 +6,13 @@ A thread reads the recorder's status file; the flow, which owns the main thread,
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -37,7 +38,8 @@ def session_shown(*, live: bool) -> Iterator[None]:
     Under a live view the terminal shows only warnings of what is logged; Prefect's own record of the run has it all.
     """
     if live:
-        _only_warnings()
+        for handler in _console_handlers():
+            handler.setLevel(logging.WARNING)
     over = threading.Event()
     thread = threading.Thread(target=_show_live if live else _show_lines, args=(over,), daemon=True)
     thread.start()
@@ -48,11 +50,24 @@ def session_shown(*, live: bool) -> Iterator[None]:
         thread.join(5)
 
 
-def _only_warnings() -> None:
-    for name in ("", "prefect"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.WARNING)
+def _console_handlers() -> list[Any]:
+    """Prefect's, which print through a console of rich."""
+    handlers = [handler for name in ("", "prefect") for handler in logging.getLogger(name).handlers]
+    return [handler for handler in handlers if isinstance(getattr(handler, "console", None), Console)]
+
+
+@contextmanager
+def _logged_above() -> Iterator[None]:
+    """What is logged to the terminal goes through the view, which has taken sys.stderr: else it tears the view."""
+    consoles = [handler.console for handler in _console_handlers() if handler.console.is_terminal]
+    before = [console.file for console in consoles]
+    for console in consoles:
+        console.file = sys.stderr
+    try:
+        yield
+    finally:
+        for console, file in zip(consoles, before, strict=True):
+            console.file = file
 
 
 def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
@@ -81,7 +96,7 @@ def _show_lines(over: threading.Event) -> None:
 
 def _show_live(over: threading.Event) -> None:
     rate = _Rate()
-    with Live(Text("starting the recorder …"), refresh_per_second=4, transient=True) as view:
+    with Live(Text("starting the recorder …"), refresh_per_second=4, transient=True) as view, _logged_above():
         for status, store in _statuses(over, _LIVE_EVERY_S):
             view.update(_picture(status, store, rate))
 
@@ -100,7 +115,8 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
         str(status.gaps + len(status.open_gaps)),
     )
     whole_ns = max(1, status.deadline_ns - status.started_ns)
-    bar = ProgressBar(total=whole_ns, completed=min(whole_ns, status.updated_ns - status.started_ns), width=60)
+    bar = Table.grid()  # A bar by itself ends no line.
+    bar.add_row(ProgressBar(total=whole_ns, completed=min(whole_ns, status.updated_ns - status.started_ns), width=60))
     symbols = Table.grid(padding=(0, 2))
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
     for name, count in busiest:

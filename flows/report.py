@@ -44,10 +44,8 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
         table.add_row(left, f"{a:,}", right, f"{b:,}", "[green]holds[/green]" if a == b else "[red]BROKEN[/red]")
     out.print(table)
     trades, frames = ledger.trades, ledger.frames
-    out.print(
-        f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected; "
-        f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined:,} quarantined"
-    )
+    out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
+    out.print(f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined:,} quarantined")
     out.print(f"gaps: {len(record.gaps)}" + ("" if record.gaps else ", every symbol could be heard throughout"))
     for gap in record.gaps[:20]:
         out.print(f"  {gap_line(gap)}")
@@ -55,8 +53,12 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
         out.print(f"  … and {len(record.gaps) - 20} more in {data_dir}/sessions/{record.session}/session.json")
     if record.never_heard:
         out.print(f"never heard: {', '.join(record.never_heard[:20])}{' …' if len(record.never_heard) > 20 else ''}")
-    out.print(f"archive: {data_dir}/archive   quarantine: {data_dir}/quarantine   log: "
-              f"{data_dir}/sessions/{record.session}/recorder.log", soft_wrap=True)  # fmt: skip
+    for name, place in (
+        ("archive", f"archive/feed={record.feed}/"),
+        ("quarantine", "quarantine/"),
+        ("log", f"sessions/{record.session}/recorder.log"),
+    ):
+        out.print(f"{name + ':':<11} {data_dir / place}", soft_wrap=True)
     verdict = "[green]the ledger balances[/green]" if ledger.balances else "[red]the ledger does NOT balance[/red]"
     out.print(verdict)
 
