@@ -44,6 +44,7 @@ from tasks.trade import JOURNAL_HEADER, NS_PER_S
 SESSION = "20260102T150405Z-00c0ffee"
 SYMBOLS = ("AAPL", "MSFT", "BINANCE:BTCUSDT")
 KILL_WITHIN_S = 0.025
+SEAL = ".seal.json"
 _START_NS = 1_767_366_245 * NS_PER_S
 
 
@@ -332,8 +333,8 @@ def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
     """Damage what the open journal has written since its last sync, as the disk may have kept it; whether it could."""
     folder = store.spool / SESSION
     names = sorted(BatchName.parse(path.name) for path in folder.glob("*.sums"))
-    if not names or not (folder / names[-1].journal).exists() or (folder / names[-1].seal).exists():
-        return False
+    if not names or not (folder / names[-1].journal).exists() or any(SEAL in path.name for path in folder.iterdir()):
+        return False  # What is being sealed has been synced.
     mine = names[-1].number == synced.number
     path, kept = chance.choice((
         (folder / names[-1].journal, synced.csv_bytes if mine else 0),

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -60,7 +60,7 @@ def ask(root: Path, url: str, chance: random.Random, seconds: float) -> CaptureR
     now_ns = time.time_ns()
     return CaptureRequest(
         session=session_name(now_ns, os.urandom), data_dir=root, feed_url=url, symbols=SYMBOLS, started_ns=now_ns,
-        deadline_ns=now_ns + int((seconds + 120) * NS_PER_S), lanes=chance.choice((1, 2, 3)), batch_bytes=200_000,
+        deadline_ns=now_ns + int((seconds + 120) * NS_PER_S), lanes=chance.choice((2, 3)), batch_bytes=200_000,
         batch_for_ns=2 * NS_PER_S, ping_every_s=0.5, reconnect_within_s=0.5, connect_timeout_s=3.0,
         queue_bytes=1 << 20,
     )  # fmt: skip
@@ -160,7 +160,17 @@ def judge_gaps(record: SessionRecord, missing: list[tuple[str, Written]], events
 
 def _meets(gap: Gap, from_ns: int, to_ns: int) -> bool:
     assert gap.end_ns is not None, f"a gap that has not ended: {gap}"
-    return gap.start_ns - _TRANSIT_NS <= to_ns and from_ns <= gap.end_ns + _TRANSIT_NS
+    return gap.start_ns - _TRANSIT_NS <= to_ns and from_ns <= gap.end_ns
+
+
+def judge_changes(record: SessionRecord, server: FaultServer) -> None:
+    """Between two connections on which trades were sent no symbol can be heard: a gap of each lies there."""
+    spoke = [connection.written for connection in server.connections if connection.written]
+    for before, after in pairwise(spoke):
+        from_ns, to_ns = before[-1].ended_ns, after[0].began_ns
+        between = [gap for gap in record.gaps if gap.start_ns <= to_ns and (gap.end_ns or 0) >= from_ns]
+        heard = set(SYMBOLS).difference(*(gap.symbols for gap in between))
+        assert not heard, f"a change of connection between {from_ns} and {to_ns}: no gap for {heard}"
 
 
 def judge_archive(store: Store, record: SessionRecord, rows: int) -> None:
@@ -186,6 +196,7 @@ def run(root: Path, seconds: float, seed: int) -> str:
     missing = list(lost(rows, server))
     assert record.outcome == "stopped", record.error
     judge_gaps(record, missing, weather.events)
+    judge_changes(record, server)
     judge_archive(store, record, len(rows))
     ends, sent = Counter(event.kind for event in weather.events), len(server.sent)
     assert len(rows) + len(missing) == sent
