@@ -15,12 +15,14 @@ class Relay:
     """Hands every request on to the store at `upstream`, unless told otherwise.
 
     `answer` gives (status, error code) in place of asking the store, or None; `passing` is called with how many bytes
-    of a body have been handed on, and may kill, stop or wait; `seen` are the requests so far, (method, path and query).
+    of a body have been handed on, and may kill, stop or wait; `seen` are the requests so far, (method, path and query), and
+    `sha256s` what each request said of its body by `x-amz-checksum-sha256`, "" where nothing.
     """
 
     upstream: int
     port: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
+    sha256s: list[str] = field(default_factory=list)
     answer: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
     passing: Callable[[str, str, int], None] = lambda method, path, sent_bytes: None
 
@@ -34,6 +36,7 @@ def _handler(relay: Relay) -> type[http.server.BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             relay.seen.append((self.command, self.path))
+            relay.sha256s.append(self.headers.get("x-amz-checksum-sha256", ""))
             refused = relay.answer(self.command, self.path)
             left = int(self.headers.get("Content-Length", 0))
             if refused is not None:
