@@ -126,7 +126,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
                 "by-hand", **common, record_for=record_for, feed_url=served.url, data_dir=str(tape.folder / folder)
             )
             for folder, served, record_for in (
-                ("completed", one, "4s"), ("cancelled", two, "60s"), ("orphaned", three, "18s"),
+                ("completed", one, "10s"), ("cancelled", two, "60s"), ("orphaned", three, "25s"),
             )
         }  # fmt: skip
         until(lambda: trades("cancelled") > 50)

@@ -77,7 +77,7 @@ def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -
     """Sealed batches are validated and archived while recording goes on, and the session ends at its time."""
     with serve_in_thread(generate(3, 120), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
-            "record", *SYMBOLS[:8], "--for", "5s", "--feed-url", server.url, "--batch-for", "700ms", "--json"
+            "record", *SYMBOLS[:8], "--for", "8s", "--feed-url", server.url, "--batch-for", "700ms", "--json"
         )
         until(lambda: list(tape.data.glob("archive/**/*.manifest.json")))
         assert tape.status()["state"] == "recording"
@@ -85,8 +85,8 @@ def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -
     assert recording.returncode == 0, err[-3000:]
     ledger = json.loads(out)
     assert ledger["outcome"] == "complete"
-    assert ledger["batches"]["archived"] >= 5
-    assert 5 <= (ledger["ended_ns"] - ledger["started_ns"]) / 1e9 < 9
+    assert ledger["batches"]["archived"] >= 3
+    assert 8 <= (ledger["ended_ns"] - ledger["started_ns"]) / 1e9 < 20
     assert "trades" in err
     assert not list(tape.data.glob("sealed/*"))
     assert not list(tape.data.glob("validated/*"))
@@ -149,16 +149,19 @@ def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, u
 def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(tape: Any, until: Any) -> None:
     """Kill -9 of the flow alone: the recorder goes on; a new run attaches to it and archives everything."""
     with serve_in_thread(generate(6, 120), ReplayOptions(speed=1.0)) as server:
-        words = ("record", *SYMBOLS, "--for", "10s", "--feed-url", server.url, "--batch-for", "1s", "--json")
+        words = ("record", *SYMBOLS, "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", "--json")
         first = tape.start(*words)
         until(lambda: tape.status().get("trades", 0) > 500)
         first.kill()
         first.communicate()
+        archived = len(list(tape.data.glob("archive/**/*.manifest.json")))
         second = tape.start(*words)
         before = tape.status()
         assert tape.verdict().recording == (before["session"],)
+        until(lambda: len(list(tape.data.glob("archive/**/*.manifest.json"))) > archived)
+        second.send_signal(signal.SIGINT)
         ledger = tape.printed(second)
-    assert (ledger["session"], ledger["outcome"], ledger["gaps"]) == (before["session"], "complete", [])
+    assert (ledger["session"], ledger["outcome"], ledger["gaps"]) == (before["session"], "stopped", [])
     assert ledger["connections"] == 1
     assert tape.verdict().holds
 
