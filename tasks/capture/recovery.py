@@ -131,7 +131,8 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
         return None
     trusted = trust(folder / name.journal, folder / name.sums)
     cut = _cut(store, name, trusted)
-    if trusted is None or (not trusted.rows and not trusted.last.received):
+    # What was cut keeps its batch, be it without a row: the next journal of that name would replace it in quarantine.
+    if trusted is None or (not trusted.rows and not trusted.last.received and not cut):
         discard(store, name)
         return None
     watch = WatchList(store.sessions / name.session / WATCHLIST_FILE, trusted.heading.symbols)
