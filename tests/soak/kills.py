@@ -174,6 +174,7 @@ class Left:
     rows: list[bytes]
     cut: bytes
     cut_frames: bytes
+    is_known: bool = False
 
 
 def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
@@ -198,7 +199,8 @@ def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
             assert damaged, f"{name}: sums without their rows"
             break
         end, frames_end = end + length, frames_bytes
-    return Left(journal[:end].splitlines(keepends=True)[1:], journal[end:], frames[frames_end:])
+    rows = journal[:end].splitlines(keepends=True)[1:]
+    return Left(rows, journal[end:], frames[frames_end:], is_known=end > 0)
 
 
 def _is_json(line: bytes) -> bool:
@@ -240,6 +242,11 @@ def judge(
         for file, cut in ((name.cut, each.cut), (name.cut_frames, each.cut_frames)):
             path = store.quarantine / file
             assert (path.read_bytes() if path.exists() else b"") == cut, f"{file}: not what was cut"
+        if each.is_known and (each.cut or each.cut_frames):
+            record = read(store.sealed / name.seal, Seal)
+            assert record.cut_bytes == len(each.cut) + len(each.cut_frames), (
+                f"{name}: its seal does not know of the cut"
+            )
         figures.torn += bool(each.cut)
         figures.within_a_row += bool(each.cut) and not each.cut.endswith(b"\n")
         figures.cut_bytes += len(each.cut)
