@@ -148,6 +148,8 @@ def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
         return verdict.holds
     for wrong in verdict.wrong:
         report.out.print(f"[red]{wrong.kind}[/red] {wrong.key}: {wrong.message}", soft_wrap=True)
+    for note in verdict.notes:
+        report.out.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
     how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
     count = f"{verdict.batches:,} batches, {verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
     end = "all as their receipts say" if verdict.holds else f"[red]{len(verdict.wrong)} are not as they should be[/red]"

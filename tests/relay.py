@@ -15,7 +15,7 @@ class Relay:
     """Hands every request on to the store at `upstream`, unless told otherwise.
 
     `answer` gives (status, error code) in place of asking the store, or None; `passing` is called with how many bytes
-    of a body have been handed on, and may kill, stop or wait; `seen` are the requests so far, (method, path and query), and
+    of a body have been handed on, and may kill, stop or wait; `seen` are the requests so far, (method, path?query), and
     `sha256s` what each request said of its body by `x-amz-checksum-sha256`, "" where nothing.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.batch import BatchName
-from tasks.errors import CorruptionError, RecorderError
+from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.manifest import Manifest, ObjectReceipt, Receipt, read
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
@@ -29,7 +29,10 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteVerdict:
-    """What was found. `objects` are ours by their receipts; `downloaded` of them had to be read to be compared."""
+    """What was found. `objects` are ours by their receipts; `downloaded` of them had to be read to be compared.
+
+    `notes` say what could not be looked for.
+    """
 
     bucket: str
     batches: int
@@ -37,6 +40,7 @@ class RemoteVerdict:
     bytes: int
     downloaded: int
     wrong: tuple[Wrong, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -71,15 +75,24 @@ def audit(store: Store, bucket: Bucket, now_ns: int) -> RemoteVerdict:
         for key, size in sorted(listed.items())
         if key not in ours
     ]
-    wrong += [
-        Wrong("abandoned", each.key, "parts of an upload that was killed a day ago or before; run `tape archive`")
-        for each in objects.unfinished_parts(f"{bucket.prefix}/")
-        if now_ns - each.begun_ns >= ABANDONED_AFTER_NS
-    ]
+    abandoned, notes = _abandoned(objects, now_ns)
+    wrong += abandoned
     return RemoteVerdict(
         bucket=str(bucket), batches=count.batches, objects=count.objects, bytes=count.bytes,
-        downloaded=count.downloaded, wrong=tuple(wrong),
+        downloaded=count.downloaded, wrong=tuple(wrong), notes=notes,
     )  # fmt: skip
+
+
+def _abandoned(objects: ObjectStore, now_ns: int) -> tuple[list[Wrong], tuple[str, ...]]:
+    """The multiparts that killed uploads left, or a note where the store cannot list them, as some do not."""
+    try:
+        unfinished = objects.unfinished_parts(f"{objects.bucket.prefix}/")
+    except TerminalError as error:
+        return [], (f"parts that killed uploads may have left were not looked for: {error}",)
+    said = "parts of an upload that was killed a day ago or before; run `tape archive`"
+    return [
+        Wrong("abandoned", each.key, said) for each in unfinished if now_ns - each.begun_ns >= ABANDONED_AFTER_NS
+    ], ()
 
 
 def _batch(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from relay import Relay
 
 from tasks.batch import BatchName
 from tasks.errors import TerminalError
@@ -81,6 +82,18 @@ def test_parts_that_a_killed_upload_left_are_named_once_they_are_old(
     assert begun["UploadId"]
     assert kinds(store, bucket) == []
     assert kinds(store, bucket, 2 * NOW_NS + ABANDONED_AFTER_NS) == [("abandoned", f"{FOLDER}/part")]
+
+
+def test_a_store_that_cannot_list_multiparts_is_judged_without_and_that_is_said(
+    store: Store, uploaded: BatchName, bucket_by_relay: Bucket, relay: Relay
+) -> None:
+    """A 501 to that one question does not keep the objects from being compared."""
+    place = store.archive_folder("finnhub", "2026-11-24") / uploaded.receipt
+    write_whole(place, encode(replace(read(place, Receipt), endpoint=bucket_by_relay.endpoint_url)))
+    relay.answer = lambda method, path: (501, "NotImplemented") if "uploads" in path else None
+    verdict = audit(store, bucket_by_relay, 0)
+    assert (verdict.wrong, verdict.objects) == ((), 2)
+    assert "not looked for" in verdict.notes[0]
 
 
 def test_a_batch_without_a_receipt_of_this_bucket_is_not_uploaded(
