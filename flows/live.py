@@ -6,7 +6,6 @@ A thread reads the recorder's status file; the flow, which owns the main thread,
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -56,18 +55,26 @@ def _console_handlers() -> list[Any]:
     return [handler for handler in handlers if isinstance(getattr(handler, "console", None), Console)]
 
 
+class _Above:
+    """Stands in for the console of Prefect's handler: a line written past the view would tear it."""
+
+    def __init__(self, view: Live) -> None:
+        self._console = view.console
+
+    def print(self, message: str, **_: Any) -> None:
+        self._console.print(Text(message))
+
+
 @contextmanager
-def _logged_above() -> Iterator[None]:
-    """What is logged to the terminal goes through the view, which has taken sys.stderr: else it tears the view."""
-    consoles = [handler.console for handler in _console_handlers() if handler.console.is_terminal]
-    before = [console.file for console in consoles]
-    for console in consoles:
-        console.file = sys.stderr
+def _logged_above(view: Live) -> Iterator[None]:
+    shown = [(handler, handler.console) for handler in _console_handlers() if handler.console.is_terminal]
+    for handler, _ in shown:
+        handler.console = _Above(view)
     try:
         yield
     finally:
-        for console, file in zip(consoles, before, strict=True):
-            console.file = file
+        for handler, console in shown:
+            handler.console = console
 
 
 def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
@@ -96,7 +103,7 @@ def _show_lines(over: threading.Event) -> None:
 
 def _show_live(over: threading.Event) -> None:
     rate = _Rate()
-    with Live(Text("starting the recorder …"), refresh_per_second=4, transient=True) as view, _logged_above():
+    with Live(Text("starting the recorder …"), refresh_per_second=4, transient=True) as view, _logged_above(view):
         for status, store in _statuses(over, _LIVE_EVERY_S):
             view.update(_picture(status, store, rate))
 
