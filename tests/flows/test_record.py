@@ -251,10 +251,11 @@ def test_no_secret_is_anywhere(
     secrets = [KEY.encode(), settings["TAPE_S3_SECRET_ACCESS_KEY"].encode()]
     with serve_in_thread(generate(8, 60), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
-            "record", "SPY", "NVDA", "--for", "4s", "--feed-url", server.url, "--batch-for", "1s", **settings
+            "record", "SPY", "NVDA", "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", **settings
         )
         until(lambda: tape.status().get("trades", 0) > 50)
         processes = seen_processes()
+        recording.send_signal(signal.SIGINT)
         out, err = recording.communicate(timeout=60)
     assert recording.returncode == 0, err[-3000:]
     assert b"tasks.capture.recorder" in processes
