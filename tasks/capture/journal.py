@@ -95,6 +95,7 @@ class Journal:
         self._refused_digest = sha256()
         self._frames_bytes = 0
         self._folder = folder
+        self._is_listed = False
         self._csv = _create(folder / name.journal)
         self._refused = _create(folder / frames_open(name))
         self._sums = _create(folder / name.sums)
@@ -166,6 +167,9 @@ class Journal:
 
     def sync(self) -> None:
         """Make what was written survive a loss of power: the rows first, then the sums that vouch for them."""
+        if not self._is_listed:  # A file whose name is lost is lost.
+            sync(self._folder)
+            self._is_listed = True
         for descriptor in (self._csv, self._refused, self._sums):
             try:
                 os.fdatasync(descriptor)

@@ -24,7 +24,7 @@ from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
 from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import ConnectionRange, Seal, encode, read
-from tasks.store import Store, write_whole
+from tasks.store import Store, sync, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     if status is not None or _left_in(spool):
         gaps = GapBook(request.folder / GAPS_FILE)
         through_ns = _through_ns(store, request, status)
-        gaps.open(WatchList(request.folder / WATCHLIST_FILE, request.symbols).current, through_ns, KILLED)
+        gaps.open(WatchList(request.folder / WATCHLIST_FILE, request.symbols).current, through_ns, _why(status))
         recover_spool(store, request.session, now_ns, gaps)
     return past_of(store, request.session, request.lanes)
 
@@ -71,11 +71,14 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     past = resume(store, request, now_ns)
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
     gaps.finish(request.deadline_ns)
+    failed = status is not None and status.error is not None  # It could not write its record.
+    received = max(past.frames, status.frames) if failed and status else past.frames
     record = SessionRecord(
         session=session, feed=request.feed, symbols=watch.ever, started_ns=request.started_ns,
         listening_ns=status.listening_ns if status else None, ended_ns=request.deadline_ns,
-        deadline_ns=request.deadline_ns, outcome="killed", error=KILLED, connections=past.connections,
-        frames_received=past.frames, batches=past.batches, gaps=gaps.all(),
+        deadline_ns=request.deadline_ns, outcome="failed" if failed else "killed", error=_why(status),
+        connections=max(past.connections, status.connection if status else 0),
+        frames_received=received, frames_lost=received - past.frames, batches=past.batches, gaps=gaps.all(),
         never_heard=tuple(symbol for symbol in watch.ever if not past.per_symbol[symbol]),
         refused=status.refused_symbols if status else (), changes=watch.changes,
     )  # fmt: skip
@@ -83,6 +86,11 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     with suppress(FileNotFoundError):
         (store.spool / session).rmdir()
     return record
+
+
+def _why(status: Status | None) -> str:
+    """Why there is no recorder any more: what it said last, if it said so."""
+    return status.error if status is not None and status.error is not None else KILLED
 
 
 def killed_sessions(store: Store) -> list[str]:
@@ -141,6 +149,9 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     hashes = {key: _sha256(path) for key, path in quarantined.items() if path.exists() and path.stat().st_size}
     cut_bytes = sum(path.stat().st_size for path in cut.values())
     record = replace(record, quarantine=hashes, cut_bytes=cut_bytes)
+    for path in (folder / name.journal, folder / frames_open(name)):
+        if path.exists():
+            sync(path)  # Its writer may not have lived to do so, and the seal will vouch for it.
     seal(store, name, record)
     return record
 

@@ -110,11 +110,11 @@ class Refusal:
 
 
 REFUSALS = {
-    "a row cannot be written": ("write", Refusal(".csv.open", errno.EIO, good=3)),
-    "a row is written by half": ("write", Refusal(".csv.open", errno.EIO, good=3, torn=True)),
+    "a row cannot be written": ("write", Refusal(".csv.open", errno.EIO, good=2)),
+    "a row is written by half": ("write", Refusal(".csv.open", errno.EIO, good=2, torn=True)),
     "not even the header can be written": ("write", Refusal(".csv.open", errno.ENOSPC)),
-    "a checksum cannot be written": ("write", Refusal(".sums", errno.EIO, good=4)),
-    "a checksum is written by half": ("write", Refusal(".sums", errno.ENOSPC, good=4, torn=True)),
+    "a checksum cannot be written": ("write", Refusal(".sums", errno.EIO, good=3)),
+    "a checksum is written by half": ("write", Refusal(".sums", errno.ENOSPC, good=3, torn=True)),
     "a refused frame cannot be written": ("write", Refusal(".frames.jsonl.open", errno.EROFS)),
     "a refused frame is written by half": ("write", Refusal(".frames.jsonl.open", errno.EDQUOT, torn=True)),
     "rows cannot be synced": ("fdatasync", Refusal(".csv.open", errno.EIO)),
