@@ -1,0 +1,85 @@
+"""What a recorder could neither seal nor record, the next start does, and says what had happened."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults import FaultServer, Send, Subscribed
+from recording import Answered, Recording, ask, assert_counts_agree, assert_in_order, sealed_rows, trades, wait_for
+
+from tasks.capture.recovery import close_killed, killed_sessions
+from tasks.capture.status import read_status
+from tasks.capture.supervise import start_or_attach
+from tasks.store import Store
+
+StartServer = Callable[..., FaultServer]
+StartSession = Callable[..., Recording]
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, call: str, suffix: str, good: int = 0) -> None:
+    """Let a system call on files whose name ends so fail, after so many good calls."""
+    real, left = getattr(os, call), [good]
+
+    def failing(descriptor: int, *content: bytes) -> object:
+        if str(Path(f"/proc/self/fd/{descriptor}").readlink()).endswith(suffix):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), suffix)
+        return real(descriptor, *content)
+
+    monkeypatch.setattr(os, call, failing)
+
+
+def test_a_failure_whose_record_cannot_be_written_is_recorded_by_the_next_start(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal cannot be written, nor then its seal: the record that comes later names the failure, not a kill."""
+    fail(monkeypatch, "write", ".csv.open", good=4)
+    fail(monkeypatch, "fsync", ".seal.json.tmp")
+    server = fault_server([Subscribed("A"), *(Send(trades(5, 5 * n), pause_s=0.005) for n in range(2000))])
+    recording = session(server.url)
+    recording.join()
+    assert isinstance(recording.error, OSError)
+    status = read_status(recording.request.folder)
+    assert status is not None
+    assert "Input/output error" in (status.error or "")
+    monkeypatch.undo()
+    assert killed_sessions(store) == [recording.request.session]
+    record = close_killed(store, recording.request.session, time.time_ns())
+    assert (record.outcome, record.error, record.connections) == ("failed", status.error, 1)
+    assert record.frames_lost > 0
+    rows = sealed_rows(store, record.session)
+    assert rows
+    assert [row.trade for row in rows] == server.sent[: len(rows)]
+    assert_in_order(rows)
+    assert_counts_agree(store, record)
+    (gap,) = record.gaps
+    assert (gap.reason, gap.end_ns) == (record.error, record.deadline_ns)
+    assert gap.start_ns >= rows[-1].ts_recv_ns
+
+
+def test_what_a_recovery_seals_is_on_the_disk_first(
+    store: Store, fault_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed recorder had not synced its last second: the recovery does, before a seal vouches for it."""
+    server = fault_server([Subscribed("A"), Send(trades(2000)), Answered()])
+    recorder = start_or_attach(ask(store.root, server.url), "a-very-secret-key")
+    status = wait_for(lambda: (status := recorder.status()) and status.trades == 2000 and status)
+    os.kill(status.pid, signal.SIGKILL)
+    wait_for(lambda: not recorder.is_alive)
+    synced: list[str] = []
+    real = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    close_killed(store, recorder.request.session, time.time_ns())
+    of_batch = [name.partition("-0-000000")[2] for name in synced if "-0-000000" in name]
+    assert of_batch == [".csv.open", ".frames.jsonl.open", ".seal.json.tmp"]
+    assert len(sealed_rows(store, recorder.request.session)) == 2000
