@@ -442,9 +442,10 @@ class Connection:
         if opcode == PING:
             self._answer(Frame(PONG, payload))
         elif opcode == CLOSE:
-            if not self.close_sent:
-                self._answer(Frame(CLOSE, payload))
-            self.drop()
+            with self._io:  # A script that still sends must not get in between: nothing follows the answer to a close.
+                if not self.close_sent:
+                    self._answer(Frame(CLOSE, payload))
+                self.drop()
 
     def _answer(self, frame: Frame) -> None:
         with self._io:

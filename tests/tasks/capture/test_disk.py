@@ -259,7 +259,7 @@ def test_a_file_that_may_not_grow_ends_the_session(
     list(running.sealed())
     record = running.record()
     rows = assert_failed_honestly(store, record, server, os.strerror(errno.EFBIG), ".csv.open: ")
-    assert len(rows) > 50
+    assert rows
     seals = [read(store.sealed / name.seal, Seal) for name in store.sealed_batches()]
     assert sum(seal.bytes + seal.cut_bytes for seal in seals) == 1_000_003
     assert record.frames_lost > 0
