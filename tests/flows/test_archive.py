@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -136,12 +137,14 @@ def test_an_unreachable_bucket_loses_nothing(
     }
     with serve_in_thread(generate(2, 60), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
-            "record", "SPY", "NVDA", "--for", "3s", "--feed-url", server.url, "--batch-for", "1s", "--json", **away
+            "record", "SPY", "NVDA", "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", "--json", **away
         )
+        until(lambda: tape.status().get("trades", 0) > 50)
+        recording.send_signal(signal.SIGINT)
         out, err = recording.communicate(timeout=90)
     assert recording.returncode == 1
     left = json.loads(out)
-    assert (left["outcome"], left["balances"], left["batches"]["uploaded"]) == ("complete", False, 0)
+    assert (left["outcome"], left["balances"], left["batches"]["uploaded"]) == ("stopped", False, 0)
     assert left["trades"]["archived"] == left["trades"]["received"] > 0
     (said,) = [line for line in err.splitlines() if line.startswith("tape:")]
     for part in (bucket_settings["TAPE_S3_BUCKET"], f"127.0.0.1:{closed_port}", "nothing is lost", "tape archive"):

@@ -1,5 +1,6 @@
 """Does a recording notice that Prefect's API is away?"""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ def own_server(tape: Any, tmp_path: Path) -> Iterator[Any]:
 
 def test_an_outage_of_the_api_does_not_touch_the_recording(tape: Any, until: Any, own_server: Any) -> None:
     """The API is killed in mid-session and comes back: nothing is missed, the run ends Completed and balances."""
-    with serve_in_thread(generate(12, 60), ReplayOptions(speed=1.0)) as server:
+    with serve_in_thread(generate(12, 120), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
-            "record", *SYMBOLS[:6], "--for", "9s", "--feed-url", server.url, "--batch-for", "1s", "--json"
+            "record", *SYMBOLS[:6], "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", "--json"
         )
         until(lambda: tape.status().get("trades", 0) > 100)
         own_server.stop()
@@ -33,8 +34,9 @@ def test_an_outage_of_the_api_does_not_touch_the_recording(tape: Any, until: Any
         until(lambda: tape.status()["trades"] > heard + 300 and tape.status()["batches_sealed"] > sealed + 1)
         assert tape.status()["state"] == "recording"
         own_server.start()
+        recording.send_signal(signal.SIGINT)
         ledger = tape.printed(recording)
-    assert (ledger["outcome"], ledger["balances"], ledger["gaps"]) == ("complete", True, [])
+    assert (ledger["outcome"], ledger["balances"], ledger["gaps"]) == ("stopped", True, [])
     assert ledger["connections"] == 1
     assert tape.verdict().holds
     (run,) = own_server.ask("flow_runs/filter", {"flows": {"name": {"any_": ["record-session"]}}})

@@ -132,14 +132,15 @@ def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, u
     """Kill -9 of the recorder alone: the task starts another into the same session; the gap is named and ends."""
     with serve_in_thread(generate(5, 120), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
-            "record", *SYMBOLS, "--for", "8s", "--feed-url", server.url, "--batch-for", "1s", "--json"
+            "record", *SYMBOLS, "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", "--json"
         )
         until(lambda: tape.status().get("trades", 0) > 500)
         pid = tape.status()["pid"]
         os.kill(pid, signal.SIGKILL)
         until(lambda: tape.status()["pid"] != pid and tape.status()["state"] == "recording")
+        recording.send_signal(signal.SIGINT)
         ledger = tape.printed(recording)
-    assert (ledger["outcome"], ledger["connections"], ledger["balances"]) == ("complete", 2, True)
+    assert (ledger["outcome"], ledger["connections"], ledger["balances"]) == ("stopped", 2, True)
     (gap,) = ledger["gaps"]
     assert gap["reason"] == "the recorder was killed"
     assert gap["start_ns"] < gap["end_ns"] < ledger["ended_ns"]
