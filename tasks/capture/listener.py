@@ -255,7 +255,8 @@ class Listener(threading.Thread):
                 asked = True
             chunk = connection.read(((2 if asked else 1) * every_ns - quiet_ns) / NS_PER_S)
             if chunk is None:
-                self.checked_ns = self._clock.wall_ns()
+                # Not the time of this look: that a connection lives is proven by bytes, not by their absence.
+                self.checked_ns = max(self.checked_ns, self.heard_ns)
                 if self._silent is not None:
                     return self._silent[0]
                 self._obey(connection)
