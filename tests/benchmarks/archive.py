@@ -1,11 +1,12 @@
 """What does it cost to take a sealed journal to the archive, beside tools that validate nothing, and how small is it?
 
-    python tests/benchmarks/archive.py [--rows N] [--repeats R] [--json]
+    python tests/benchmarks/archive.py [--rows N] [--repeats R] [--short] [--json]
 
 On the trades of a real day (as often as it takes for N rows, each time a day later), where `../shared/tape` is
-there, and on generated ones; each with receive times of a live feed. Every way is a fresh process, one after the
-other, repeated; the table gives the median. CPU is user + system, `work` without the start-up of Python and its
-imports, `whole` with them; peak RSS is the process's.
+there, and on generated ones; each with receive times of a live feed; then with every second row bad, and on a batch
+of five million. Every way is a fresh process, one after the other, repeated; the tables give medians; no repeat is begun after 45 s. CPU is user +
+system and, like the wall time, that of a process which has archived a small batch before, as a session's has; beside
+it that of whole processes, Python's start and imports included. `gate` is a part of `validate`. Prints Markdown.
 """
 
 import argparse
@@ -35,6 +36,8 @@ REAL = ROOT / ".." / "shared" / "tape" / "us-equities-20131008.csv.gz"
 BATCH = "20261124T143000Z-9f3c01ab-0-000000"
 DAY_NS = 86_400_000_000_000
 Row = dict[str, Any]
+STARTED = time.perf_counter()
+REPEAT_FOR_S = 45  # After so long each way is run once: on a busy machine the whole stays within its minute and a half.
 
 
 # The ways: each is run as `archive.py --way NAME FOLDER` and prints what it measured.
@@ -80,7 +83,28 @@ def gzip_6(folder: Path) -> Callable[[], None]:
     return run
 
 
-WAYS = {"validate": validate, "compress": compress, "duckdb": duckdb_copy, "polars": polars_default, "gzip": gzip_6}
+def gate(folder: Path) -> Callable[[], None]:
+    from tasks.batch import BatchName
+    from tasks.manifest import Seal, read
+    from tasks.validate.lines import slices
+    from tasks.validate.order import Disorder
+    from tasks.validate.schema import Limits, broken, rules, schema
+
+    name = BatchName.parse(BATCH)
+    table = rules(read(folder / "sealed" / name.seal, Seal), Limits(3_600_000_000_000, 1_000_000_000))
+    pieces = list(slices(folder / "sealed" / name.sealed))
+    frames = [piece.frame.with_columns(Disorder.columns(None, piece)) for piece in pieces]
+    return lambda: print([broken(frame, table, schema(table)).width for frame in frames])
+
+
+WAYS = {
+    "gate": gate,
+    "validate": validate,
+    "compress": compress,
+    "duckdb": duckdb_copy,
+    "polars": polars_default,
+    "gzip": gzip_6,
+}
 
 
 def cpu_s() -> float:
@@ -88,22 +112,31 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def peak_bytes() -> int:
+    """This process's own peak; getrusage's may be that of the parent, which it inherits."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
 def run_way(name: str, folder: Path) -> None:
-    """Run one way in this process and print its figures as the last line."""
+    """Run one way in this process, first on a batch of a thousand rows, and print its figures as the last line."""
+    WAYS[name](folder / "small")()
     run = WAYS[name](folder)
     cpu, wall = cpu_s(), time.perf_counter()
     run()
     figures = {"work_cpu_s": cpu_s() - cpu, "wall_s": time.perf_counter() - wall, "whole_cpu_s": cpu_s()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({**figures, "peak_bytes": peak}))
+    print(json.dumps({**figures, "peak_bytes": peak_bytes()}))
 
 
 def measure(name: str, folder: Path) -> Row:
     """The figures of one way, run in a fresh process."""
     command = [sys.executable, __file__, "--way", name, str(folder)]
+    started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures: Row = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return figures | {"whole_wall_s": time.perf_counter() - started}
 
 
 def as_journal(trades: pl.DataFrame) -> pl.DataFrame:
@@ -172,88 +205,115 @@ def seal(folder: Path, trades: pl.DataFrame) -> None:
     write_whole(store.sealed / name.seal, encode(record))
 
 
-def compare(tape: str, trades: pl.DataFrame, repeats: int) -> list[Row]:
-    """The figures of every way on these trades."""
-    results: list[Row] = []
-    runs: dict[str, list[Row]] = {name: [] for name in WAYS}
-    sizes: dict[str, int] = {}
+def spoilt(trades: pl.DataFrame) -> pl.DataFrame:
+    """Every second trade bad, in one of four ways."""
+    kind = pl.int_range(pl.len()) % 8
+    return trades.with_columns(
+        pl.when(kind == 1).then(pl.lit("-1")).otherwise("price").alias("price"),
+        pl.when(kind == 3).then(pl.lit("nan")).otherwise("size").alias("size"),
+        pl.when(kind == 5).then(0).otherwise("ts_event").alias("ts_event"),
+        pl.when(kind == 7).then(pl.lit("1\t")).otherwise("conditions").alias("conditions"),
+    )
+
+
+def compare(trades: pl.DataFrame, repeats: int, once: tuple[str, ...], often: tuple[str, ...]) -> dict[str, Row]:
+    """The median figures of these ways on these trades, one after the other; of `ours` those of both steps."""
+    runs: dict[str, list[Row]] = {name: [] for name in (*often, *once)}
     with tempfile.TemporaryDirectory() as temporary:
         start = Path(temporary) / "start"
         seal(start, trades)
+        seal(start / "small", trades.head(1000))
         for number in range(repeats):
+            if number and time.perf_counter() - STARTED > REPEAT_FOR_S:
+                break
             folder = Path(temporary) / str(number)
             shutil.copytree(start, folder)
-            for name in ("duckdb", "polars", "validate", "compress", *(["gzip"] if not number else [])):
-                runs[name].append(measure(name, start if name == "gzip" else folder))
-            archived = next(folder.glob("archive/*/*/*.parquet"))
-            sizes = {"ours": archived.stat().st_size}
-            sizes |= {name: (folder / f"{name}.parquet").stat().st_size for name in ("duckdb", "polars")}
+            for name in (*(() if number else once), *often):  # The steps last: they take the batch away.
+                runs[name].append(measure(name, folder) | {"bytes": output_bytes(name, folder)})
             shutil.rmtree(folder)
-        sizes["gzip"] = (start / "gzip.csv.gz").stat().st_size
-    ours = [
+    runs["ours"] = [
         {key: max(a[key], b[key]) if key == "peak_bytes" else a[key] + b[key] for key in a}
         for a, b in zip(runs["validate"], runs["compress"], strict=True)
     ]
-    rows = {"ours": ours, **runs}
-    for name in ("ours", "validate", "compress", "duckdb", "polars", "gzip"):
-        figures = {key: statistics.median(run[key] for run in rows[name]) for key in rows[name][0]}
-        size = sizes.get(name)
-        results.append(
-            {"tape": tape, "way": name, "rows": trades.height, **figures, "bytes": size,
-             "bytes_per_trade": size / trades.height if size else None}
-        )  # fmt: skip
-    return results
+    return {name: {key: statistics.median(run[key] for run in of) for key in of[0]} for name, of in runs.items()}
 
 
-def show(results: list[Row]) -> None:
-    """The figures as a table, and the aims beside what was reached."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def output_bytes(name: str, folder: Path) -> int:
+    """The size of the file that a way has left."""
+    globs = {"compress": "archive/*/*/*.parquet", "gzip": "gzip.csv.gz"}
+    return sum(path.stat().st_size for path in folder.glob(globs.get(name, f"{name}.parquet")))
 
-    console = Console(width=140)
-    for tape in dict.fromkeys(row["tape"] for row in results):
-        of_tape = {row["way"]: row for row in results if row["tape"] == tape}
-        ours, duck, zipped, plain = (of_tape[name] for name in ("ours", "duckdb", "gzip", "polars"))
-        million = ours["rows"] / 1e6
-        table = Table("way", "CPU s/M: work", "whole", "wall s/M", "peak MB", "bytes/trade", box=box.MARKDOWN)
-        for name, row in of_tape.items():
-            size = row["bytes_per_trade"]
-            table.add_row(
-                "ours: both steps" if name == "ours" else name,
-                *(f"{row[key] / million:.2f}" for key in ("work_cpu_s", "whole_cpu_s", "wall_s")),
-                f"{row['peak_bytes'] / 1e6:.0f}",
-                f"{size:.2f}" if size else "",
-            )
-        console.print(f"## Journal → archive: {tape}, {ours['rows']:,} trades\n")
-        console.print(table)
-        console.print(
-            f"ours / duckdb: CPU {ours['work_cpu_s'] / duck['work_cpu_s']:.2f}, with start-up "
-            f"{ours['whole_cpu_s'] / duck['whole_cpu_s']:.2f}, wall {ours['wall_s'] / duck['wall_s']:.2f} (aim 1.5); "
-            f"bytes: ours / gzip -6 {ours['bytes'] / zipped['bytes']:.3f} (aim 0.5), "
-            f"ours / polars {ours['bytes'] / plain['bytes']:.3f}\n"
+
+def show(tape: str, rows: int, found: dict[str, Row]) -> None:
+    """The figures of one tape as a table."""
+    names = {"ours": "**journal → validated → archived**", "duckdb": "duckdb COPY", "polars": "polars' defaults"}
+    print(f"### Journal → archive: {tape}, {rows:,} trades\n")
+    print("| way | CPU s/M | wall s/M | CPU s/M, start-up included | wall s/M, same | peak MB | bytes/trade |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name in ("ours", *(name for name in found if name != "ours")):
+        row = found[name]
+        costs = [row[key] * 1e6 / rows for key in ("work_cpu_s", "wall_s", "whole_cpu_s", "whole_wall_s")]
+        cells = [*(f"{cost:.2f}" for cost in costs), f"{row['peak_bytes'] / 1e6:.0f}"]
+        print(
+            "|", " | ".join([names.get(name, name), *cells, f"{row['bytes'] / rows:.2f}" if row["bytes"] else ""]), "|"
         )
-    console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print()
+
+
+def aims(found: dict[str, dict[str, Row]], rows: int) -> list[tuple[str, str, str]]:
+    """What was measured beside what is aimed at."""
+    lines = []
+    for tape in (name for name in found if "duckdb" in found[name]):
+        ours, duck, zipped, plain = (found[tape][name] for name in ("ours", "duckdb", "gzip", "polars"))
+        ratios = {key: ours[key] / duck[key] for key in ("work_cpu_s", "wall_s", "whole_cpu_s")}
+        lines += [
+            (f"{tape}: CPU, of duckdb's", f"{ratios['work_cpu_s']:.2f}", "≤ 1.4"),
+            (f"{tape}: wall time, of duckdb's", f"{ratios['wall_s']:.2f}", "≤ 1.5"),
+            (f"{tape}: CPU of both processes, of duckdb's", f"{ratios['whole_cpu_s']:.2f}", ""),
+            (f"{tape}: size, of gzip -6", f"{ours['bytes'] / zipped['bytes']:.3f}", "≤ 0.5"),
+            (f"{tape}: size, of polars' default Parquet", f"{ours['bytes'] / plain['bytes']:.3f}", "≤ 0.45"),
+            (f"{tape}: rules and gate, CPU s/M", f"{found[tape]['gate']['work_cpu_s'] * 1e6 / rows:.2f}", "≤ 0.35"),
+        ]
+    bad, clean = found["half bad"]["ours"], next(iter(found.values()))["ours"]
+    lines.append(("half of the rows bad: CPU, of clean", f"{bad['work_cpu_s'] / clean['work_cpu_s']:.2f}", "≤ 2"))
+    lines.append(("half of the rows bad: wall, of clean", f"{bad['wall_s'] / clean['wall_s']:.2f}", "≤ 2"))
+    if "long" in found:
+        lines.append(("5,000,000 rows: peak MB", f"{found['long']['ours']['peak_bytes'] / 1e6:.0f}", "≤ 800"))
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON in place of the table")
+    parser.add_argument("--short", action="store_true", help="leave out the batch of five million rows")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON in place of the tables")
     parser.add_argument("--way", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
         run_way(arguments.way[0], Path(arguments.way[1]))
         return
-    results: list[Row] = []
-    if REAL.exists():
-        results += compare("real", real(arguments.rows), arguments.repeats)
-    results += compare("generated", generated(arguments.rows), arguments.repeats)
+    rows, repeats = arguments.rows, arguments.repeats
+    tapes = {"real": real(rows)} if REAL.exists() else {}
+    tapes["generated"] = generated(rows)
+    steps = ("validate", "compress")
+    found = {
+        tape: compare(each, repeats, ("polars", "gzip"), ("duckdb", "gate", *steps)) for tape, each in tapes.items()
+    }
+    found["half bad"] = compare(spoilt(next(iter(tapes.values()))), repeats, (), steps)
+    if not arguments.short:
+        found["long"] = compare(generated(5_000_000), 1, (), steps)
     if arguments.json:
-        print(json.dumps(results, indent=2))
-    else:
-        show(results)
+        print(json.dumps({"rows": rows, "figures": found, "aims": aims(found, rows)}, indent=2))
+        return
+    for tape in tapes:
+        show(tape, rows, found[tape])
+    print("| | reached | aim |\n| --- | ---: | ---: |")
+    for line in aims(found, rows):
+        print("|", " | ".join(line), "|")
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians of up to {repeats}"
+    )
 
 
 if __name__ == "__main__":
