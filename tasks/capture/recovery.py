@@ -165,7 +165,7 @@ def trust(journal: Path, sums: Path) -> Trusted | None:
         return None
     try:
         heading = msgspec.json.decode(lines[0], type=Heading)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     trusted: Trusted | None = None
     end = rows = 0
@@ -173,7 +173,7 @@ def trust(journal: Path, sums: Path) -> Trusted | None:
         for line in lines[1:]:
             try:
                 entry = msgspec.json.decode(line, type=Sum)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 break
             block = content.read(entry.length)
             if entry.offset != end or len(block) != entry.length or zlib.crc32(block) != entry.crc32:
