@@ -3,18 +3,30 @@
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import FaultServer, Send, Subscribed
-from recording import Answered, Recording, ask, assert_counts_agree, assert_in_order, sealed_rows, trades, wait_for
+from faults import FaultServer, Mute, Send, Subscribed
+from recording import (
+    Answered,
+    Recording,
+    Stamp,
+    ask,
+    assert_counts_agree,
+    assert_in_order,
+    sealed_rows,
+    trades,
+    wait_for,
+)
 
-from tasks.capture.recovery import close_killed, killed_sessions
+from tasks.capture.recovery import KILLED, close_killed, killed_sessions
 from tasks.capture.status import read_status
 from tasks.capture.supervise import start_or_attach
 from tasks.store import Store
+from tasks.trade import NS_PER_S
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]
@@ -83,3 +95,22 @@ def test_what_a_recovery_seals_is_on_the_disk_first(
     of_batch = [name.partition("-0-000000")[2] for name in synced if "-0-000000" in name]
     assert of_batch == [".csv.open", ".frames.jsonl.open", ".seal.json.tmp"]
     assert len(sealed_rows(store, recorder.request.session)) == 2000
+
+
+def test_a_kill_before_a_half_open_connection_is_found_has_its_gap_from_the_last_bytes(
+    store: Store, fault_server: StartServer
+) -> None:
+    """The feed is mute, a ping is out, the recorder is killed: the gap begins where the feed was last heard."""
+    muted_ns, over = list[int](), threading.Event()
+    server = fault_server([Subscribed("A"), Send(trades(5)), Answered(), Stamp(muted_ns), Mute(over)])
+    recorder = start_or_attach(ask(store.root, server.url, ping_every_s=0.6), "a-very-secret-key")
+    status = wait_for(lambda: muted_ns and recorder.status())
+    later_ns = muted_ns[0] + int(0.9 * NS_PER_S)
+    wait_for(lambda: (status := recorder.status()) and status.trades == 5 and status.updated_ns > later_ns)
+    os.kill(status.pid, signal.SIGKILL)
+    wait_for(lambda: not recorder.is_alive)
+    over.set()
+    record = close_killed(store, recorder.request.session, time.time_ns())
+    (gap,) = record.gaps
+    assert gap.reason == KILLED
+    assert sealed_rows(store, record.session)[-1].ts_recv_ns <= gap.start_ns <= muted_ns[0] + NS_PER_S // 10
