@@ -4,7 +4,8 @@
 
 On the trades of a real day (as often as it takes for N rows, each time a day later), where `../shared/tape` is
 there, and on generated ones; each with receive times of a live feed; then with every second row bad, and on a batch
-of five million. Every way is a fresh process, one after the other, repeated; the tables give medians; no repeat is begun after 45 s. CPU is user +
+of five million. Every way is a fresh process, one after the other, repeated; the tables give
+medians; no repeat is begun after 45 s. CPU is user +
 system and, like the wall time, that of a process which has archived a small batch before, as a session's has; beside
 it that of whole processes, Python's start and imports included. `gate` is a part of `validate`. Prints Markdown.
 """
@@ -311,9 +312,7 @@ def main() -> None:
     print("| | reached | aim |\n| --- | ---: | ---: |")
     for line in aims(found, rows):
         print("|", " | ".join(line), "|")
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians of up to {repeats}"
-    )
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians of ≤ {repeats}")
 
 
 if __name__ == "__main__":
