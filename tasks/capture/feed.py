@@ -42,6 +42,7 @@ class Connection:
         self._socket.setblocking(False)
         self._tls = isinstance(self._socket, ssl.SSLSocket)
         self._broken: OSError | None = None
+        self._unanswered: TransientError | None = None
         self.was_empty = True
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -57,8 +58,10 @@ class Connection:
         """
         chunk = self._take()
         self.was_empty = chunk is None
-        if chunk is None and self._ready(timeout_s):
+        if chunk is None and self._ready(0.0 if self._unanswered else timeout_s):
             chunk = self._take()
+        if not chunk and self._unanswered is not None:
+            raise self._unanswered
         return chunk
 
     def _ready(self, timeout_s: float) -> bool:
@@ -105,14 +108,20 @@ class Connection:
         self._send(payload, PING)
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping. Raises TransientError."""
-        self._send(payload, PONG)
+        """Answer a ping. Where that fails, `read` says so, after all that had come before: it can still be read."""
+        if self._unanswered is None:
+            try:
+                self._send(payload, PONG)
+            except TransientError as error:
+                self._unanswered = error
 
     def say_goodbye(self, code: int | None) -> None:
         """Send a close frame; what still arrives can be read until the peer ends. Raises TransientError."""
         self._send(b"" if code is None else code.to_bytes(2, "big"), CLOSE)
 
     def _send(self, payload: bytes, opcode: int) -> None:
+        if self._unanswered is not None:  # Part of a frame may be out: another would be read as its rest.
+            raise self._unanswered
         self._socket.settimeout(_SEND_TIMEOUT_S)
         try:
             self._websocket.send(payload, opcode)
@@ -152,7 +161,12 @@ def connect(address: str, timeout_s: float) -> Connection:
         raise _refusal(error.status_code) from None
     except (OSError, websocket.WebSocketException, ValueError) as error:
         raise TransientError(f"no connection: {_cause(error)}") from None
-    return Connection(opened)
+    try:
+        return Connection(opened)
+    except OSError as error:
+        if opened.sock is not None:
+            opened.sock.close()
+        raise TransientError(f"no connection: {_cause(error)}") from None
 
 
 def _attempt(address: str, timeout_s: float, attempt: "Future[websocket.WebSocket]") -> None:

@@ -219,6 +219,7 @@ class Listener(threading.Thread):
             reason = self._read(connection)
         except TransientError as error:
             reason = str(error)
+            self._take_rest(connection)
         if self._silent is not None:
             self._unheard(self._silent[1], reason)
         elif self._held_ns and self._clock.monotonic_ns() - self._held_until_ns < _HELD_NS:
@@ -314,7 +315,7 @@ class Listener(threading.Thread):
         """Unsubscribe, take what is in flight, close, and take what still comes until the peer has closed too.
 
         TCP keeps order: when the answer to a ping sent after the last request is here, so is all that was sent
-        before it. A connection lost on the way has nothing more to give.
+        before it. A connection lost on the way gives what it had sent before.
         """
         self.state = "draining"
         try:
@@ -325,6 +326,14 @@ class Listener(threading.Thread):
                 self._drain(connection, until_pong=None)
         except TransientError as error:
             log.warning("while leaving: %s", error)
+            self._take_rest(connection)
+
+    def _take_rest(self, connection: Connection) -> None:
+        """Nothing can be sent any more; what had come before can still be read."""
+        with contextlib.suppress(TransientError):
+            while chunk := connection.read(0.0):
+                if self._take(connection, chunk) is not None:
+                    return
 
     def _drain(self, connection: Connection, until_pong: bytes | None) -> bool:
         """Read until that pong is here (True) or the peer has ended, been silent, or sent on for too long (False)."""
