@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from faults import PING, Connection, FaultServer, Frame
+from faults import PING, Connection, FaultServer, Frame, Send
 
 from tasks.batch import session_name
 from tasks.capture.clock import Clock
@@ -32,6 +32,9 @@ from tasks.trade import JOURNAL_HEADER, NS_PER_MS, NS_PER_S, Trade
 from tasks.verify.account import ledger_for
 
 WITHIN_S = 20.0
+FIN = "the feed ended the connection without a close frame"
+RESET = "the connection broke: connection reset by peer"
+BROKE = "the feed broke the protocol: "
 AT_ONCE = Backoff(first_s=0.0)
 _START_MS = 1_700_000_000_000
 
@@ -164,11 +167,27 @@ def assert_in_order(rows: Sequence[Row]) -> None:
         assert stamps == sorted(stamps)
 
 
+def assert_gaps_between(rows: list[Row], record: SessionRecord, reasons: list[str]) -> None:
+    """One gap for each lost connection, of all symbols, between its last row and the next connection's first."""
+    assert [gap.reason for gap in record.gaps] == reasons
+    for number, gap in enumerate(record.gaps, 1):
+        before = [row.ts_recv_ns for row in rows if row.connection == number]
+        after = [row.ts_recv_ns for row in rows if row.connection == number + 1]
+        assert gap.symbols == record.symbols
+        assert gap.end_ns is not None
+        assert max(before, default=0) <= gap.start_ns <= gap.end_ns <= min(after, default=record.ended_ns)
+
+
 def assert_counts_agree(store: Store, record: SessionRecord) -> None:
     """What the socket counted is what the readers and writers counted, and what is lost is said to be."""
     ledger = ledger_for(store, record.session)
     assert [law for law in ledger.laws()[:3] if law[1] != law[3]] == []
     assert sum(record.batches) == ledger.batches.sealed
+
+
+def frame(*arguments: Any, **options: Any) -> bytes:
+    """A frame's bytes, right or wrong."""
+    return bytes(Frame(*arguments, **options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +220,31 @@ class Until:
 
     def run(self, connection: Connection) -> None:
         connection.wait_heard(self.kind, self.what)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step: wait until the client has sent so many of that kind."""
+
+    kind: str
+    count: int = 1
+
+    def run(self, connection: Connection) -> None:
+        connection.wait_until(lambda: sum(heard.kind == self.kind for heard in connection.heard) >= self.count, "it")
+
+
+@dataclass(frozen=True, slots=True)
+class Babble:
+    """A step: send messages, one each `pause_s`, until all symbols are unsubscribed or, being `deaf`, for ever."""
+
+    pause_s: float
+    deaf: bool = False
+    per_message: int = 1
+
+    def run(self, connection: Connection) -> None:
+        number = 0
+        while self.deaf or connection.subscribed:
+            Send(trades(self.per_message, number)).run(connection)
+            number += self.per_message
+            time.sleep(self.pause_s)
+        Send(trades(3, number)).run(connection)  # in flight when the unsubscription came

@@ -1,0 +1,128 @@
+"""Where the disk is slower than the feed, the feed has to wait; where it does not, that is a gap that says so."""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from faults import (
+    Close,
+    FaultServer,
+    Send,
+    Subscribed,
+)
+from recording import (
+    Answered,
+    Recording,
+    assert_all_there,
+    assert_counts_agree,
+    sealed_rows,
+    trades,
+)
+
+from tasks.capture.listener import Backoff
+from tasks.store import Store
+from tasks.trade import NS_PER_S
+
+StartServer = Callable[..., FaultServer]
+StartSession = Callable[..., Recording]
+
+
+def test_back_pressure_holds_the_sender_and_loses_nothing(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk takes nothing, the queue stays within its bound and the server cannot send; then all is there."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    # Two kernel buffers and ours are smaller than this: 20 MB of trades with many digits.
+    fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000, 0, "AB")]
+    messages = [Send(fat[at : at + 100]) for at in range(0, len(fat), 100)]
+    server = fault_server([Subscribed("A", "B"), *messages, Answered()])
+    recording = session(server.url, ("A", "B"), queue_bytes=100_000, ping_every_s=0.1)
+    connection = server.connection(0)
+    sent = -1
+    while sent != (sent := len(connection._sent)) or sent == 0:  # until the server can send no more
+        time.sleep(0.3)
+    assert sent < len(fat)
+    status = recording.status()
+    assert 0 < status.queue_bytes <= 100_000 + (32 << 10)
+    goes.set()
+    connection.wait_heard("pong")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert (record.connections, record.gaps) == (1, ())
+    assert recording.status().blocked_s > 0.2
+
+
+def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal holds up the reading for a second, the feed closes: the gap's reason says both."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    sends = [Send(trades(500, 500 * n)) for n in range(20)]
+    server = fault_server([Subscribed("A"), *sends, Close(1008, "too slow")])
+    recording = session(server.url, queue_bytes=10_000, backoff=Backoff(0.0))
+    threading.Timer(1.3, goes.set).start()
+    recording.when(lambda status: status.open_gaps)
+    record = recording.end()
+    assert_all_there(store, record, server)
+    (gap,) = record.gaps
+    assert re.fullmatch(
+        r"the feed closed the connection with code 1008; for 1\.\d s before, the journal had held up the reading",
+        gap.reason,
+    )
+
+
+def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """We do not read, the feed's own buffer fills, it resets: what it threw away was old, and the gap begins before."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000)]
+    server = fault_server(
+        [Subscribed("A"), *(Send(fat[at : at + 100]) for at in range(0, len(fat), 100))], [Subscribed("A")]
+    )
+    recording = session(server.url, queue_bytes=100_000)
+    connection = server.connection(0)
+    written = -1
+    while written != (written := len(connection.written)) or not written:  # until the server can send no more
+        time.sleep(0.3)
+    reset_ns = time.time_ns()
+    connection.reset()
+    goes.set()
+    server.connection(1).wait_heard("subscribe")
+    record = recording.end()
+    rows = sealed_rows(store, record.session)
+    assert [row.trade for row in rows] == fat[: len(rows)]
+    assert_counts_agree(store, record)
+    lost = [each for each in connection.written if each.trades[-1] not in [row.trade for row in rows[-100:]]]
+    lost = [each for each in lost if each.trades[0].ts_event_ns > rows[-1].trade.ts_event_ns]
+    assert lost
+    (gap,) = record.gaps
+    assert lost[0].began_ns < reset_ns - NS_PER_S // 4
+    assert gap.start_ns <= lost[0].began_ns
+    assert gap.end_ns is not None
+    assert gap.end_ns >= reset_ns
