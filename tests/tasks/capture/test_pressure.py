@@ -1,5 +1,6 @@
 """Where the disk is slower than the feed, the feed has to wait; where it does not, that is a gap that says so."""
 
+import errno
 import os
 import re
 import threading
@@ -8,20 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from faults import (
-    Close,
-    FaultServer,
-    Send,
-    Subscribed,
-)
-from recording import (
-    Answered,
-    Recording,
-    assert_all_there,
-    assert_counts_agree,
-    sealed_rows,
-    trades,
-)
+from faults import Close, FaultServer, Raw, Reset, Send, Signal, Subscribed
+from recording import BROKE, Answered, Recording, assert_all_there, assert_counts_agree, sealed_rows, trades
 
 from tasks.capture.listener import Backoff
 from tasks.store import Store
@@ -126,3 +115,56 @@ def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
     assert gap.start_ns <= lost[0].began_ns
     assert gap.end_ns is not None
     assert gap.end_ns >= reset_ns
+
+
+def test_a_violation_stays_the_reason_where_the_feed_is_gone_before_we_read_it(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trades, garbage and a reset wait in the kernel: our answer to the garbage fails, and is not what went wrong."""
+    goes, reset, real = threading.Event(), threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    sends = [Send(trades(100, 100 * n)) for n in range(20)]
+    server = fault_server(
+        [Subscribed("A"), *sends, Raw(b"\x81\xf0 garbage"), Reset(), Signal(reset)], [Subscribed("A")]
+    )
+    recording = session(server.url, queue_bytes=1_000)
+    assert reset.wait(10)
+    goes.set()
+    server.connection(1).wait_heard("subscribe")
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert [gap.reason for gap in record.gaps] == [BROKE + "a masked frame from the server"]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_where_writing_is_slow_and_then_fails_the_gap_begins_with_what_was_still_on_its_way(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    """The feed is a second ahead of the journal when the disk fails: what was sent in that second lies in the gap."""
+    real, until_s = os.write, list[float]()
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            until_s.append(time.monotonic() + 1.0)
+            if time.monotonic() > until_s[0]:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            time.sleep(0.05)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    sends = [Send(trades(100, 100 * n, "AB")) for n in range(300)]
+    server = fault_server([Subscribed("A", "B"), *sends])
+    record = session(server.url, ("A", "B"), lanes=lanes, queue_bytes=1_000 * lanes).record()
+    assert record.outcome == "failed"
+    kept = {row.trade for row in sealed_rows(store, record.session)}
+    (lost, *_) = [each for each in server.connection(0).written if not kept.issuperset(each.trades)]
+    (gap,) = record.gaps
+    assert lost.ended_ns < time.time_ns() - NS_PER_S // 2
+    assert gap.start_ns <= lost.ended_ns
+    assert gap.end_ns == record.deadline_ns
