@@ -372,7 +372,7 @@ class Connection:
         self._answers = False
         self._over()
         self._shut(how)
-        if self._hearer is not None:
+        if self._hearer is not None and self._hearer.ident is not None:  # It may be about to be started.
             self._hearer.join(WITHIN_S)
         self._socket.close()
 

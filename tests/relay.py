@@ -57,6 +57,7 @@ def _handler(relay: Relay) -> type[http.server.BaseHTTPRequestHandler]:
                     store.putheader(name, value)
             store.endheaders()
             sent = 0
+            relay.passing(self.command, self.path, 0)
             while left:
                 block = self.rfile.read(min(left, BLOCK_BYTES))
                 if not block:
