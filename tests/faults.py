@@ -417,7 +417,7 @@ class Connection:
                 received += content
                 while frame := _take_frame(received):
                     self._take(*frame)
-        except (Gone, OSError):
+        except (Gone, OSError, ValueError):  # The last where the socket was closed before the hearer looked.
             pass
         finally:
             self._over()
