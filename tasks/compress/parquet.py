@@ -6,6 +6,7 @@ only clears away what the batch came from.
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.archive import CODED_SCHEMA, LAYOUT, ROWS_PER_GROUP, file_schema, read_groups, writing
+from tasks.ahead import ahead
+from tasks.archive import CODED_SCHEMA, LAYOUT, ROWS_PER_GROUP, TEXTS, file_schema, read_groups, writing
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
@@ -64,11 +66,14 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     times = _Times()
     digest, size = "", 0
     if report.valid:
-        _check(validated, report)
-        _write(name, seal, validated, unfinished(archived), times)
-        _compare(validated, unfinished(archived), report)
-        with unfinished(archived).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with _removed_on_failure(unfinished(archived)), ThreadPoolExecutor(1, "hash") as beside:
+            checked = beside.submit(_check, validated, report)
+            try:
+                _write(name, seal, validated, unfinished(archived), times)
+            finally:
+                checked.result()  # Whatever a damaged file led to, the damage is the error.
+            _compare(validated, unfinished(archived), report)
+            digest = _sha256(unfinished(archived))
         size = unfinished(archived).stat().st_size
         publish(archived)
     return Manifest(
@@ -88,11 +93,25 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     )
 
 
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def _check(validated: Path, report: Report) -> None:
-    with _reading(validated), validated.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with _reading(validated):
+        sha256 = _sha256(validated)
     if sha256 != report.validated_sha256:
         raise CorruptionError(f"{validated}: its bytes are not those of its report; split the batch again from a copy")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_Times") -> None:
@@ -103,7 +122,7 @@ def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_
     )  # fmt: skip
     last = (0, 0)
     with writing(target, schema) as writer:
-        for table in _validated(validated):
+        for table in ahead(_validated(validated)):
             last = _in_order(table, last, validated)
             times.note(table)
             writer.write_table(table, row_group_size=len(table))
@@ -112,7 +131,8 @@ def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_
 def _compare(validated: Path, archived: Path, report: Report) -> None:
     """Read the file back, checksums and all, beside what it was made from."""
     rows = 0
-    for ours, theirs in zip(_validated(validated), read_groups(archived, coded=True), strict=True):
+    sides = ahead(_validated(validated)), ahead(read_groups(archived, coded=True))
+    for ours, theirs in zip(*sides, strict=True):
         rows += len(theirs)
         if not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
             raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")
@@ -134,17 +154,25 @@ def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
 def _validated(path: Path) -> Iterator[pa.Table]:
     """The rows of the IPC stream in the portions of row groups, read rather than mapped: mapped pages count as memory.
 
-    Each column is one chunk with one dictionary: Parquet's writer keeps no other.
+    Each column of texts is one chunk with one dictionary: Parquet's writer keeps no other. Numbers are not copied.
     """
     with _reading(path), pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         batches: list[pa.RecordBatch] = []
         for batch in reader:
             batches.append(batch)
             if sum(map(len, batches)) >= ROWS_PER_GROUP:
-                yield pa.Table.from_batches(batches, CODED_SCHEMA).combine_chunks()
+                yield _one_dictionary(batches)
                 batches = []
         if batches:
-            yield pa.Table.from_batches(batches, CODED_SCHEMA).combine_chunks()
+            yield _one_dictionary(batches)
+
+
+def _one_dictionary(batches: list[pa.RecordBatch]) -> pa.Table:
+    table = pa.Table.from_batches(batches, CODED_SCHEMA)
+    for name in TEXTS if len(batches) > 1 else ():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.field(place), pa.chunked_array([table[name].combine_chunks()]))
+    return table
 
 
 def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:

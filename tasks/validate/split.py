@@ -7,16 +7,22 @@ only clears away what the batch came from.
 import hashlib
 import logging
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
+import polars as pl
+
+from tasks.ahead import ahead
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
 from tasks.store import Store, publish, sync, unfinished, write_whole
 from tasks.trade import JOURNAL_HEADER
-from tasks.validate.lines import slices
+from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
 from tasks.validate.parts import Parts
-from tasks.validate.schema import Limits, broken, rules, schema
+from tasks.validate.schema import Gate, Limits, rules
 
 __all__ = ["Limits", "split"]
 
@@ -34,8 +40,8 @@ def split(store: Store, name: BatchName, limits: Limits) -> Report:
     with store.locked(name):
         report = _done(store, name)
         if report is None:
-            seal = _checked_seal(store, name)
-            report = _split(store, name, seal, limits)
+            seal = _seal(store, name)
+            report = _split_checked(store, name, seal, limits)
             write_whole(store.validated / name.seal, encode(seal))
             write_whole(store.validated / name.report, encode(report))
         # The seal last: as long as it lies there, the batch is listed and this step is run again.
@@ -54,45 +60,75 @@ def _done(store: Store, name: BatchName) -> Report | None:
     return read(path, Report) if path.exists() else None
 
 
-def _checked_seal(store: Store, name: BatchName) -> Seal:
-    journal, seal_path = store.sealed / name.sealed, store.sealed / name.seal
+def _seal(store: Store, name: BatchName) -> Seal:
     try:
-        seal = read(seal_path, Seal)
+        return read(store.sealed / name.seal, Seal)
+    except FileNotFoundError as error:
+        raise TerminalError(f"{error.filename}: no such sealed batch; look for it in {store.root}") from error
+
+
+def _split_checked(store: Store, name: BatchName, seal: Seal, limits: Limits) -> Report:
+    """Split while the journal is hashed; nothing gets its name before the hash is known to be the seal's."""
+    with ThreadPoolExecutor(1, "hash") as beside:
+        checked = beside.submit(_check, store.sealed / name.sealed, store.sealed / name.seal, seal)
+        try:
+            return _split(store, name, seal, limits, checked)
+        except Exception:
+            checked.result()  # Whatever a damaged journal led to, the damage is the error.
+            raise
+
+
+def _check(journal: Path, seal_path: Path, seal: Seal) -> None:
+    try:
         with journal.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise TerminalError(f"{error.filename}: no such sealed batch; look for it in {store.root}") from error
+        raise TerminalError(f"{journal}: no such sealed batch; look for it beside {seal_path}") from error
     if (journal.stat().st_size, sha256) != (seal.bytes, seal.sha256):
         raise CorruptionError(f"{journal}: its bytes are not those of its seal {seal_path}; restore both from a copy")
-    return seal
 
 
-def _split(store: Store, name: BatchName, seal: Seal, limits: Limits) -> Report:
+def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: Future[None]) -> Report:
     journal = store.sealed / name.sealed
     with journal.open("rb") as file:
         header = file.read(len(JOURNAL_HEADER))
     if header != JOURNAL_HEADER:
+        checked.result()
         return _reject_whole(store, name, seal, f"it begins with {header[:60]!r} in place of a journal's header")
-    report = _split_rows(store, name, seal, limits, None)
+    report = _split_rows(store, name, seal, limits, checked, None)
     if report is None:
         # Seldom: who is to blame for a disorder can be said only when the whole batch is known.
-        blamed = disorder(Receipts.all_of(slices(journal), seal), seal)
-        report = _split_rows(store, name, seal, limits, blamed)
+        checked.result()
+        blamed = disorder(Receipts.all_of(ahead(slices(journal)), seal), seal)
+        report = _split_rows(store, name, seal, limits, checked, blamed)
         assert report is not None  # noqa: S101 - with the blame given, nothing ends the split early
     return report
 
 
-def _split_rows(store: Store, name: BatchName, seal: Seal, limits: Limits, blamed: Disorder | None) -> Report | None:
+def _split_rows(
+    store: Store, name: BatchName, seal: Seal, limits: Limits, checked: Future[None], blamed: Disorder | None
+) -> Report | None:
     """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
-    table = rules(seal, limits)
-    gate, order = schema(table), InOrder(seal)
+    judged = _judged(store.sealed / name.sealed, seal, limits, blamed)
     with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
-        for piece in slices(store.sealed / name.sealed):
-            if blamed is None and not order.holds(Receipts.of(piece, seal)):
+        for piece, broken in ahead(judged):
+            if broken is None:
                 return None
-            facts = Disorder.columns(blamed, piece)
-            parts.write(piece, broken(piece.frame.with_columns(facts), table, gate))
+            parts.write(piece, broken)
+        checked.result()
         return parts.publish()
+
+
+def _judged(
+    journal: Path, seal: Seal, limits: Limits, blamed: Disorder | None
+) -> Iterator[tuple[Slice, pl.DataFrame | None]]:
+    """Each slice and the rules that its rows break; None in their place, and no more, where the order is broken."""
+    gate, order = Gate(rules(seal, limits)), InOrder(seal)
+    for piece in ahead(slices(journal)):
+        if blamed is None and not order.holds(Receipts.of(piece, seal)):
+            yield piece, None
+            return
+        yield piece, gate.broken(piece.frame.with_columns(Disorder.columns(blamed, piece)))
 
 
 def _reject_whole(store: Store, name: BatchName, seal: Seal, why: str) -> Report:

@@ -89,13 +89,13 @@ def gate(folder: Path) -> Callable[[], None]:
     from tasks.manifest import Seal, read
     from tasks.validate.lines import slices
     from tasks.validate.order import Disorder
-    from tasks.validate.schema import Limits, broken, rules, schema
+    from tasks.validate.schema import Gate, Limits, rules
 
     name = BatchName.parse(BATCH)
     table = rules(read(folder / "sealed" / name.seal, Seal), Limits(3_600_000_000_000, 1_000_000_000))
     pieces = list(slices(folder / "sealed" / name.sealed))
     frames = [piece.frame.with_columns(Disorder.columns(None, piece)) for piece in pieces]
-    return lambda: print([broken(frame, table, schema(table)).width for frame in frames])
+    return lambda: print([ask(frame).width for ask in (Gate(table).broken,) for frame in frames])
 
 
 WAYS = {
