@@ -15,7 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName
 from tasks.capture.task import recover_sessions
-from tasks.compress.task import compress
+from tasks.compress.task import Form, compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
 from tasks.store import Store
@@ -72,8 +72,9 @@ def archive(name: BatchName, settings: Settings) -> Steps:
     """Validate, compress and, where a bucket is set, upload one batch, in the background; gives these steps."""
     data_dir, batch = settings.data_dir, str(name)
     limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
+    form = Form(settings.archive_layout, settings.archive_format)
     validated = validate.submit(data_dir, batch, limits)
-    compressed = compress.submit(data_dir, batch, wait_for=[validated], return_state=False)
+    compressed = compress.submit(data_dir, batch, form, wait_for=[validated], return_state=False)
     bucket = bucket_of(settings)
     if bucket is None:
         return [validated, compressed]

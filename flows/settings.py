@@ -102,6 +102,15 @@ class Settings(BaseSettings):
         "1m",
         "A trade whose event time lies further after its receipt goes to quarantine; off to accept any.",
     )
+    archive_format: Literal["parquet", "csv.zst", "csv.gz"] = _setting(
+        "TAPE_ARCHIVE_FORMAT", "parquet", "csv.zst", "What batches are archived as: parquet, csv.zst or csv.gz."
+    )
+    archive_layout: Literal["plain", "max"] = _setting(
+        "TAPE_ARCHIVE_LAYOUT",
+        "plain",
+        "max",
+        "Parquet with every value as it is, or max: a sixth smaller, times and prices as steps to be added up.",
+    )
     calendar: Annotated[str, BeforeValidator(read.matching(r"[A-Za-z0-9_/]{2,32}", "a calendar's name"))] = _setting(
         "TAPE_CALENDAR", "XNYS", "XNYS", "The exchange whose trading days and hours are recorded (exchange-calendars)."
     )

@@ -98,7 +98,12 @@ class BatchName:
     # In archive/feed=…/date=…/; readers of whole folders (Hive, Spark, pyarrow, pandas) pass over a leading `_`.
     @property
     def archived(self) -> str:
-        return f"{self}.parquet"
+        """In the default form."""
+        return self.archived_as("parquet")
+
+    def archived_as(self, file_format: str) -> str:
+        """In another form: parquet, csv.zst or csv.gz."""
+        return f"{self}.{file_format}"
 
     @property
     def manifest(self) -> str:

@@ -75,7 +75,7 @@ class Report:
     `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
     valid rows. `structural` says why the whole batch was rejected, where it was.
     `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
-    None where there is none.
+    None where there is none. `event_in_ms`: every event time is a whole millisecond.
     """
 
     rows: int
@@ -90,6 +90,7 @@ class Report:
     structural: str | None = None
     quarantine_sha256: str | None = None
     validated_sha256: str | None = None
+    event_in_ms: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

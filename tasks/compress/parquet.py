@@ -6,7 +6,6 @@ only clears away what the batch came from.
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,17 +16,19 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.ahead import ahead
-from tasks.archive import CODED_SCHEMA, LAYOUT, ROWS_PER_GROUP, TEXTS, file_schema, read_groups, writing
 from tasks.batch import BatchName
+from tasks.columns import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
 from tasks.errors import CorruptionError, TerminalError
+from tasks.forms import Form, read_groups, writing
 from tasks.manifest import Manifest, Report, Seal, encode, read
 from tasks.store import Store, publish, sync, unfinished, write_whole
 
 _SOFTWARE = f"stock-tracing {version('stock-tracing')}"
+_PLAIN = Form()
 _NO_TIME = np.iinfo(np.int64)
 
 
-def compress(store: Store, name: BatchName) -> Manifest:
+def compress(store: Store, name: BatchName, form: Form = _PLAIN) -> Manifest:
     """Archive a validated batch, and say what the file holds; a batch without a valid row gets a manifest alone.
 
     Raises CorruptionError, and removes nothing, where the file read back differs or the batch is not in order;
@@ -36,7 +37,7 @@ def compress(store: Store, name: BatchName) -> Manifest:
     store.prepare()
     with store.locked(name):
         done = store.manifest_of(name)
-        manifest = read(done, Manifest) if done is not None else _archive(store, name)
+        manifest = read(done, Manifest) if done is not None else _archive(store, name, form)
         # The report last: as long as it lies there, the batch is listed and this step is run again.
         for path in (store.validated / name.validated, store.validated / name.seal, store.validated / name.report):
             path.unlink(missing_ok=True)
@@ -44,13 +45,17 @@ def compress(store: Store, name: BatchName) -> Manifest:
         return manifest
 
 
-def _archive(store: Store, name: BatchName) -> Manifest:
+def _archive(store: Store, name: BatchName, form: Form) -> Manifest:
     seal, report = _records(store, name)
     folder = store.archive_folder(seal.feed, seal.date)
     folder.mkdir(parents=True, exist_ok=True)
     for made in (folder.parent.parent, folder.parent):
         sync(made)
-    manifest = _manifest(name, seal, report, store.validated / name.validated, folder / name.archived)
+    archived = folder / name.archived_as(form.format)
+    for path in folder.glob(f"{name}.*"):
+        if path != archived:
+            path.unlink()  # A step that was killed had another form to write.
+    manifest = _manifest(name, seal, report, store.validated / name.validated, archived, form)
     write_whole(folder / name.manifest, encode(manifest))
     return manifest
 
@@ -62,24 +67,25 @@ def _records(store: Store, name: BatchName) -> tuple[Seal, Report]:
         raise TerminalError(f"{error.filename}: no such validated batch; look for it in {store.root}") from error
 
 
-def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, archived: Path) -> Manifest:
+def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, archived: Path, form: Form) -> Manifest:
     times = _Times()
     digest, size = "", 0
+    facts = {
+        "title": "trades as received", "feed": seal.feed, "date": seal.date, "session": name.session,
+        "batch": str(name), "software": _SOFTWARE,
+    }  # fmt: skip
     if report.valid:
-        with _removed_on_failure(unfinished(archived)), ThreadPoolExecutor(1, "hash") as beside:
-            checked = beside.submit(_check, validated, report)
-            try:
-                _write(name, seal, validated, unfinished(archived), times)
-            finally:
-                checked.result()  # Whatever a damaged file led to, the damage is the error.
+        _check(validated, report)  # First: a damaged Arrow file may take the process down, not only raise.
+        with _removed_on_failure(unfinished(archived)):
+            _write(facts, form, report, validated, unfinished(archived), times)
             _compare(validated, unfinished(archived), report)
             digest = _sha256(unfinished(archived))
         size = unfinished(archived).stat().st_size
         publish(archived)
     return Manifest(
         batch=str(name),
-        file=name.archived if report.valid else None,
-        layout=LAYOUT,
+        file=archived.name if report.valid else None,
+        layout=form.name,
         software=_SOFTWARE,
         rows=report.valid,
         bytes=size,
@@ -114,30 +120,38 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(name: BatchName, seal: Seal, validated: Path, target: Path, times: "_Times") -> None:
+def _write(facts: dict[str, str], form: Form, report: Report, validated: Path, target: Path, times: "_Times") -> None:
     """Write the file, in row groups of about a million rows, and note its times."""
-    schema = file_schema(
-        title="trades as received", feed=seal.feed, date=seal.date, session=name.session, batch=str(name),
-        software=_SOFTWARE,
-    )  # fmt: skip
     last = (0, 0)
-    with writing(target, schema) as writer:
+    with writing(target, form, facts, event_in_ms=report.event_in_ms) as write:
         for table in ahead(_validated(validated)):
             last = _in_order(table, last, validated)
             times.note(table)
-            writer.write_table(table, row_group_size=len(table))
+            write(table)
 
 
 def _compare(validated: Path, archived: Path, report: Report) -> None:
     """Read the file back, checksums and all, beside what it was made from."""
     rows = 0
-    sides = ahead(_validated(validated)), ahead(read_groups(archived, coded=True))
-    for ours, theirs in zip(*sides, strict=True):
+    for ours, theirs in side_by_side(ahead(_validated(validated)), ahead(read_groups(archived, coded=True))):
         rows += len(theirs)
-        if not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
+        if len(ours) != len(theirs) or not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
             raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")
     if rows != report.valid:
         raise CorruptionError(f"{validated}: holds {rows:,} rows, its report says {report.valid:,}; restore both")
+
+
+def side_by_side(left: Iterator[pa.Table], right: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Both series in pieces of equal lengths, however each is cut; where one ends first, the rest beside nothing."""
+    a, b = next(left, None), next(right, None)
+    while a is not None and b is not None:
+        rows = min(len(a), len(b))
+        yield (a, b) if len(a) == len(b) else (a[:rows], b[:rows])
+        a = a[rows:] if len(a) > rows else next(left, None)
+        b = b[rows:] if len(b) > rows else next(right, None)
+    rest = a if a is not None else b
+    if rest is not None:
+        yield (rest, rest[:0]) if a is not None else (rest[:0], rest)
 
 
 def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:

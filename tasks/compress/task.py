@@ -10,6 +10,7 @@ from prefect.tasks import exponential_backoff
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress as compress_batch
 from tasks.errors import TransientError
+from tasks.forms import Form as Form
 from tasks.manifest import Manifest
 from tasks.store import Store
 
@@ -28,9 +29,9 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retry_jitter_factor=0.5,
     retry_condition_fn=_is_transient,
 )
-def compress(data_dir: Path, batch: str) -> Manifest:
-    """Archive the validated batch of that name in that data folder."""
-    manifest = compress_batch(Store(data_dir), BatchName.parse(batch))
+def compress(data_dir: Path, batch: str, form: Form) -> Manifest:
+    """Archive the validated batch of that name in that data folder, in that form."""
+    manifest = compress_batch(Store(data_dir), BatchName.parse(batch), form)
     log = get_run_logger()
     if manifest.file is None:
         log.warning("%s: no valid row: the archive holds its manifest alone", batch)

@@ -15,7 +15,7 @@ from typing import IO, cast
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from tasks.archive import read_groups
 from tasks.batch import BatchName
@@ -104,11 +104,14 @@ def _merged(batches: Archived) -> Iterator[pa.Table]:
 
 
 def _fetch(path: Path, connection: int, start: int, stop: int) -> pa.Table:
-    wanted = [("connection", "==", connection), ("recv_seq", ">=", start), ("recv_seq", "<", stop)]
-    try:
-        return pq.read_table(path, columns=_FETCHED, filters=wanted, partitioning=None, page_checksum_verification=True)
-    except pa.ArrowException as error:
-        raise CorruptionError(f"{path}: cannot be read ({error}); restore it from a copy") from error
+    """Those trades of a batch; its groups are read and left again one by one."""
+    found = [
+        table.filter(
+            (pc.field("connection") == connection) & (pc.field("recv_seq") >= start) & (pc.field("recv_seq") < stop)
+        )
+        for table in read_groups(path)
+    ]
+    return pa.concat_tables(found).select(_FETCHED)
 
 
 def _tape_rows(trades: pa.Table) -> pl.DataFrame:

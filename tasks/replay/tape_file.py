@@ -1,7 +1,7 @@
 """Which trades does a tape file hold, in which order?
 
 A tape is CSV with the header `ts_event_ms,symbol,price,size,conditions` and perhaps further columns, which are
-passed over; plain or gzip'd; or a Parquet file of the archive. Its first bytes say which. Files are read in
+passed over; plain or gzip'd; or a file of the archive in any of its forms. Its first bytes say which. Files are read in
 blocks, so that a tape of any length takes a few MB.
 """
 
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from tasks.errors import TerminalError
 from tasks.trade import NS_PER_MS, TAPE_COLUMNS, Trade
@@ -20,6 +20,7 @@ from tasks.trade import NS_PER_MS, TAPE_COLUMNS, Trade
 # because a replay at full speed handles each in about 5 µs.
 TapeRow = tuple[int, str, str, str, str]
 
+_ARCHIVED = b"connection,recv_seq,"
 _PARQUET_COLUMNS = ("ts_event", "symbol", "price", "size", "conditions")
 _BLOCK_BYTES = 1 << 18
 _LONGEST_LINE_BYTES = 1 << 20
@@ -27,6 +28,7 @@ _ROWS_PER_BLOCK = 4096
 
 # Price and size go out as JSON numbers, digit by digit, so they must be such numbers.
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_JSON_NUMBER = re.compile(_NUMBER)
 _LINE = rf'^(-?[0-9]{{1,15}}),([^,"\r\n]+),({_NUMBER}),({_NUMBER}),([^,"\r\n]*)'
 
 
@@ -40,11 +42,14 @@ def read_tape(path: Path) -> Iterator[list[TapeRow]]:
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(0)
-            if start == b"PAR1":
-                yield from _read_parquet(path)
+            if start in (b"PAR1", b"\x28\xb5\x2f\xfd"):
+                yield from _read_archived(path)
             elif start[:2] == b"\x1f\x8b":
                 with gzip.GzipFile(fileobj=file) as unzipped:
-                    yield from _read_csv(path, cast(BinaryIO, unzipped))
+                    if unzipped.peek(len(_ARCHIVED)).startswith(_ARCHIVED):
+                        yield from _read_archived(path)
+                    else:
+                        yield from _read_csv(path, cast(BinaryIO, unzipped))
             else:
                 yield from _read_csv(path, file)
     except (OSError, EOFError, zlib.error) as error:
@@ -146,26 +151,54 @@ def _bad_line(path: Path, line: int, text: str, pattern: re.Pattern[str]) -> Ter
     raise AssertionError("the count of lines and of matches differ, yet each line matches")
 
 
-def _read_parquet(path: Path) -> Iterator[list[TapeRow]]:
+def _read_archived(path: Path) -> Iterator[list[TapeRow]]:
     # Half a second of start-up that a CSV tape does not need.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = re.compile(_NUMBER)
+    from tasks.archive import read_groups
+    from tasks.errors import CorruptionError
+    from tasks.text_form import read as read_text
+
     row = 0
+    tables: Iterator[Any]
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(_ROWS_PER_BLOCK, columns=list(_PARQUET_COLUMNS)):
-                at_ns = batch["ts_event"].cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
-                texts = [batch[name].cast(pa.string()).to_pylist() for name in _PARQUET_COLUMNS[1:]]
-                rows = [(t // NS_PER_MS, s, p, v, c or "") for t, s, p, v, c in zip(at_ns, *texts, strict=True)]
-                if any(None in column for column in (at_ns, *texts[:3])):
-                    raise TerminalError(f"{path}: after row {row}: a trade lacks its time, symbol, price or size")
-                for price_or_size in {*texts[1], *texts[2]}:
-                    if not number.fullmatch(price_or_size):
-                        raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is no JSON number")
-                row += len(rows)
-                yield rows
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        names = pq.read_schema(path).names if is_parquet else []
+        if "recv_step" in names:
+            tables = (table for group in read_groups(path) for table in group.to_batches(_ROWS_PER_BLOCK))
+        elif is_parquet:
+            tables = _parquet_batches(path)
+        else:
+            tables = (table for group in read_text(path) for table in group.to_batches(_ROWS_PER_BLOCK))
+        for table in tables:
+            rows = _rows(path, row, table)
+            row += len(rows)
+            yield rows
+    except CorruptionError:
+        raise
     except (pa.ArrowException, KeyError, TypeError) as error:
         what = str(error).split("\n", 1)[0][:200]
         raise TerminalError(f"{path}: after row {row}: not an archived tape ({what}); restore it") from error
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        yield from file.iter_batches(_ROWS_PER_BLOCK, columns=list(_PARQUET_COLUMNS))
+
+
+def _rows(path: Path, row: int, batch: Any) -> list[TapeRow]:
+    import pyarrow as pa
+
+    at_ns = batch["ts_event"].cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
+    texts = [batch[name].cast(pa.string()).to_pylist() for name in _PARQUET_COLUMNS[1:]]
+    rows = [(t // NS_PER_MS, s, p, v, c or "") for t, s, p, v, c in zip(at_ns, *texts, strict=True)]
+    if any(None in column for column in (at_ns, *texts[:3])):
+        raise TerminalError(f"{path}: after row {row}: a trade lacks its time, symbol, price or size")
+    for price_or_size in {*texts[1], *texts[2]}:
+        if not _JSON_NUMBER.fullmatch(price_or_size):
+            raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is no JSON number")
+    return rows

@@ -87,6 +87,7 @@ class Parts:
             per_symbol=dict(sorted(self._repeats.per_symbol.items())),
             quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,
             validated_sha256=validated_sha256,
+            event_in_ms=self._repeats.event_in_ms,
         )
 
     def _close(self) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 
 from tasks.archive import TEXTS
+from tasks.trade import NS_PER_MS
 from tasks.validate.coded import Coded
 
 _TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}
 _PERCENTS = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
-_NS_PER_MS = 1e6
 
 
 class Repeats:
@@ -24,6 +24,7 @@ class Repeats:
     def __init__(self) -> None:
         self.duplicates = 0
         self.out_of_order = 0
+        self.event_in_ms = True
         self.per_symbol: Counter[str] = Counter()
         self._seen = pl.DataFrame(schema={"print": pl.UInt64, "ts_event": pl.Int64})
         self._latest: dict[str, int] = {}
@@ -55,7 +56,7 @@ class Repeats:
             return {}
         places = {name: min(int(share * len(lags)), len(lags) - 1) for name, share in _PERCENTS.items()}
         lags.partition(sorted(set(places.values())))
-        return {name: float(lags[place]) / _NS_PER_MS for name, place in places.items()}
+        return {name: float(lags[place]) / NS_PER_MS for name, place in places.items()}
 
     def _count(self, rows: pl.DataFrame, symbols: Coded) -> None:
         before = {code: self._latest[text] for code, text in enumerate(symbols.texts) if text in self._latest}
@@ -67,4 +68,6 @@ class Repeats:
         latest = times.group_by("symbol").agg(pl.col("ts_event").max())
         self._latest |= {symbols.texts[code]: time for code, time in latest.iter_rows()}
         self.per_symbol.update(symbols.counts())
+        is_whole = not (rows["ts_event"].to_numpy() % NS_PER_MS).any()
+        self.event_in_ms = self.event_in_ms and is_whole
         self._lags.append((rows["ts_recv"] - rows["ts_event"]).to_numpy())

@@ -36,7 +36,7 @@ def batch_laws(store: Store, batch: Standing, take_rows: TakeRows) -> Iterator[B
     Memory is bounded by a row group, whatever the batch's size.
     """
     assert batch.manifest is not None  # noqa: S101 - the caller's word
-    file = None if batch.manifest.file is None else batch.record.with_name(batch.name.archived)
+    file = None if batch.manifest.file is None else batch.record.with_name(batch.manifest.file)
     damaged = [*_files(store, batch, batch.manifest, file)]
     yield from damaged
     yield from chain(_place(store, batch), _counts(batch, batch.manifest), _refused(store, batch))
@@ -142,7 +142,7 @@ def _receipt(store: Store, batch: Standing, manifest: Manifest) -> Iterator[Brok
     path, receipt = batch.record.with_name(batch.name.receipt), batch.receipt
     sent = {batch.record: (receipt.manifest, sha256_of(batch.record), batch.record.stat().st_size)}
     if manifest.file is not None and receipt.object is not None:
-        sent[batch.record.with_name(batch.name.archived)] = (receipt.object, manifest.sha256, manifest.bytes)
+        sent[batch.record.with_name(manifest.file)] = (receipt.object, manifest.sha256, manifest.bytes)
     if (manifest.file is None) != (receipt.object is None) or receipt.batch != str(batch.name):
         yield broken("receipt", path, "is of another batch than its manifest")
     for file, (said, sha256, size) in sent.items():
