@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.close_day import close_day
 from flows.process_batches import process_batches
 from flows.record_session import record_session
 from flows.settings import load_settings
@@ -37,7 +38,7 @@ def trading_day(
     feed_url: str | None = None,
     data_dir: Path | None = None,
 ) -> Ledger | Any:
-    """Record the exchange's day `date` (today, in its time zone), then archive whatever is left of it.
+    """Record the exchange's day `date` (today, in its time zone), archive whatever is left of it, and close it.
 
     Ends as `Skipped` where the exchange is closed that day, or the day's recording would be over already.
     """
@@ -54,6 +55,7 @@ def trading_day(
     end = dt.datetime.fromtimestamp(hours.close_ns / NS_PER_S, dt.UTC).isoformat()
     ledger = record_session(symbols=symbols, until=end, feed_url=feed_url, data_dir=data_dir)
     process_batches(data_dir=data_dir)
+    close_day(date=day, data_dir=data_dir)
     return ledger
 
 

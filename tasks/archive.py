@@ -34,12 +34,18 @@ def journal_bytes(archived: Path | None, quarantined: Path | None) -> Iterator[b
     is bounded by a row group. Joined, the pieces have the SHA-256 of the batch's seal. Raises FileNotFoundError,
     and CorruptionError where a file cannot be read or the two do not fit each other.
     """
+    rows = count_rows(archived) if archived else 0
+    yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined)
+
+
+def journal_of(tables: Iterator[pa.Table], rows: int, quarantined: Path | None) -> Iterator[bytes]:
+    """As `journal_bytes`, from so many archived rows, wherever they come from: tables of `SCHEMA` in their order."""
     yield JOURNAL_HEADER
     places, ends_whole = _rejected_places(quarantined)
-    total = len(places) + (count_rows(archived) if archived else 0)
+    total = len(places) + rows
     if len(places) and (places[0] < 1 or places[-1] > total or (np.diff(places) < 1).any()):
         raise CorruptionError(f"{quarantined}: its line numbers do not fit the archived rows; restore both from a copy")
-    valid, rejected = _Cursor(_archived_lines(archived)), _Cursor(_rejected_lines(quarantined))
+    valid, rejected = _Cursor(_archived_lines(tables)), _Cursor(_rejected_lines(quarantined))
     for start in range(1, total + 1, _WINDOW_ROWS):
         stop = min(start + _WINDOW_ROWS, total + 1)
         here = places[slice(*np.searchsorted(places, [start, stop]))] - start
@@ -72,8 +78,8 @@ class _Cursor:
         return pa.concat_arrays(parts)
 
 
-def _archived_lines(archived: Path | None) -> Iterator[pa.Array]:
-    for table in read_groups(archived) if archived else ():
+def _archived_lines(tables: Iterator[pa.Table]) -> Iterator[pa.Array]:
+    for table in tables:
         frame = pl.from_arrow(table.select(JOURNAL_COLUMNS))
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table always gives a frame
         text = io.BytesIO()

@@ -140,6 +140,25 @@ class Receipt:
     manifest: ObjectReceipt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """The archived batches of one feed and day as one file, `days/feed=…/date=…/<file>`, by symbol and event time.
+
+    `batches` are the manifests of all batches that it was made of, seals and reports included, in order of recording;
+    its rows are theirs, each with the name of its batch. `file` is None where they have no row.
+    """
+
+    version: int = 1
+    feed: str
+    date: str
+    file: str | None
+    software: str
+    rows: int
+    bytes: int
+    sha256: str
+    batches: tuple[Manifest, ...]
+
+
 Record = TypeVar("Record")
 
 _END = b"\n}\n"

@@ -6,6 +6,7 @@
       validated/          rows that passed, each with its report          (validate → compress)
       quarantine/         rows and frames that did not, with reasons
       archive/feed=F/date=YYYY-MM-DD/   Parquet, manifest, receipt        (compress → upload)
+      days/feed=F/date=YYYY-MM-DD/      the day's batches as one file     (merge)
       sessions/<session>/ request, status, events, log and record of each session
       locks/              one file for each batch that is being worked on
 
@@ -50,6 +51,10 @@ class Store:
         return self.root / "archive"
 
     @property
+    def days(self) -> Path:
+        return self.root / "days"
+
+    @property
     def sessions(self) -> Path:
         return self.root / "sessions"
 
@@ -69,6 +74,10 @@ class Store:
         """Where the archived batches of that feed and day lie; Hive-style, so that readers can prune."""
         return self.archive / f"feed={feed}" / f"date={date}"
 
+    def day_folder(self, feed: str, date: str) -> Path:
+        """Where the merged file of that feed and day lies: not in the archive, whose readers would count twice."""
+        return self.days / f"feed={feed}" / f"date={date}"
+
     def sealed_batches(self) -> list[BatchName]:
         """The batches that wait for validation, oldest first."""
         return _names(self.sealed.glob("*.seal.json"))
@@ -87,8 +96,8 @@ class Store:
         return next(self.archive.glob(f"feed=*/date=*/{name.manifest}"), None)
 
     @contextmanager
-    def locked(self, name: BatchName) -> Iterator[None]:
-        """Hold that batch alone, across threads and processes; waits for whoever holds it.
+    def locked(self, name: BatchName | str) -> Iterator[None]:
+        """Hold that batch, or whatever is called so, alone, across threads and processes; waits for whoever holds it.
 
         The lock dies with its holder. Its file is removed on leaving, so that none pile up: a waiter that
         then holds a file without a name takes the new one.

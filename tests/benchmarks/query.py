@@ -80,8 +80,9 @@ WAYS = {"ours": ours, "polars scan_parquet": polars_scan, "pyarrow, the whole fi
 
 def write_day(folder: Path, rows: int, symbols: int) -> Path:
     """A day of so many trades over so many symbols, evenly spread, archived in one file with its manifest."""
-    from tasks.archive import SCHEMA, WRITER_OPTIONS, file_schema
+    from tasks.archive import CODED_SCHEMA, SCHEMA, WRITER_OPTIONS
     from tasks.batch import BatchName
+    from tasks.forms import Form, file_schema
     from tasks.ledger import FrameCounts
     from tasks.manifest import Manifest, Report, Seal, encode
     from tasks.store import Store, write_whole
@@ -93,7 +94,8 @@ def write_day(folder: Path, rows: int, symbols: int) -> Path:
     counts = np.bincount(chance.integers(0, symbols, rows), minlength=symbols)
     seqs = np.arange(1, rows + 1)
     chance.shuffle(seqs)
-    with pq.ParquetWriter(place / name.archived, file_schema(batch=str(name)), **WRITER_OPTIONS) as writer:
+    schema = file_schema(CODED_SCHEMA, Form(), {"batch": str(name)})
+    with pq.ParquetWriter(place / name.archived, schema, **WRITER_OPTIONS) as writer:
         done = 0
         pending: list[pa.Table] = []
         for number, count in enumerate(counts.tolist()):

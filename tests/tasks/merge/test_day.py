@@ -1,0 +1,265 @@
+"""Is a day's one file the same trades as its batches, by symbol and time, and are the batches what they were?"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.archive import journal_of
+from tasks.batch import BatchName
+from tasks.compress.parquet import compress
+from tasks.errors import CorruptionError
+from tasks.forms import Form
+from tasks.manifest import Day, Manifest, read
+from tasks.merge import day as merging
+from tasks.merge.day import batch_of, merge
+from tasks.merge.portions import portions
+from tasks.store import Store
+from tasks.validate.split import Limits, split
+
+SealBatch = Callable[..., BatchName]
+T = 1_764_000_000_000_000_000
+DATE = "2026-11-24"
+SYMBOLS = (b"SPY", b"BINANCE:BTCUSDT", b"AAPL", "Ä".encode())
+NAMES = [
+    BatchName("20261124T143000Z-9f3c01ab", 0, 0),
+    BatchName("20261124T143000Z-9f3c01ab", 2, 0),
+    BatchName("20261124T143000Z-9f3c01ab", 10, 1),
+    BatchName("20261124T180000Z-00000001", 0, 0),
+]
+
+
+def lines(count: int, salt: int) -> list[bytes]:
+    """A batch over two connections, many trades with equal times, now and then a bad line."""
+    rows = [
+        b"%d,%d,%d,%d,%s,1%d.50,%d,%s\n"
+        % (1 + n // 50, n % 50 + 1, T + n * 1_000, T - n * salt % 7 * 30_000_000_000, SYMBOLS[n * salt % 4], n % 9,
+           n, b"1;2" if n % 3 else b"")
+        for n in range(count)
+    ]  # fmt: skip
+    return rows if salt % 2 else [*rows, b"rubbish\n"]
+
+
+@pytest.fixture
+def archived(store: Store, sealed_batch: SealBatch) -> Store:
+    """A day of four batches, of two sessions and several lanes, one without a valid row, in different forms."""
+    forms = [Form(), Form("max"), Form("plain", "csv.zst"), Form()]
+    for salt, (name, form) in enumerate(zip(NAMES, forms, strict=True), 1):
+        part = lines(100, salt) if salt < 4 else [b"rubbish\n"]
+        sealed_batch(part, name=name, symbols=[symbol.decode() for symbol in SYMBOLS], lanes=11)
+        split(store, name, Limits(None, None))
+        compress(store, name, form)
+    return store
+
+
+def folder(store: Store) -> Path:
+    return store.day_folder("finnhub", DATE)
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """Every file of the data folder but locks."""
+    found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    return {path: content for path, content in found.items() if not path.startswith("locks/")}
+
+
+@pytest.mark.parametrize("rows", [1, 40, 1_000_000])
+def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """In any portions: by symbol and time, and every journal that was sealed comes back from the day's file."""
+    monkeypatch.setattr(merging, "portions", lambda paths: portions(paths, rows))
+    monkeypatch.setattr(merging, "ROWS_PER_GROUP", 17)
+    before = files(archived)
+    day = merge(archived, "finnhub", DATE)
+    assert day is not None
+    assert day.file is not None
+    assert day == read(folder(archived) / f"_{DATE}.day.json", Day)
+    assert {path: text for path, text in files(archived).items() if not path.startswith("days/")} == before
+    file = folder(archived) / day.file
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == day.sha256
+    frame = pl.read_parquet(file)
+    assert day.rows == frame.height == 300
+    assert frame.select("symbol", "ts_event").rows() == sorted(frame.select("symbol", "ts_event").rows())
+    assert [BatchName.parse(each.batch) for each in day.batches] == NAMES
+    for manifest in day.batches:
+        name = BatchName.parse(manifest.batch)
+        rejected = archived.quarantine / name.rejected_rows
+        pieces = journal_of(batch_of(file, str(name)), manifest.rows, rejected if rejected.exists() else None)
+        assert hashlib.sha256(b"".join(pieces)).hexdigest() == manifest.seal.sha256
+
+
+def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics tell which row groups hold a symbol, folders which day and feed; duckdb asks it as it is."""
+    monkeypatch.setattr(merging, "ROWS_PER_GROUP", 10)
+    day = merge(archived, "finnhub", DATE)
+    assert day is not None
+    assert day.file is not None
+    file = folder(archived) / day.file
+    footer = pq.read_metadata(file)
+    place = footer.schema.names.index("symbol")
+    held = [footer.row_group(group).column(place).statistics for group in range(footer.num_row_groups)]
+    of_aapl = [each for each in held if each.min <= "AAPL" <= each.max]
+    assert len(of_aapl) <= -(-sum(each.report.per_symbol.get("AAPL", 0) for each in day.batches) // 10) + 1
+    assert len(held) == 30
+    asked = f"select count(*), min(ts_event) from read_parquet('{archived.days}/*/*/*.parquet', hive_partitioning = 1)"
+    where = f"where date = '{DATE}' and feed = 'finnhub' and symbol = 'AAPL'"
+    assert duckdb.sql(f"{asked} {where}").fetchall()[0][0] == sum(
+        each.report.per_symbol.get("AAPL", 0) for each in day.batches
+    )
+
+
+def test_again_and_with_more(archived: Store, sealed_batch: SealBatch) -> None:
+    """Run again it touches nothing; a lost file comes back the same; a later batch makes a new file, the only one."""
+    first = merge(archived, "finnhub", DATE)
+    assert first is not None
+    assert first.file is not None
+    file, whole = folder(archived) / first.file, files(archived)
+    changed_ns = file.stat().st_mtime_ns
+    assert merge(archived, "finnhub", DATE) == first
+    assert (file.stat().st_mtime_ns, files(archived)) == (changed_ns, whole)
+    file.unlink()
+    assert merge(archived, "finnhub", DATE) == first
+    assert files(archived) == whole
+    late = BatchName("20261124T190000Z-00000002", 0, 0)
+    sealed_batch(lines(30, 5), name=late)
+    split(archived, late, Limits(None, None))
+    compress(archived, late)
+    second = merge(archived, "finnhub", DATE)
+    assert second is not None
+    assert second.rows == 330
+    assert sorted(path.name for path in folder(archived).iterdir()) == sorted([f"_{DATE}.day.json", str(second.file)])
+
+
+def test_nothing_to_merge(store: Store, sealed_batch: SealBatch) -> None:
+    """A day without a batch has no record; one whose batches have no valid row has a record without a file."""
+    assert merge(store, "finnhub", DATE) is None
+    assert not files(store)
+    name = sealed_batch([], symbols=["SPY"])
+    split(store, name, Limits(None, None))
+    compress(store, name)
+    day = merge(store, "finnhub", DATE)
+    assert day is not None
+    assert (day.file, day.rows, len(day.batches)) == (None, 0, 1)
+    assert merge(store, "finnhub", DATE) == day
+
+
+def test_a_damaged_batch_stops_it(archived: Store) -> None:
+    """A batch whose file has one bit flipped, or is missing, is named; nothing is written."""
+    path = archived.archive_folder("finnhub", DATE) / NAMES[0].archived
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    before = files(archived)
+    with pytest.raises(CorruptionError, match=path.name):
+        merge(archived, "finnhub", DATE)
+    path.unlink()
+    with pytest.raises(CorruptionError, match=path.name):
+        merge(archived, "finnhub", DATE)
+    assert {name for name in files(archived) if "days" in name} == set()
+    path.write_bytes(whole)
+    assert files(archived) == {**before, str(path.relative_to(archived.root)): whole}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows.with_columns(pl.col("price").str.replace("1", "2")),
+        lambda rows: rows.with_columns(pl.col("ts_recv") + pl.duration(nanoseconds=1)),
+        lambda rows: rows.with_columns(~pl.col("duplicate")),
+        lambda rows: rows[:-1],
+        lambda rows: pl.concat([rows, rows[:1]]),
+        lambda rows: rows.with_columns(place=pl.lit(0, pl.Int32)),
+    ],
+    ids=["price", "time", "mark", "one less", "one twice", "batch"],
+)
+def test_what_is_written_otherwise_is_found(
+    archived: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    """Whatever goes wrong in sorting or writing is found by the reading back, before the file has a name."""
+    gather, calls = merging.gather, []
+
+    def spoilt(paths: list[Path], portion: object) -> pl.DataFrame:
+        calls.append(portion)
+        rows = gather(paths, portion)  # type: ignore[arg-type]
+        return change(rows) if len(calls) == 1 else rows
+
+    monkeypatch.setattr(merging, "gather", spoilt)
+    before = files(archived)
+    with pytest.raises(CorruptionError, match="differs from its batches"):
+        merge(archived, "finnhub", DATE)
+    assert files(archived) == before
+
+
+def test_a_wrong_order_is_found(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are all there but not by symbol and time are no day."""
+    monkeypatch.setattr(merging, "ORDER", ("ts_event", "symbol", "ts_recv", "place", "connection", "recv_seq"))
+    with pytest.raises(CorruptionError, match="not in order"):
+        merge(archived, "finnhub", DATE)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tasks.merge.day import merge
+from tasks.store import Store
+
+changes = {"open", "os.rename", "os.remove", "os.unlink", "os.mkdir"}
+for at in range(1, 100):
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def hook(event, args):
+            global seen
+            if event not in changes or (event == "open" and not isinstance(args[2], int)):
+                return
+            if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+            seen += 1
+            if seen == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        root = Path(sys.argv[1])
+        os.system(f"cp -r {root}/start {root}/{at}")
+        sys.addaudithook(hook)
+        merge(Store(root / str(at)), "finnhub", "2026-11-24")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        assert status == 0
+        print(at)
+        break
+"""
+
+
+def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
+    """Killed before any one change of a day that has a file already, it is merged to the same end by the next run."""
+    assert merge(archived, "finnhub", DATE) is not None
+    late = BatchName("20261124T190000Z-00000002", 0, 0)
+    sealed_batch(lines(30, 5), name=late)
+    split(archived, late, Limits(None, None))
+    compress(archived, late)
+    root = tmp_path / "killed"
+    root.mkdir()
+    archived.root.rename(root / "start")
+    environment = {**os.environ, "POLARS_MAX_THREADS": "1", "ARROW_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(root)], env=environment, capture_output=True, text=True, check=True
+    )
+    killed = int(run.stdout)
+    assert killed > 5
+    ends = []
+    for at in range(1, killed + 1):
+        again = Store(root / str(at))
+        merge(again, "finnhub", DATE)
+        ends.append(files(again))
+    assert ends == [ends[-1]] * killed
+
+
+def test_the_manifest_of_a_day_keeps_the_batches(archived: Store) -> None:
+    """Seals and reports of the batches stand in the day's record as they stand beside the batches."""
+    day = merge(archived, "finnhub", DATE)
+    assert day is not None
+    assert list(day.batches) == [read(path, Manifest) for path in archived.manifests()]
