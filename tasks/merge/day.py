@@ -9,17 +9,16 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.columns import SCHEMA, field, in_ms
+from tasks.columns import SCHEMA, TEXTS, TIMESTAMP, field, in_ms
 from tasks.errors import CorruptionError
 from tasks.forms import WRITER_OPTIONS
 from tasks.manifest import Day, Manifest, encode, read
-from tasks.merge.portions import ORDER, Portion, gather, portions
+from tasks.merge.portions import ORDER, Portion, as_frame, gather, portions
 from tasks.store import Store, publish, sync, unfinished, write_whole
 
 _SOFTWARE = f"stock-tracing {version('stock-tracing')}"
@@ -30,7 +29,7 @@ DAY_SCHEMA = SCHEMA.append(_BATCH)
 _OPTIONS = WRITER_OPTIONS | {
     "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "batch"],
     "compression_level": WRITER_OPTIONS["compression_level"] | {"batch": 3},
-    "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_event": "DELTA_BINARY_PACKED"},
+    "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_recv": "DELTA_BINARY_PACKED"},
 }
 # Two or more rows of one batch are told apart by these.
 _ROW = ("place", "connection", "recv_seq")
@@ -128,11 +127,14 @@ def _compare(
     """Read the file back, checksums and all, portion by portion, beside the batches in their own order."""
     places = {each.batch: place for place, each in enumerate(held)}
     seen, first_group, last = 0, 0, pl.DataFrame()
-    with pq.ParquetFile(written, page_checksum_verification=True) as file:
+    texts = [*TEXTS, "batch"]
+    with pq.ParquetFile(written, page_checksum_verification=True, read_dictionary=texts) as file:
         for portion, groups in wanted:
             table = file.read_row_groups(list(range(first_group, first_group + groups)))
-            theirs = cast(pl.DataFrame, pl.from_arrow(table.cast(DAY_SCHEMA))).with_columns(
-                pl.col("batch").replace_strict(places, return_dtype=pl.Int32).alias("place")
+            event = table.schema.get_field_index("ts_event")
+            table = table.set_column(event, "ts_event", table["ts_event"].cast(TIMESTAMP))
+            theirs = as_frame(table).with_columns(
+                pl.col("batch").cast(pl.String).replace_strict(places, return_dtype=pl.Int32).alias("place")
             )
             ours = gather(files, portion)
             if not theirs.drop("batch").sort(_ROW).equals(ours):

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import cast
 
 import polars as pl
+import pyarrow as pa
 
+from tasks.ahead import ahead
+from tasks.columns import TEXTS
 from tasks.forms import read_groups
 
 _MINUTE_NS = 60_000_000_000
-_ROWS = 2_000_000
+_ROWS = 600_000
 ORDER = ("symbol", "ts_event", "ts_recv", "place", "connection", "recv_seq")
 _Key = tuple[str, int]
 
@@ -35,8 +38,8 @@ def portions(files: Sequence[Path], rows: int = _ROWS) -> list[Portion]:
     """The trades of these files in portions of about so many rows; one symbol's minute is never parted."""
     counts = pl.DataFrame(schema={"symbol": pl.String, "minute": pl.Int64, "len": pl.UInt32})
     for file in files:
-        for table in read_groups(file):
-            frame = cast(pl.DataFrame, pl.from_arrow(table.select(["symbol", "ts_event"])))
+        for table in read_groups(file, coded=True):
+            frame = as_frame(table.select(["symbol", "ts_event"]))
             counted = frame.group_by("symbol", _minute().alias("minute")).len()
             counts = pl.concat([counts, counted]).group_by("symbol", "minute").agg(pl.col("len").sum())
     counts = counts.sort("symbol", "minute")
@@ -55,8 +58,15 @@ def gather(files: Sequence[Path], portion: Portion) -> pl.DataFrame:
 
 
 def _rows(file: Path, portion: Portion) -> Iterator[pl.DataFrame]:
-    for table in read_groups(file):
-        yield cast(pl.DataFrame, pl.from_arrow(table)).filter(portion.holds())
+    for table in ahead(read_groups(file, coded=True)):
+        yield as_frame(table).filter(portion.holds())
+
+
+def as_frame(table: pa.Table) -> pl.DataFrame:
+    """Symbols as String, which sorts by bytes; the other texts, of which many are equal, as Categorical."""
+    frame = cast(pl.DataFrame, pl.from_arrow(table))
+    texts = [name for name in TEXTS if name in frame.columns]
+    return frame.with_columns(pl.col(name).cast(pl.String if name == "symbol" else pl.Categorical) for name in texts)
 
 
 def _minute() -> pl.Expr:

@@ -15,6 +15,7 @@ from tasks.store import Store
 from tasks.verify.account import balance
 from tasks.verify.batch_laws import batch_laws, gap_laws
 from tasks.verify.broken import Broken, broken
+from tasks.verify.day_laws import day_laws
 from tasks.verify.order import Numbers, Order
 from tasks.verify.standing import Standing, batches_of, sessions_of, standing
 
@@ -57,6 +58,7 @@ def verify(store: Store) -> Verdict:
     """
     count = _Count()
     found = [each for session in sessions_of(store) for each in _session_laws(store, session, count)]
+    found += day_laws(store)
     return Verdict(count.sessions, count.batches, count.trades, tuple(found), tuple(count.recording))
 
 

@@ -9,6 +9,7 @@ import exchange_calendars as calendars
 import pandas as pd
 import pytest
 
+from tasks.manifest import Day, read
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -86,6 +87,8 @@ def test_a_trading_day_is_recorded_until_its_own_early_close(tape: Any, closing_
     assert ledger.record.deadline_ns == int(close.timestamp()) * 10**9
     assert ledger.record.ended_ns >= ledger.record.deadline_ns
     assert ledger.trades.archived > 0
+    closed = [read(path, Day) for path in tape.data.glob("days/*/*/_*.day.json")]
+    assert sum(day.rows for day in closed) == ledger.trades.archived
     assert tape.verdict().holds
     today = now.astimezone(calendars.get_calendar(closing_early).tz).date()
     assert newest(tape)["name"] == f"trading day {today}"

@@ -167,7 +167,7 @@ def test_a_damaged_batch_stops_it(archived: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda rows: rows.with_columns(pl.col("price").str.replace("1", "2")),
+        lambda rows: rows.with_columns(pl.col("price").cast(pl.String).str.replace("1", "2").cast(pl.Categorical)),
         lambda rows: rows.with_columns(pl.col("ts_recv") + pl.duration(nanoseconds=1)),
         lambda rows: rows.with_columns(~pl.col("duplicate")),
         lambda rows: rows[:-1],

@@ -1,0 +1,68 @@
+"""Is whatever is wrong with a day's merged file found, and by name?"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.manifest import Day, encode, read
+from tasks.merge.day import merge
+from tasks.store import Store
+from tasks.verify.laws import verify
+
+Recorded = Callable[..., Store]
+
+
+@pytest.fixture
+def closed(recorded: Recorded) -> tuple[Store, Path, Path]:
+    """A closed day: the data folder, the day's file and its record."""
+    store = recorded()
+    day = merge(store, "finnhub", "2026-11-24")
+    assert day is not None
+    assert day.file is not None
+    folder = store.day_folder("finnhub", "2026-11-24")
+    return store, folder / day.file, folder / "_2026-11-24.day.json"
+
+
+def found(store: Store) -> set[tuple[str, str]]:
+    return {(each.law, each.file) for each in verify(store).broken}
+
+
+def test_a_closed_day_holds(closed: tuple[Store, Path, Path]) -> None:
+    """A day that was merged breaks no law."""
+    assert found(closed[0]) == set()
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["file", "record"])
+def test_any_flipped_bit_is_found(closed: tuple[Store, Path, Path], which: int) -> None:
+    """A bit flipped anywhere in the day's file or record is found in that file."""
+    path = closed[which]
+    assert isinstance(path, Path)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 15)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        laws = found(closed[0])
+        assert {("sha256", str(path))} <= laws or {("readable", str(path))} <= laws
+
+
+def test_a_day_without_its_file_and_a_file_without_its_day(closed: tuple[Store, Path, Path]) -> None:
+    """A missing file is named, and so is one that no record tells of."""
+    store, file, record = closed
+    moved = file.with_name("2026-11-24-000000000000.parquet")
+    file.rename(moved)
+    assert found(store) == {("present", str(file)), ("day", str(moved))}
+    record.unlink()
+    assert found(store) == {("day", str(moved))}
+
+
+def test_a_day_made_of_other_batches(closed: tuple[Store, Path, Path]) -> None:
+    """A record whose batches are not those of the archive, or do not add up, is named."""
+    store, _, record = closed
+    day = read(record, Day)
+    record.write_bytes(encode(replace(day, batches=(replace(day.batches[0], bytes=1), *day.batches[1:]))))
+    assert found(store) == {("day", str(record))}
+    record.write_bytes(encode(replace(day, rows=day.rows + 1)))
+    assert found(store) == {("counts", str(record))}
+    record.write_bytes(encode(replace(day, date="2026-11-23")))
+    assert found(store) == {("place", str(record))}
