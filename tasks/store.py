@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.batch import BatchName
+from tasks.errors import TransientError
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,19 @@ def publish(path: Path) -> None:
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
+
+
+@contextmanager
+def at_work_in(folder: Path) -> Iterator[None]:
+    """Have a disk that is full, gone or read-only say so, as a TransientError with the place and the next step."""
+    try:
+        yield
+    except OSError as error:
+        said = " ".join(str(error.strerror or error).split())[:200]
+        raise TransientError(
+            f"{error.filename or folder}: cannot be read or written ({said}); nothing is lost: "
+            "mend the disk or make room, then run `tape archive`"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

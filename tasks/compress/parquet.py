@@ -21,7 +21,7 @@ from tasks.columns import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
 from tasks.errors import CorruptionError, TerminalError
 from tasks.forms import Form, read_groups, writing
 from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, publish, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
 
 _SOFTWARE = f"stock-tracing {version('stock-tracing')}"
 _PLAIN = Form()
@@ -32,10 +32,9 @@ def compress(store: Store, name: BatchName, form: Form = _PLAIN) -> Manifest:
     """Archive a validated batch, and say what the file holds; a batch without a valid row gets a manifest alone.
 
     Raises CorruptionError, and removes nothing, where the file read back differs or the batch is not in order;
-    TerminalError where there is no such batch.
+    TerminalError where there is no such batch; TransientError where the disk is full or gone.
     """
-    store.prepare()
-    with store.locked(name):
+    with at_work_in(store.root), store.prepare().locked(name):
         done = store.manifest_of(name)
         manifest = read(done, Manifest) if done is not None else _archive(store, name, form)
         # The report last: as long as it lies there, the batch is listed and this step is run again.

@@ -19,7 +19,7 @@ from tasks.errors import CorruptionError
 from tasks.forms import WRITER_OPTIONS
 from tasks.manifest import Day, Manifest, encode, read
 from tasks.merge.portions import ORDER, Portion, as_frame, gather, portions
-from tasks.store import Store, publish, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
 
 _SOFTWARE = f"stock-tracing {version('stock-tracing')}"
 # Of a day of five million trades and a hundred symbols, one symbol is in two or three of these.
@@ -39,11 +39,11 @@ def merge(store: Store, feed: str, date: str) -> Day | None:
     """Merge what is archived of that feed and day; None where nothing is.
 
     Raises CorruptionError, and leaves everything as it was, where a batch's file is not what its manifest says, or
-    what was written differs from the batches in any value; OSError where it cannot be written.
+    what was written differs from the batches in any value; TransientError where the disk is full or gone.
     """
     folder = store.day_folder(feed, date)
     record = folder / f"_{date}.day.json"
-    with store.locked(f"day-{feed}-{date}"):
+    with at_work_in(store.root), store.prepare().locked(f"day-{feed}-{date}"):
         paths = [path for path in store.manifests() if path.parent == store.archive_folder(feed, date)]
         manifests = tuple(read(path, Manifest) for path in paths)
         if not manifests:

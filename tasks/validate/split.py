@@ -17,7 +17,7 @@ from tasks.ahead import ahead
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, publish, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
 from tasks.trade import JOURNAL_HEADER
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
@@ -33,11 +33,10 @@ def split(store: Store, name: BatchName, limits: Limits) -> Report:
     """Split a sealed batch into valid rows (`validated/`) and quarantined lines, and say how.
 
     A journal that is whole but no journal goes to quarantine as it is, with a report of no valid row. Raises
-    CorruptionError, and moves nothing, where the journal is not what its seal says, and TerminalError where there is
-    no such batch.
+    CorruptionError, and moves nothing, where the journal is not what its seal says, TerminalError where there is no
+    such batch, and TransientError where the disk is full or gone.
     """
-    store.prepare()
-    with store.locked(name):
+    with at_work_in(store.root), store.prepare().locked(name):
         report = _done(store, name)
         if report is None:
             seal = _seal(store, name)
