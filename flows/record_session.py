@@ -11,7 +11,7 @@ from flows.deadline import deadline_for, key_of
 from flows.process_batches import TWO_AT_A_TIME, NotArchived, Steps, archive, finish, ledger_of, show, waiting
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
-from tasks.capture.task import CaptureRequest, capture, recover_sessions
+from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
 from tasks.errors import TerminalError
 from tasks.ledger import Ledger
 from tasks.market.hours import exchange_zone, trading_hours
@@ -101,7 +101,7 @@ def request_for(settings: Settings, record_for: str | None, until: str | None, n
         deadline_ns=deadline_ns,
         market_hours=trading_hours(now_ns, deadline_ns, settings.calendar),
         zone=exchange_zone(settings.calendar).key,
-        lanes=len(settings.symbols) if settings.lanes == "ticker" else min(settings.lanes, len(settings.symbols)),
+        lanes=lanes_for(settings.symbols, settings.lanes),
         batch_for_ns=settings.batch_for_ns,
         batch_bytes=settings.batch_bytes,
         queue_bytes=settings.queue_bytes,

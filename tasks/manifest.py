@@ -37,11 +37,11 @@ class ConnectionRange:
 class Seal:
     """A sealed journal: what lies in `sealed/<batch>.csv`.
 
-    `date` (YYYY-MM-DD) is the day in the exchange's time zone on which the journal was opened; a journal is
-    closed at that zone's midnight. `bytes` and `sha256` (hex) are the CSV file's, header included. `symbols`
-    were subscribed at some time of the batch. `lanes` is how many lanes the session has: only with one is
-    `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed recorder
-    had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
+    `date` (YYYY-MM-DD) is the day on which the journal was opened, in the exchange's time zone, or in UTC where its
+    symbols never close; a journal is closed at that zone's midnight. `bytes` and `sha256` (hex) are the CSV file's,
+    header included. `symbols` were subscribed at some time of the batch. `lanes` is how many lanes the session has:
+    only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed
+    recorder had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
     `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
     cut), by its name.
     """

@@ -8,10 +8,9 @@ queue blocks whoever puts: the kernel's buffer fills, and TCP holds the sender. 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
-from zlib import crc32
 
 from tasks.batch import BatchName
 from tasks.capture.clock import Clock
@@ -19,6 +18,7 @@ from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal
 from tasks.capture.request import CaptureRequest, date_in, day_of
+from tasks.capture.routes import Routes
 from tasks.store import Store
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
@@ -122,12 +122,11 @@ class Keeper(Protocol):
 class Router:
     """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
 
-    def __init__(self, on_error: Callable[[int, list[str]], None], symbols: Sequence[str], lanes: int) -> None:
+    def __init__(self, on_error: Callable[[int, list[str]], None], routes: Routes) -> None:
         self._reader = Reader()
         self._next_seq: dict[int, int] = {}
         self._on_error = on_error
-        self._lanes = lanes
-        self._lane_of = {symbol: index % lanes for index, symbol in enumerate(symbols)}
+        self._routes = routes
 
     def read(self, received: Received) -> tuple[Portion, list[bytes]]:
         """One receipt, read; the lines beside the portion are those of its block."""
@@ -158,7 +157,7 @@ class Router:
         whole, lines = self.read(received)
         by_lane: dict[int, list[int]] = {}
         for index, symbol in enumerate(whole.symbols):
-            by_lane.setdefault(self._lane(symbol), []).append(index)
+            by_lane.setdefault(self._routes.lane(symbol), []).append(index)
         portions: list[tuple[int, Portion]] = []
         for lane, indices in by_lane.items() or ((0, []),):
             block = b"".join([lines[index] for index in indices])
@@ -174,11 +173,6 @@ class Router:
         head.refused = whole.refused
         return portions
 
-    def _lane(self, symbol: str) -> int:
-        lane = self._lane_of.get(symbol)
-        # A symbol that was not asked for is not remembered: a feed that invents them must not fill the memory.
-        return crc32(symbol.encode()) % self._lanes if lane is None else lane
-
 
 class Lane(threading.Thread):
     """One queue, one writer, one journal after another. A failure to write ends it, and `on_failure` is told."""
@@ -187,6 +181,7 @@ class Lane(threading.Thread):
         self,
         number: int,
         request: CaptureRequest,
+        zone: str,
         router: Router,
         keeper: Keeper,
         clock: Clock,
@@ -200,6 +195,7 @@ class Lane(threading.Thread):
         self.rows = 0
         self._number = number
         self._request = request
+        self._zone = zone
         self._router = router
         self._keeper = keeper
         self._clock = clock
@@ -267,11 +263,11 @@ class Lane(threading.Thread):
         request = self._request
         name = BatchName(request.session, self._number, self.batches)
         heading = Heading(
-            batch=str(name), feed=request.feed, date=date_in(request.zone, now_ns), symbols=request.symbols,
+            batch=str(name), feed=request.feed, date=date_in(self._zone, now_ns), symbols=request.symbols,
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
-        self._day_ns = day_of(request.zone, now_ns)
+        self._day_ns = day_of(self._zone, now_ns)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)
         return self._journal

@@ -18,7 +18,8 @@ REQUEST_FILE = "request.json"
 class CaptureRequest:
     """A session: from `started_ns` to `deadline_ns` (UTC ns), these symbols, from this feed.
 
-    `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches. `batch_for_ns` and
+    `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
+    but those of symbols that never close (`routes.py`). `batch_for_ns` and
     `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what waits between socket and journal.
     Below `disk_reserve_bytes` of free space the session ends. `ping_every_s` is also how long a pong may take.
     `reconnect_within_s` is the longest wait before a new connection, but where the feed counts another on the key.

@@ -21,6 +21,7 @@ from tasks.capture.listener import Backoff, Listener
 from tasks.capture.past import past_of
 from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, ROOM_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
+from tasks.capture.routes import Routes
 from tasks.capture.silence import SilenceWatch
 from tasks.capture.status import State, Status, read_status, write_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, wanted
@@ -59,10 +60,11 @@ class Session:
         self._watch = WatchList(request.folder / WATCHLIST_FILE, request.symbols)
         self._wanted: tuple[str, ...] | None = None
         self._keeper = JournalKeeper(self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail)
-        self._router = Router(self._on_vendor_errors, request.symbols, request.lanes)
+        routes = Routes(request.symbols, request.lanes, request.zone)
+        self._router = Router(self._on_vendor_errors, routes)
         self._lanes = [
-            Lane(number, request, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
-            for number in range(request.lanes)
+            Lane(number, request, zone, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
+            for number, zone in enumerate(routes.zones)
         ]
         self._listener = Listener(
             request, key, self._put, self._gaps, self._clock, self._fail, self._past.connections, backoff, self._watch

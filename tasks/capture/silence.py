@@ -8,6 +8,7 @@ from tasks.capture.clock import Clock
 from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
+from tasks.capture.routes import never_closes
 from tasks.ledger import Gap
 from tasks.trade import NS_PER_S
 
@@ -77,4 +78,4 @@ class SilenceWatch:
         ]
 
     def _is_open(self, symbol: str, wall_ns: int) -> bool:
-        return ":" in symbol or any(start <= wall_ns < end for start, end in self._hours)
+        return never_closes(symbol) or any(start <= wall_ns < end for start, end in self._hours)

@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from tasks.batch import BatchName, session_name
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest as CaptureRequest
+from tasks.capture.routes import lanes_for as lanes_for
 from tasks.capture.status import Status as Status
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
 from tasks.capture.supervise import change_symbols as change_symbols

@@ -37,6 +37,7 @@ from tasks.capture.journal import Block, Heading, Journal, discard, frames_open,
 from tasks.capture.lanes import Lane, Received, Router
 from tasks.capture.recovery import GAPS_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.routes import Routes
 from tasks.manifest import Seal, read
 from tasks.store import Store
 from tasks.trade import JOURNAL_HEADER, NS_PER_S
@@ -155,7 +156,8 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
     keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail)
-    lane = Lane(0, request, Router(lambda *_: None, SYMBOLS, 1), keeper, clock, fail)
+    router = Router(lambda *_: None, Routes(SYMBOLS, 1, request.zone))
+    lane = Lane(0, request, request.zone, router, keeper, clock, fail)
     keeper.start()
     lane.start()
     for piece in todo:

@@ -13,6 +13,7 @@ from recording import Answered, Recording, Row, assert_all_there, sealed_rows, t
 
 from tasks.capture.clock import Clock
 from tasks.capture.request import date_in
+from tasks.capture.routes import lanes_for
 from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.store import Store
@@ -199,3 +200,24 @@ def test_a_clock_put_back_over_midnight_begins_a_batch_of_the_day_before(
     assert_times_make_sense(store, record, assert_all_there(store, record, server))
     assert [seal.date for seal in seals(store)] == ["2026-06-11", "2026-06-10"]
     assert len(sealed_rows(store, record.session)) == 4
+
+
+def test_symbols_that_never_close_have_days_of_utc(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """Stocks and crypto of one session lie in batches apart: New York's date in the evening, and UTC's next one."""
+    clock, symbols = SteppedClock("2026-06-10 19:59:50"), ("A", "BINANCE:B")
+    server = fault_server(
+        [Subscribed(*symbols), Send(trades(4, 0, symbols)), Turn(clock, 20 * NS_PER_S), Send(trades(4, 4, symbols)),
+         Turn(clock)],
+    )  # fmt: skip
+    recording = session(
+        server.url, symbols, lanes=lanes_for(symbols, 1), clock=clock.clock, started_ns=clock.wall_ns(),
+        deadline_ns=clock.wall_ns() + 60 * NS_PER_S,
+    )  # fmt: skip
+    recording.when(lambda status: status.trades == 8)
+    record = recording.end()
+    assert_all_there(store, record, server)
+    assert sorted((seal.date, *seal.per_symbol.items()) for seal in seals(store)) == [
+        ("2026-06-10", ("A", 4)), ("2026-06-10", ("BINANCE:B", 2)), ("2026-06-11", ("BINANCE:B", 2)),
+    ]  # fmt: skip
