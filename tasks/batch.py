@@ -95,6 +95,11 @@ class BatchName:
         """A sealed file that could not be read as a journal at all."""
         return f"{self}.csv"
 
+    @property
+    def rejects(self) -> tuple[str, ...]:
+        """All that may lie in `quarantine/` of it."""
+        return self.rejected_rows, self.rejected_frames, self.cut, self.cut_frames, self.rejected_batch
+
     # In archive/feed=…/date=…/; readers of whole folders (Hive, Spark, pyarrow, pandas) pass over a leading `_`.
     @property
     def archived(self) -> str:
@@ -112,3 +117,8 @@ class BatchName:
     @property
     def receipt(self) -> str:
         return f"_{self}.receipt.json"
+
+    @property
+    def removed(self) -> str:
+        """Says why the archived file is no longer here, and where its rows are."""
+        return f"_{self}.removed.json"

@@ -1,4 +1,4 @@
-"""What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload).
+"""What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload), …
 
 Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns. The last field of
 each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
@@ -7,10 +7,11 @@ each is the SHA-256 of the rest, so that a record vouches for itself before it v
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
+from tasks.batch import BatchName
 from tasks.errors import CorruptionError
 from tasks.ledger import FrameCounts, Gap
 
@@ -129,8 +130,21 @@ class ObjectReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where uploads go: a bucket, the endpoint of its store (None is AWS), and what every key starts with."""
+
+    bucket: str
+    endpoint: str | None
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """An upload: the archived file first (None where there is none), its manifest last."""
+    """An upload: the archived file first (None where there is none), its record last.
+
+    Of a batch the record is its manifest, and `beside` are its files in quarantine; of a day's file it is the day's
+    record and `batch` that file's stem; of a session it is the session's record and `batch` its name.
+    """
 
     batch: str
     bucket: str
@@ -138,6 +152,18 @@ class Receipt:
     uploaded_ns: int
     object: ObjectReceipt | None
     manifest: ObjectReceipt
+    beside: tuple[ObjectReceipt, ...] = ()
+
+    @property
+    def objects(self) -> tuple[ObjectReceipt, ...]:
+        """Every object that was acknowledged, in the order in which they went up."""
+        return (*(() if self.object is None else (self.object,)), *self.beside, self.manifest)
+
+    def is_of(self, place: Place) -> bool:
+        """Whether it is one of that bucket: of its name, at its endpoint, under its prefix."""
+        below = self.manifest.key.removeprefix(place.prefix)
+        here = below != self.manifest.key and below.startswith(("/feed=", "/_sessions/", "-by-day/feed="))
+        return here and (self.bucket, self.endpoint) == (place.bucket, place.endpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +183,33 @@ class Day:
     bytes: int
     sha256: str
     batches: tuple[Manifest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Why a file of the archive, or of a day, is no longer in the data folder: written before it was removed.
+
+    `batch` is the name of the batch, or the day file's stem, `file` the name of what was removed. `why`: its day's
+    file holds its rows (merged), it was old enough (age), or the disk was too full (space). `held_in` says in which
+    places a proven copy was at that moment: a path below the data folder, or a bucket and a key.
+    """
+
+    batch: str
+    file: str
+    removed_ns: int
+    why: Literal["merged", "age", "space"]
+    held_in: tuple[str, ...]
+
+
+def quarantined_files(manifest: Manifest) -> dict[str, str]:
+    """The SHA-256 (hex) of each file that lies in `quarantine/` of a batch, by its name, as its records keep it."""
+    name, report = BatchName.parse(manifest.batch), manifest.report
+    files = dict(manifest.seal.quarantine)
+    if report.quarantine_sha256 is not None:
+        files[name.rejected_rows] = report.quarantine_sha256
+    if report.structural is not None:
+        files[name.rejected_batch] = manifest.seal.sha256
+    return files
 
 
 Record = TypeVar("Record")
@@ -181,11 +234,15 @@ def read(path: Path, kind: type[Record]) -> Record:
     Raises FileNotFoundError where there is none and CorruptionError where it is not such a record, or not the
     bytes that `encode` gave.
     """
-    content = path.read_bytes()
+    return decode(path.read_bytes(), kind, path)
+
+
+def decode(content: bytes, kind: type[Record], where: object) -> Record:
+    """The record of that kind that these bytes are; `where` they lie is said in the error. Raises CorruptionError."""
     body = content[:-_TAIL_BYTES] + _END
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
-        raise CorruptionError(f"{path}: its record_sha256 is not that of its content; restore it from a copy")
+        raise CorruptionError(f"{where}: its record_sha256 is not that of its content; restore it from a copy")
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"{path}: not a {kind.__name__} record ({error}); restore it from a copy") from error
+        raise CorruptionError(f"{where}: not a {kind.__name__} record ({error}); restore it from a copy") from error

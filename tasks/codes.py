@@ -1,0 +1,74 @@
+"""How are trades held as numbers alone, so that millions of them are sorted and laid aside fast and small?
+
+Each text is a number into a list of all texts seen so far; times are ns since 1970 UTC.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from tasks.columns import CODED_SCHEMA, TEXTS
+
+_TIMES = ("ts_recv", "ts_event")
+
+
+class Codes:
+    """Turns tables into frames of numbers, and frames back into tables.
+
+    Symbols that are given come first, in the order of their bytes: the numbers of those sort as the symbols do.
+    """
+
+    def __init__(self, symbols: Iterable[str] = ()) -> None:
+        self._codes: dict[str, int] = {}
+        for symbol in sorted(symbols):
+            self._codes.setdefault(symbol, len(self._codes))
+        self._texts = pa.array(list(self._codes), pa.large_string())
+
+    def of(self, table: pa.Table) -> pl.DataFrame:
+        """A table of `CODED_SCHEMA`'s columns, more or fewer, as numbers."""
+        arrays = [self._numbers(name, table[name]) for name in table.column_names]
+        return cast(pl.DataFrame, pl.from_arrow(pa.table(arrays, names=table.column_names)))
+
+    def table(self, rows: pl.DataFrame) -> pa.Table:
+        """Those rows as a table of `CODED_SCHEMA`, each text column one chunk; its texts in order of appearance."""
+        columns = [
+            self._coded(rows[each.name]) if each.name in TEXTS else rows[each.name].to_arrow().cast(each.type)
+            for each in CODED_SCHEMA
+        ]
+        return pa.table(columns, schema=CODED_SCHEMA)
+
+    def _numbers(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        if name in _TIMES:
+            return column.cast(pa.int64())
+        if name not in TEXTS:
+            return column
+        return pa.chunked_array(
+            [self._known(chunk.dictionary).take(chunk.indices) for chunk in column.chunks], pa.int32()
+        )
+
+    def _known(self, texts: pa.Array) -> pa.Array:
+        codes = self._codes
+        return pa.array([codes.setdefault(text, len(codes)) for text in texts.to_pylist()], pa.int32())
+
+    def _coded(self, codes: pl.Series) -> pa.DictionaryArray:
+        if len(self._texts) < len(self._codes):
+            new = list(self._codes)[len(self._texts) :]
+            self._texts = pa.concat_arrays([self._texts, pa.array(new, pa.large_string())])
+        used, places = _by_appearance(codes.to_numpy(), len(self._codes))
+        return pa.DictionaryArray.from_arrays(pa.array(places), self._texts.take(pa.array(used)))
+
+
+def _by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """The different ones of so many codes, in the order in which they first stand, and each row's place among them."""
+    rows = len(codes)
+    first = np.full(number, rows, np.int32)
+    first[codes[::-1]] = np.arange(rows - 1, -1, -1, dtype=np.int32)  # Of equal ones the last that is set counts.
+    used = np.flatnonzero(first < rows)
+    used = used[np.argsort(first[used])]
+    ranks = np.empty(number, np.int32)
+    ranks[used] = np.arange(len(used), dtype=np.int32)
+    return used, ranks[codes]
