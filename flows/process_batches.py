@@ -19,7 +19,7 @@ from tasks.compress.task import Form, compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
 from tasks.store import Store
-from tasks.upload.task import Bucket, tidy, upload, uploaded
+from tasks.upload.task import Bucket, awaits_upload, tidy, upload
 from tasks.validate.task import Limits, validate
 from tasks.verify.account import ledger_for
 
@@ -113,7 +113,7 @@ def waiting(store: Store, settings: Settings) -> list[BatchName]:
     if bucket is not None:
         archived = [BatchName.parse(manifest.name) for manifest in store.manifests()]
         # A receipt of the bucket that was set before is none of this one.
-        names.update(name for name in archived if not uploaded(store, name, bucket))
+        names.update(name for name in archived if awaits_upload(store, name, bucket))
     return sorted(names)
 
 

@@ -15,7 +15,6 @@ from tasks.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.multipart import ABANDONED_AFTER_NS
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import is_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def _batch(
         receipt = None
     except CorruptionError as error:
         return keys, [Wrong("different", f"{folder}/{name}", str(error))]
-    if receipt is None or not is_for(receipt, objects.bucket):
+    if receipt is None or not receipt.is_of(objects.bucket.place):
         return keys, [Wrong("not uploaded", f"{folder}/{name}", "has no receipt of this bucket; run `tape archive`")]
     acknowledged = [each for each in (receipt.object, receipt.manifest) if each is not None]
     wrong = [*_against_manifest(receipt, manifest, keys)]

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
+from tasks.manifest import Place
 
 # What one put takes at most, by the rules of S3.
 LARGEST_PUT_BYTES = 5 << 30
@@ -59,6 +60,16 @@ class Bucket:
             raise SettingsError(f"{self.prefix!r} is no prefix of keys; give plain words such as trades or a/trades")
         if not self.part_bytes >= _SMALLEST_PART_BYTES or not 0 < self.multipart_from_bytes <= LARGEST_PUT_BYTES:
             raise SettingsError("TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more")
+
+    @property
+    def place(self) -> Place:
+        """The bucket as receipts name it."""
+        return Place(bucket=self.name, endpoint=self.endpoint_url, prefix=self.prefix)
+
+    @property
+    def by_day(self) -> str:
+        """What the keys of merged days start with: not the prefix, whose readers would count each trade twice."""
+        return f"{self.prefix}-by-day"
 
     def __str__(self) -> str:
         return f"bucket {self.name} at {self.endpoint_url or 'AWS'}"

@@ -5,6 +5,8 @@ The only door to boto3. Everything it raises is a TransientError or a TerminalEr
 
 import hashlib
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,8 @@ from tasks.upload.bucket import Bucket, reveal
 from tasks.upload.refusals import classed, status_of
 
 _BLOCK_BYTES = 1 << 20
+# Not found, taken, not able to: what a store says of an object, not of who asks.
+_ANSWERS = {404, 412, 501}
 
 
 class NoConditionalPut(TerminalError):
@@ -60,34 +64,36 @@ class ObjectStore:
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         with classed(bucket, "opening it"):
-            self._client = _client(bucket)
+            self._client = _client(_connection(bucket))
 
     def find(self, key: str) -> Stored | None:
         """The object under that key, None where there is none."""
         try:
-            with classed(self.bucket, f"looking for {key}"):
+            with self._asking(f"looking for {key}"):
                 head = self._client.head_object(Bucket=self.bucket.name, Key=key, ChecksumMode="ENABLED")
         except TerminalError as error:
             if status_of(error.__cause__) == 404:
                 return None
             raise
-        return Stored(head["ContentLength"], _hex(head), head.get("ETag", "").strip('"'), head.get("VersionId"))
+        return _described(head, head["ContentLength"])
 
-    def put(self, key: str, file: Path, sha256: str, *, create_only: bool) -> bool:
-        """Write the file's bytes as that object; with `create_only`, False where one stands there already.
+    def put(self, key: str, file: Path, sha256: str, *, create_only: bool) -> Stored | None:
+        """Write the file's bytes as that object, which the store checks by their SHA-256 (hex).
 
+        Gives the object as the store's answer describes it; with `create_only`, None where one stands there already.
         Raises NoConditionalPut where the store refuses the condition itself.
         """
-        with file.open("rb") as body, _unless_taken(create_only) as outcome, classed(self.bucket, f"putting {key}"):
-            self._client.put_object(
+        with file.open("rb") as body, _unless_taken(create_only), self._asking(f"putting {key}"):
+            put = self._client.put_object(
                 Bucket=self.bucket.name, Key=key, Body=body, ChecksumSHA256=b64encode(bytes.fromhex(sha256)).decode(),
                 **_condition(create_only), **self._storage(),
             )  # fmt: skip
-        return outcome.written
+            return _described(put, file.stat().st_size)
+        return None
 
     def begin_parts(self, key: str) -> str:
         """Begin a multipart, whose parts are each sent with their SHA-256; gives its id."""
-        with classed(self.bucket, f"beginning {key}"):
+        with self._asking(f"beginning {key}"):
             begun = self._client.create_multipart_upload(
                 Bucket=self.bucket.name, Key=key, ChecksumAlgorithm="SHA256", **self._storage()
             )
@@ -96,7 +102,7 @@ class ObjectStore:
     def put_part(self, key: str, upload_id: str, number: int, content: bytes) -> Part:
         """Send one part (numbers from 1); its SHA-256 goes with it, and the store refuses other bytes."""
         sha256 = b64encode(hashlib.sha256(content).digest()).decode()
-        with classed(self.bucket, f"putting part {number} of {key}"):
+        with self._asking(f"putting part {number} of {key}"):
             put = self._client.upload_part(
                 Bucket=self.bucket.name, Key=key, UploadId=upload_id, PartNumber=number, Body=content,
                 ChecksumSHA256=sha256,
@@ -106,7 +112,7 @@ class ObjectStore:
     def complete_parts(self, key: str, upload_id: str, parts: list[Part], *, create_only: bool) -> bool:
         """Make the parts one object; with `create_only`, False where one stands there already. Raises as `put`."""
         listed = [{"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": part.sha256} for part in parts]
-        with _unless_taken(create_only) as outcome, classed(self.bucket, f"completing {key}"):
+        with _unless_taken(create_only) as outcome, self._asking(f"completing {key}"):
             self._client.complete_multipart_upload(
                 Bucket=self.bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": listed},
                 **_condition(create_only),
@@ -116,7 +122,7 @@ class ObjectStore:
     def abort_parts(self, key: str, upload_id: str) -> None:
         """Remove the parts of a multipart that is not completed; one that is gone already is no error."""
         try:
-            with classed(self.bucket, f"aborting a multipart of {key}"):
+            with self._asking(f"aborting a multipart of {key}"):
                 self._client.abort_multipart_upload(Bucket=self.bucket.name, Key=key, UploadId=upload_id)
         except TerminalError as error:
             if status_of(error.__cause__) != 404:
@@ -124,7 +130,7 @@ class ObjectStore:
 
     def unfinished_parts(self, prefix: str) -> list[Unfinished]:
         """Every multipart under keys that start so, which was begun and not ended."""
-        with classed(self.bucket, f"listing multiparts under {prefix}"):
+        with self._asking(f"listing multiparts under {prefix}"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket.name, Prefix=prefix
             )
@@ -133,14 +139,14 @@ class ObjectStore:
 
     def keys(self, prefix: str) -> dict[str, int]:
         """Every object under keys that start so: its bytes by its key."""
-        with classed(self.bucket, f"listing {prefix}"):
+        with self._asking(f"listing {prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=prefix)
             return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", [])}
 
     def read(self, key: str, into: BinaryIO | None = None) -> str:
         """Download an object, into a file where one is given; gives the SHA-256 (hex) of its bytes."""
         digest = hashlib.sha256()
-        with classed(self.bucket, f"reading {key} back"):
+        with self._asking(f"reading {key} back"):
             body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
             for block in body.iter_chunks(_BLOCK_BYTES):
                 digest.update(block)
@@ -149,9 +155,20 @@ class ObjectStore:
         return digest.hexdigest()
 
     def delete(self, key: str) -> None:
-        """Remove an object; only the probe's own is ever removed."""
-        with classed(self.bucket, f"removing {key}"):
+        """Remove an object; one that is gone already is no error."""
+        with self._asking(f"removing {key}"):
             self._client.delete_object(Bucket=self.bucket.name, Key=key)
+
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[None]:
+        try:
+            with classed(self.bucket, doing):
+                yield
+        except TerminalError as error:
+            if status_of(error.__cause__) not in _ANSWERS:
+                # It may be the credentials: whoever opens the bucket next reads them anew.
+                _client.cache_clear()
+            raise
 
     def _storage(self) -> dict[str, str]:
         options = {"StorageClass": self.bucket.storage_class, "ServerSideEncryption": self.bucket.sse}
@@ -185,6 +202,19 @@ def _descriptions(path: str | None) -> Any:
     return create_loader(path)
 
 
+def _connection(bucket: Bucket) -> Bucket:
+    """What of a bucket makes a connection: the rest says how its objects are named and kept."""
+    return Bucket(
+        name=bucket.name, endpoint_url=bucket.endpoint_url, region=bucket.region, access_key_id=bucket.access_key_id,
+        secret_access_key=bucket.secret_access_key, session_token=bucket.session_token, profile=bucket.profile,
+        addressing=bucket.addressing, ca_bundle=bucket.ca_bundle, max_attempts=bucket.max_attempts,
+        connect_timeout_s=bucket.connect_timeout_s, read_timeout_s=bucket.read_timeout_s,
+    )  # fmt: skip
+
+
+# One client for all threads, which boto3 allows: to make one takes ten times the CPU of a put, and its connections
+# stay open.
+@lru_cache(maxsize=4)
 def _client(bucket: Bucket) -> Any:
     core = botocore.session.Session()
     # Else each client reads the descriptions of S3 anew: 80 ms of CPU for each batch.
@@ -211,6 +241,10 @@ def _client(bucket: Bucket) -> Any:
     region = session.region_name or "us-east-1"
     verify = str(bucket.ca_bundle) if bucket.ca_bundle else None
     return session.client("s3", endpoint_url=bucket.endpoint_url, region_name=region, config=config, verify=verify)
+
+
+def _described(answer: dict[str, Any], size: int) -> Stored:
+    return Stored(size, _hex(answer), answer.get("ETag", "").strip('"'), answer.get("VersionId"))
 
 
 def _hex(head: dict[str, Any]) -> str | None:

@@ -52,7 +52,7 @@ def _put_twice(objects: ObjectStore, key: str, file: Path, sha256: str) -> bool:
     """Whether the store refuses the second put, as one does that honours the condition."""
     try:
         objects.put(key, file, sha256, create_only=True)
-        return not objects.put(key, file, sha256, create_only=True)
+        return objects.put(key, file, sha256, create_only=True) is None
     except NoConditionalPut:
         objects.put(key, file, sha256, create_only=False)
         return False

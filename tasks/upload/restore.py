@@ -10,7 +10,7 @@ from tasks.manifest import Manifest, read
 from tasks.store import Store, publish, unfinished
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import sha256_of
+from tasks.upload.send import sha256_of
 
 _MANIFEST = ".manifest.json"
 

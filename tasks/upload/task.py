@@ -17,18 +17,22 @@ from tasks.batch import BatchName
 from tasks.errors import RecorderError, TransientError
 from tasks.manifest import Receipt
 from tasks.store import Store
-from tasks.upload import once
+from tasks.upload import days, once, sessions
 from tasks.upload.audit import RemoteVerdict, audit
 from tasks.upload.bucket import Bucket
+from tasks.upload.days import days_awaiting_upload
 from tasks.upload.multipart import abort_abandoned
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import uploaded
+from tasks.upload.once import awaits_upload
 from tasks.upload.probe import Abilities, probe
+from tasks.upload.proof import remove, stands
 from tasks.upload.restore import Restored, mirror, restore
+from tasks.upload.sessions import sessions_awaiting_upload
 
 __all__ = [
-    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "mirror", "probe", "restore", "tidy", "upload",
-    "uploaded",
+    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "awaits_upload", "days_awaiting_upload", "mirror",
+    "probe", "remove", "restore", "sessions_awaiting_upload", "stands", "tidy", "upload", "upload_day",
+    "upload_session",
 ]  # fmt: skip
 
 
@@ -36,23 +40,47 @@ def _may_mend(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-@task(
-    task_run_name="upload {batch}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=8,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_may_mend,
-)
+_RETRIED: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 8,
+    "retry_delay_seconds": exponential_backoff(2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _may_mend,
+}
+
+
+@task(task_run_name="upload {batch}", **_RETRIED)
 def upload(data_dir: Path, batch: str, bucket: Bucket) -> Receipt:
     """Upload an archived batch to the bucket. Errors as `once.upload`; only TransientError is tried again."""
     receipt = once.upload(Store(data_dir), BatchName.parse(batch), bucket, time.time_ns)
-    sent = (receipt.object.bytes if receipt.object else 0) + receipt.manifest.bytes
-    get_run_logger().info(
-        "%s: %s bytes are in %s, compared by %s", batch, f"{sent:,}", bucket, receipt.manifest.checked
-    )
+    _tell(batch, bucket, receipt)
     return receipt
+
+
+@task(task_run_name="upload the record of {session}", **_RETRIED)
+def upload_session(data_dir: Path, session: str, bucket: Bucket) -> Receipt | None:
+    """Upload the record of a session that has ended; None of one that still records. Errors as `upload`."""
+    receipt = sessions.upload_session(Store(data_dir), session, bucket, time.time_ns)
+    if receipt is not None:
+        _tell(f"the record of {session}", bucket, receipt)
+    return receipt
+
+
+@task(task_run_name="upload {feed} {date}", **_RETRIED)
+def upload_day(data_dir: Path, feed: str, date: str, bucket: Bucket) -> Receipt | None:
+    """Upload a closed day's file and record; None where it has no record or no rows. Errors as `upload`."""
+    receipt = days.upload_day(Store(data_dir), feed, date, bucket, time.time_ns, get_run_logger().warning)
+    if receipt is not None:
+        _tell(f"{feed} {date}", bucket, receipt)
+    return receipt
+
+
+def _tell(what: str, bucket: Bucket, receipt: Receipt) -> None:
+    sent_bytes = sum(each.bytes for each in receipt.objects)
+    get_run_logger().info(
+        "%s: %s bytes are in %s, compared by %s", what, f"{sent_bytes:,}", bucket, receipt.manifest.checked
+    )
 
 
 def tidy(bucket: Bucket) -> None:

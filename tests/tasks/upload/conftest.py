@@ -16,6 +16,7 @@ from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
 from tasks.manifest import Manifest, Report, Seal, encode
 from tasks.store import Store, write_whole
+from tasks.upload import habits
 from tasks.upload.bucket import Bucket
 
 NAME = BatchName("20261124T143000Z-9f3c01ab", 0, 0)
@@ -89,9 +90,10 @@ class OddStore:
 
 
 @pytest.fixture
-def odd_store() -> Iterator[OddStore]:
-    """A loopback server that knows neither conditions nor checksums."""
+def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
+    """A loopback server that knows neither conditions nor checksums, and of which nothing is known either."""
     odd = OddStore()
+    monkeypatch.setattr(habits, "_SEEN", {})
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

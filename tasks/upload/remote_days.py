@@ -1,0 +1,65 @@
+"""Which merged days does the bucket hold, and which batches are in them?"""
+
+import io
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from tasks.errors import CorruptionError
+from tasks.manifest import Day, Manifest, decode
+from tasks.upload.object_store import ObjectStore
+
+# `<date>-<what it is made of>`, as the merge names a day's file.
+_RECORD = re.compile(r"feed=([^/]+)/date=(\d{4}-\d\d-\d\d)/_(\2-[0-9a-f]+)\.day\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteDay:
+    """A day's record in the bucket: its key and bytes, what it says, and the key of the file that it tells of."""
+
+    key: str
+    content: bytes
+    day: Day
+    file_key: str
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the rows of that very batch are in it."""
+        return manifest in self.day.batches
+
+    def is_within(self, day: Day) -> bool:
+        """Whether all its batches are in that day too, as the same ones."""
+        return set(_named(self.day)) <= set(_named(day))
+
+
+def _named(day: Day) -> Iterator[tuple[str, str]]:
+    return ((each.batch, each.sha256) for each in day.batches)
+
+
+def keys_of_days(objects: ObjectStore, feed: str | None = None, date: str | None = None) -> dict[str, int]:
+    """Everything of merged days: its bytes by its key; of one feed and date, or of all."""
+    folder = "" if feed is None or date is None else f"feed={feed}/date={date}/"
+    return objects.keys(f"{objects.bucket.by_day}/{folder}")
+
+
+def remote_days(objects: ObjectStore, listed: Collection[str], date: str | None = None) -> list[RemoteDay]:
+    """The days (of that date) whose records are among these keys, those of most batches first.
+
+    Their files may be missing: a day that is being replaced loses its file first. Raises CorruptionError where a
+    record is not as it was written.
+    """
+    found = []
+    for key in sorted(listed):
+        match = _RECORD.fullmatch(key.removeprefix(f"{objects.bucket.by_day}/"))
+        if match is not None and date in (None, match[2]):
+            found.append(_read(objects, key, match[1], match[2], match[3]))
+    return sorted(found, key=lambda each: (each.day.date, each.day.feed, -len(each.day.batches), each.key))
+
+
+def _read(objects: ObjectStore, key: str, feed: str, date: str, stem: str) -> RemoteDay:
+    body = io.BytesIO()
+    objects.read(key, body)
+    day = decode(body.getvalue(), Day, f"{objects.bucket}: {key}")
+    if day.file is None or (day.feed, day.date, PurePosixPath(day.file).stem) != (feed, date, stem) or "/" in day.file:
+        raise CorruptionError(f"{objects.bucket}: {key} tells of another day than its name; `tape verify --remote`")
+    return RemoteDay(key, body.getvalue(), day, str(PurePosixPath(key).with_name(day.file)))
