@@ -5,9 +5,10 @@ beside it holds their manifests. A batch's own file may be gone, under a `Remove
 """
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import polars as pl
@@ -15,10 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.batch import BatchName
 from tasks.codes import Codes
 from tasks.columns import SCHEMA, TEXTS, TIMESTAMP, field, in_ms
-from tasks.errors import CorruptionError
+from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.forms import Form, writing
 from tasks.manifest import Day, Manifest, Removed, read
 from tasks.sorting import in_order
@@ -44,11 +44,19 @@ def day_of_batch(store: Store, manifest_path: Path, manifest: Manifest) -> Path 
     path = day_record(store, manifest.seal.feed, manifest.seal.date)
     if not path.exists() or manifest_path.parent != store.archive_folder(manifest.seal.feed, manifest.seal.date):
         return None
-    state = path.stat()
-    file, batches = _held(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    file, batches = held_by(path)
     if file is None or batches.get(manifest.batch) != manifest:
         return None
     return path.with_name(file) if path.with_name(file).exists() else None
+
+
+def held_by(record: Path) -> tuple[str | None, dict[str, Manifest]]:
+    """The file that a day's record names, and by their names the manifests of the batches in it.
+
+    Raises FileNotFoundError, and CorruptionError where the record cannot be read.
+    """
+    state = record.stat()
+    return _held(record, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 
 
 @lru_cache(maxsize=4)  # A day has hundreds of batches, and each of them asks.
@@ -57,16 +65,31 @@ def _held(record: Path, _state: tuple[int, ...]) -> tuple[str | None, dict[str, 
     return day.file, {each.batch: each for each in day.batches}
 
 
-def removed(manifest_path: Path) -> Removed | None:
-    """Why the file of that manifest was removed, None where nothing says so. Raises CorruptionError."""
-    path = manifest_path.with_name(BatchName.parse(manifest_path.name).removed)
+def removed(record: Path) -> Removed | None:
+    """Why the file of that manifest, or of that day's record, was removed, None where nothing says so.
+
+    Raises CorruptionError.
+    """
+    path = removed_record(record)
     return read(path, Removed) if path.exists() else None
 
 
-def day_removed(record: Path) -> Removed | None:
-    """Why the file of that day's record was removed, None where nothing says so. Raises CorruptionError."""
-    path = record.with_name(record.name.replace(".day.json", ".removed.json"))
-    return read(path, Removed) if path.exists() else None
+def nowhere_here(manifest_path: Path, manifest: Manifest) -> RecorderError:
+    """The error of rows that are asked for and lie neither in the batch's own file nor in its day's."""
+    why, file = removed(manifest_path), manifest_path.with_name(str(manifest.file))
+    if why is not None:
+        return TerminalError(
+            f"{file}: was removed here ({why.why}) and is in {', '.join(why.held_in)}; "
+            f"`tape restore --date {manifest.seal.date}` brings it back"
+        )
+    return CorruptionError(
+        f"{file}: is missing beside its manifest; `tape restore --date {manifest.seal.date}`, or restore it from a copy"
+    )
+
+
+def removed_record(record: Path) -> Path:
+    """Where it is said that the file of that manifest, or of that day's record, was removed."""
+    return record.with_name(f"{record.name.split('.', 1)[0]}.removed.json")
 
 
 def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str, Path]:
@@ -76,46 +99,31 @@ def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str
     FileNotFoundError, CorruptionError where the file is damaged or has no row of one of them, and OSError where
     `folder` cannot be written.
     """
-    names, files = sorted(batches), dict[str, Path]()
-    for place, rows in batch_by_batch(day_file, names, folder):
-        files[names[place]] = target = folder / f"{names[place]}.parquet"
-        with writing(target, Form(), {"title": "trades as received", "batch": names[place]}) as write:
-            for table in rows:
-                write(table)
-    missing = [name for name in names if name not in files]
+    names, codes = sorted(batches), Codes()
+    files = {name: folder / f"{name}.parquet" for name in names}
+    ordered = rows_in_order(day_file, names, folder / "rows", codes)
+    parts = (part for rows in ordered for part in rows.partition_by("place", maintain_order=True))
+    for place, of_batch in groupby(parts, key=lambda part: int(part["place"][0])):
+        facts = {"title": "trades as received", "batch": names[place]}
+        with writing(files[names[place]], Form(), facts) as write:
+            for part in of_batch:
+                write(codes.table(part))
+    missing = [name for name, file in files.items() if not file.exists()]
     if missing:
         raise CorruptionError(f"{day_file}: holds no row of {missing[0]}; run `tape verify`")
     return files
 
 
-def batch_by_batch(day_file: Path, batches: Collection[str], folder: Path) -> Iterator[tuple[int, Iterator[pa.Table]]]:
-    """The rows of these batches, in the batches' own order and that of each; what memory does not hold is in `folder`.
+def rows_in_order(day_file: Path, batches: Sequence[str], folder: Path, codes: Codes) -> Iterator[pl.DataFrame]:
+    """The rows of these batches as numbers: batch after batch, whose number is `place`, each in its own order.
 
-    Each is given as its place among `batches` and its rows as tables of `CODED_SCHEMA`, to be taken before the next
-    batch is. Raises as `unmerged`, but for a batch without a row.
+    What memory does not hold lies in `folder` meanwhile, which is emptied before and removed after. Raises as
+    `unmerged`, but for a batch without a row.
     """
-    aside = folder / "rows"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    codes = Codes()
-    ordered = in_order(_rows_of(day_file, list(batches), codes), ROW, aside)
-    parts = (part for rows in ordered for part in rows.partition_by("place", maintain_order=True))
-    part = next(parts, None)
-    while part is not None:
-        place, rest = int(part["place"][0]), list[pl.DataFrame]()
-        yield place, (codes.table(rows) for rows in _of_one(place, part, parts, rest))
-        part = rest[0] if rest else None
-    shutil.rmtree(aside)
-
-
-def _of_one(
-    place: int, part: pl.DataFrame | None, parts: Iterator[pl.DataFrame], rest: list[pl.DataFrame]
-) -> Iterator[pl.DataFrame]:
-    """The parts of one batch; the first of the next one is left in `rest`."""
-    while part is not None and part["place"][0] == place:
-        yield part
-        part = next(parts, None)
-    rest += [] if part is None else [part]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield from in_order(_rows_of(day_file, batches, codes), ROW, folder)
+    shutil.rmtree(folder)
 
 
 def day_groups(day_file: Path) -> Iterator[pa.Table]:
@@ -130,9 +138,9 @@ def day_groups(day_file: Path) -> Iterator[pa.Table]:
             yield table.set_column(at, "ts_event", table["ts_event"].cast(TIMESTAMP))
 
 
-def _rows_of(day_file: Path, batches: list[str], codes: Codes) -> Iterator[pl.DataFrame]:
+def _rows_of(day_file: Path, batches: Sequence[str], codes: Codes) -> Iterator[pl.DataFrame]:
     """The rows of these batches, each with its batch's place among them."""
-    names = pa.array(batches, pa.large_string())
+    names = pa.array(list(batches), pa.large_string())
     for table in day_groups(day_file):
         batch = table["batch"].combine_chunks()
         places = pc.index_in(batch.dictionary.cast(pa.large_string()), names).take(batch.indices)

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 
-_RUN_ROWS = 800_000
-_BLOCK_ROWS = 50_000
+RUN_ROWS = 600_000
+BLOCK_ROWS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,13 @@ class _Block:
     file: Path
 
 
-def in_order(
-    pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Path, rows: int = _RUN_ROWS
-) -> Iterator[pl.DataFrame]:
+def in_order(pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Path) -> Iterator[pl.DataFrame]:
     """The rows of all pieces by those columns, which tell any two rows apart and hold no null, piece by piece.
 
-    Up to `rows` of them never leave memory; of more, that many are in memory, and a block for each time that many,
-    while the rest lies in `folder`. Raises OSError where that cannot be written.
+    Up to `RUN_ROWS` never leave memory; of more, that many are in memory and a block for each time that many, while
+    the rest lies in `folder`. Raises OSError where that cannot be written.
     """
-    runs = (run.sort(by) for run in _runs(pieces, rows))
+    runs = (run.sort(by) for run in regrouped(pieces, RUN_ROWS))
     first, second = next(runs, None), next(runs, None)
     if second is None:
         yield from () if first is None else (first,)
@@ -44,11 +42,11 @@ def in_order(
     for number, run in enumerate(runs, 2):
         blocks += _lay_aside(run, by, folder / str(number))
     blocks.sort(key=lambda block: block.first)
-    yield from _taken_up(blocks, by, schema, max(1, rows // _BLOCK_ROWS))
+    yield from _taken_up(blocks, by, schema, max(1, RUN_ROWS // BLOCK_ROWS))
 
 
-def _runs(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
-    """The same rows, so many at a time."""
+def regrouped(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The same rows in the same order, so many at a time; the last time what is left."""
     held: list[pl.DataFrame] = []
     for piece in pieces:
         while (missing := rows - sum(map(len, held))) <= len(piece):
@@ -62,8 +60,8 @@ def _runs(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
 def _lay_aside(run: pl.DataFrame, by: Sequence[str], folder: Path) -> list[_Block]:
     folder.mkdir()
     blocks = []
-    for start in range(0, run.height, _BLOCK_ROWS):
-        rows, file = run[start : start + _BLOCK_ROWS], folder / f"{start}.arrow"
+    for start in range(0, run.height, BLOCK_ROWS):
+        rows, file = run[start : start + BLOCK_ROWS], folder / f"{start}.arrow"
         rows.write_ipc(file, compression="lz4")
         blocks.append(_Block(rows.select(by).row(0), file))
     return blocks

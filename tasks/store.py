@@ -136,7 +136,7 @@ def publish(path: Path) -> None:
 
 
 @contextmanager
-def at_work_in(folder: Path) -> Iterator[None]:
+def at_work_in(folder: Path, command: str = "tape archive") -> Iterator[None]:
     """Have a disk that is full, gone or read-only say so, as a TransientError with the place and the next step."""
     try:
         yield
@@ -144,7 +144,7 @@ def at_work_in(folder: Path) -> Iterator[None]:
         said = " ".join(str(error.strerror or error).split())[:200]
         raise TransientError(
             f"{error.filename or folder}: cannot be read or written ({said}); nothing is lost: "
-            "mend the disk or make room, then run `tape archive`"
+            f"mend the disk or make room, then run `{command}`"
         ) from error
 
 

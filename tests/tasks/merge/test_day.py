@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -12,16 +14,17 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive import journal_of
+from tasks import sorting
+from tasks.archive import journal_sha256
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
-from tasks.errors import CorruptionError
+from tasks.days import removed_record, unmerged
+from tasks.errors import CorruptionError, TerminalError
 from tasks.forms import Form
-from tasks.manifest import Day, Manifest, read
-from tasks.merge import day as merging
-from tasks.merge.day import batch_of, merge
-from tasks.merge.portions import portions
-from tasks.store import Store
+from tasks.manifest import Day, Manifest, Removed, encode, read
+from tasks.merge import written
+from tasks.merge.day import merge
+from tasks.store import Store, write_whole
 from tasks.validate.split import Limits, split
 
 SealBatch = Callable[..., BatchName]
@@ -69,11 +72,12 @@ def files(store: Store) -> dict[str, bytes]:
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 
 
-@pytest.mark.parametrize("rows", [1, 40, 1_000_000])
-def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """In any portions: by symbol and time, and every journal that was sealed comes back from the day's file."""
-    monkeypatch.setattr(merging, "portions", lambda paths: portions(paths, rows))
-    monkeypatch.setattr(merging, "ROWS_PER_GROUP", 17)
+@pytest.mark.parametrize("rows", [7, 40, 1_000_000])
+def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
+    """In runs of any length: by symbol and time, and every journal that was sealed comes back from the day's file."""
+    monkeypatch.setattr("tasks.sorting.RUN_ROWS", rows)
+    monkeypatch.setattr("tasks.sorting.BLOCK_ROWS", 5)
+    monkeypatch.setattr(written, "ROWS_PER_GROUP", 17)
     before = files(archived)
     day = merge(archived, "finnhub", DATE)
     assert day is not None
@@ -86,16 +90,18 @@ def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch
     assert day.rows == frame.height == 300
     assert frame.select("symbol", "ts_event").rows() == sorted(frame.select("symbol", "ts_event").rows())
     assert [BatchName.parse(each.batch) for each in day.batches] == NAMES
+    assert pq.read_metadata(file).num_row_groups == 18
+    of_batch = unmerged(file, [each.batch for each in day.batches if each.rows], tmp_path)
+    assert {path.name for path in tmp_path.glob("*.parquet")} == {path.name for path in of_batch.values()}
     for manifest in day.batches:
-        name = BatchName.parse(manifest.batch)
-        rejected = archived.quarantine / name.rejected_rows
-        pieces = journal_of(batch_of(file, str(name)), manifest.rows, rejected if rejected.exists() else None)
-        assert hashlib.sha256(b"".join(pieces)).hexdigest() == manifest.seal.sha256
+        rejected = archived.quarantine / BatchName.parse(manifest.batch).rejected_rows
+        sha256 = journal_sha256(of_batch.get(manifest.batch), rejected if rejected.exists() else None)
+        assert sha256 == manifest.seal.sha256
 
 
 def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics tell which row groups hold a symbol, folders which day and feed; duckdb asks it as it is."""
-    monkeypatch.setattr(merging, "ROWS_PER_GROUP", 10)
+    monkeypatch.setattr(written, "ROWS_PER_GROUP", 10)
     day = merge(archived, "finnhub", DATE)
     assert day is not None
     assert day.file is not None
@@ -125,10 +131,7 @@ def test_again_and_with_more(archived: Store, sealed_batch: SealBatch) -> None:
     file.unlink()
     assert merge(archived, "finnhub", DATE) == first
     assert files(archived) == whole
-    late = BatchName("20261124T190000Z-00000002", 0, 0)
-    sealed_batch(lines(30, 5), name=late)
-    split(archived, late, Limits(None, None))
-    compress(archived, late)
+    late_batch(archived, sealed_batch)
     second = merge(archived, "finnhub", DATE)
     assert second is not None
     assert second.rows == 330
@@ -167,8 +170,8 @@ def test_a_damaged_batch_stops_it(archived: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda rows: rows.with_columns(pl.col("price").cast(pl.String).str.replace("1", "2").cast(pl.Categorical)),
-        lambda rows: rows.with_columns(pl.col("ts_recv") + pl.duration(nanoseconds=1)),
+        lambda rows: rows.with_columns(pl.col("price") + 1),
+        lambda rows: rows.with_columns(pl.col("ts_recv") + 1),
         lambda rows: rows.with_columns(~pl.col("duplicate")),
         lambda rows: rows[:-1],
         lambda rows: pl.concat([rows, rows[:1]]),
@@ -180,14 +183,12 @@ def test_what_is_written_otherwise_is_found(
     archived: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> None:
     """Whatever goes wrong in sorting or writing is found by the reading back, before the file has a name."""
-    gather, calls = merging.gather, []
 
-    def spoilt(paths: list[Path], portion: object) -> pl.DataFrame:
-        calls.append(portion)
-        rows = gather(paths, portion)  # type: ignore[arg-type]
-        return change(rows) if len(calls) == 1 else rows
+    def spoilt(pieces: Iterator[pl.DataFrame], by: Sequence[str], aside: Path) -> Iterator[pl.DataFrame]:
+        first, *rest = sorting.in_order(pieces, by, aside)
+        yield from (change(first), *rest)
 
-    monkeypatch.setattr(merging, "gather", spoilt)
+    monkeypatch.setattr(written, "in_order", spoilt)
     before = files(archived)
     with pytest.raises(CorruptionError, match="differs from its batches"):
         merge(archived, "finnhub", DATE)
@@ -196,17 +197,91 @@ def test_what_is_written_otherwise_is_found(
 
 def test_a_wrong_order_is_found(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are all there but not by symbol and time are no day."""
-    monkeypatch.setattr(merging, "ORDER", ("ts_event", "symbol", "ts_recv", "place", "connection", "recv_seq"))
+    monkeypatch.setattr(written, "ORDER", ("ts_event", "symbol", "ts_recv", "place", "connection", "recv_seq"))
     with pytest.raises(CorruptionError, match="not in order"):
         merge(archived, "finnhub", DATE)
+    assert not list(folder(archived).iterdir())
+
+
+def remove(store: Store, name: BatchName) -> None:
+    """The batch's own file, as the retention rule removes it."""
+    path = store.manifest_of(name)
+    assert path is not None
+    file = path.with_name(str(read(path, Manifest).file))
+    record = Removed(batch=str(name), file=file.name, removed_ns=1, why="merged", held_in=("days/…",))
+    write_whole(removed_record(path), encode(record))
+    file.unlink()
+
+
+def late_batch(store: Store, sealed_batch: SealBatch) -> None:
+    """One more batch of the same day."""
+    late = BatchName("20261124T190000Z-00000002", 0, 0)
+    sealed_batch(lines(30, 5), name=late)
+    split(store, late, Limits(None, None))
+    compress(store, late)
+
+
+def test_merged_anew_without_the_small_ones(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
+    """Rows of batches whose files were removed come from the day's file: the same bytes as if they still were there."""
+    other = Store(tmp_path / "other")
+    first = merge(archived, "finnhub", DATE)
+    assert first is not None
+    late_batch(archived, sealed_batch)
+    shutil.copytree(archived.root, other.root)
+    for name in NAMES[:3]:
+        remove(archived, name)
+    day = merge(archived, "finnhub", DATE)
+    assert day == merge(other, "finnhub", DATE)
+    assert day is not None
+    for made in (str(day.file), f"_{DATE}.day.json"):
+        assert (folder(archived) / made).read_bytes() == (folder(other) / made).read_bytes()
+    assert not (folder(archived) / str(first.file)).exists()
+
+
+def test_rows_that_are_not_here_stop_it(archived: Store, sealed_batch: SealBatch) -> None:
+    """A late batch of a day of which neither small files nor the day's file are here leaves the day as it is."""
+    first = merge(archived, "finnhub", DATE)
+    assert first is not None
+    remove(archived, NAMES[0])
+    file = folder(archived) / str(first.file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:900] + bytes([whole[900] ^ 1]) + whole[901:])
+    late_batch(archived, sealed_batch)
+    before = files(archived)
+    with pytest.raises(CorruptionError, match=file.name):
+        merge(archived, "finnhub", DATE)
+    assert files(archived) == before
+    file.unlink()
+    before = files(archived)
+    with pytest.raises(TerminalError, match=f"tape restore --date {DATE}"):
+        merge(archived, "finnhub", DATE)
+    assert files(archived) == before
+
+
+def test_a_day_in_the_bucket_alone_is_closed(archived: Store) -> None:
+    """Where the day's file was removed under a record, the day is closed as it is, and nothing is made anew."""
+    first = merge(archived, "finnhub", DATE)
+    assert first is not None
+    file, record = folder(archived) / str(first.file), folder(archived) / f"_{DATE}.day.json"
+    gone = Removed(batch=file.stem, file=file.name, removed_ns=1, why="age", held_in=("bucket …",))
+    write_whole(removed_record(record), encode(gone))
+    file.unlink()
+    assert merge(archived, "finnhub", DATE) == first
+    assert not file.exists()
+    write_whole(removed_record(record), encode(replace(gone, file="another.parquet")))
+    assert merge(archived, "finnhub", DATE) == first
+    assert file.exists()
+    assert not removed_record(record).exists()
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from tasks import sorting
 from tasks.merge.day import merge
 from tasks.store import Store
 
+sorting.RUN_ROWS, sorting.BLOCK_ROWS = 150, 150
 changes = {"open", "os.rename", "os.remove", "os.unlink", "os.mkdir"}
 for at in range(1, 100):
     child = os.fork()
@@ -217,6 +292,8 @@ for at in range(1, 100):
             if event not in changes or (event == "open" and not isinstance(args[2], int)):
                 return
             if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+            if event == "os.remove" and args[1] != -1:  # Of a whole folder, once is enough.
                 return
             seen += 1
             if seen == at:
@@ -235,12 +312,11 @@ for at in range(1, 100):
 
 
 def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """Killed before any one change of a day that has a file already, it is merged to the same end by the next run."""
+    """Killed before any one change of a day that lacks small files, it is merged to the same end by the next run."""
     assert merge(archived, "finnhub", DATE) is not None
-    late = BatchName("20261124T190000Z-00000002", 0, 0)
-    sealed_batch(lines(30, 5), name=late)
-    split(archived, late, Limits(None, None))
-    compress(archived, late)
+    late_batch(archived, sealed_batch)
+    for name in NAMES[:2]:
+        remove(archived, name)
     root = tmp_path / "killed"
     root.mkdir()
     archived.root.rename(root / "start")
@@ -249,7 +325,7 @@ def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealB
         [sys.executable, "-c", KILLED, str(root)], env=environment, capture_output=True, text=True, check=True
     )
     killed = int(run.stdout)
-    assert killed > 5
+    assert killed > 5, killed
     ends = []
     for at in range(1, killed + 1):
         again = Store(root / str(at))
