@@ -11,7 +11,7 @@ from tasks.batch import BatchName, is_session_name
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Gap, Ledger
 from tasks.query.holdings import Holding, by_day, holding, lag_ms
-from tasks.query.views import readable
+from tasks.query.sources import sources_of
 from tasks.store import Store
 from tasks.verify.account import ledger_for
 from tasks.verify.standing import sessions_of
@@ -61,7 +61,7 @@ def shown(store: Store, what: str) -> tuple[Row, Ledger | None]:
         "duplicates": held.duplicates,
         "out_of_order": held.out_of_order,
         "per_symbol": held.per_symbol,
-        "lag_ms": lag_ms(readable(store, manifests)),
+        "lag_ms": lag_ms(sources_of(store, manifests)),
         "balances": ledger.balances if ledger else held.balances,
     }
     return found, ledger

@@ -228,6 +228,21 @@ def encode(record: object) -> bytes:
     return body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END
 
 
+def record_sha256(record: object) -> str:
+    """The `record_sha256` (hex) that `encode` ends this record with."""
+    return encode(record)[-_TAIL_BYTES:].split(b'"')[-2].decode()
+
+
+def sha256_said(path: Path) -> str:
+    """The `record_sha256` that stands at the end of a record's file, whatever stands before it; else some other text.
+
+    Raises FileNotFoundError.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").split('"')[-2:][0]
+
+
 def read(path: Path, kind: type[Record]) -> Record:
     """The record of that kind in `path`.
 

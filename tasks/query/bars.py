@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from tasks.errors import TerminalError
-from tasks.manifest import Manifest, read
+from tasks.query.sources import Sources
 from tasks.query.views import connect
 
 # Prints of size 0 report a price without a trade. Of prints with one time, receipt tells which came first.
@@ -34,18 +33,13 @@ class Bar:
     trades: int
 
 
-def files_with(symbol: str, manifests: Sequence[Path]) -> list[Path]:
-    """Those manifests whose batches hold trades of that symbol."""
-    return [path for path in manifests if symbol in read(path, Manifest).report.per_symbol]
-
-
-def bars(files: list[Path], symbol: str, every_ns: int) -> list[Bar]:
-    """The symbol's bars over these archived files, oldest first; a stretch without a trade has none.
+def bars(sources: Sources, symbol: str, every_ns: int) -> list[Bar]:
+    """The symbol's bars over these files, oldest first; a stretch without a trade has none.
 
     Marked duplicates count: two equal prints can both be real. Raises TerminalError where a price or a size has more
     digits than a bar can hold exactly.
     """
-    with connect(files) as database:
+    with connect(sources) as database:
         rows = database.execute(_BARS, {"every": every_ns, "symbol": symbol}).fetchall()
     inexact = sum(row[8] for row in rows)
     if inexact:

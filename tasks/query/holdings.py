@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.batch import BatchName
 from tasks.ledger import Gap
 from tasks.manifest import Manifest, Receipt, read
+from tasks.query.sources import Sources
 from tasks.query.views import connect
 from tasks.store import Store
 
@@ -85,9 +86,9 @@ def day_of(manifest: Path) -> str:
     return manifest.parent.name.removeprefix("date=")
 
 
-def lag_ms(files: list[Path]) -> dict[str, float]:
+def lag_ms(sources: Sources) -> dict[str, float]:
     """Percentiles ("p50", "p90", "p99", "max") of receive time less event time, over the trades of these files."""
-    with connect(files) as database:
+    with connect(sources) as database:
         row = database.execute(_LAG).fetchone()
     if row is None or row[1] is None:
         return {}

@@ -7,7 +7,7 @@ as received. Times are UTC. The only door to duckdb, with its neighbours.
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,18 @@ from tasks.batch import BatchName
 from tasks.errors import CorruptionError
 from tasks.ledger import Gap, SessionRecord
 from tasks.manifest import Manifest, read
-from tasks.store import Store, publish, unfinished
+from tasks.query.sources import Sources
+from tasks.store import Store
 from tasks.trade import NS_PER_S
 
 # The product of the two is a decimal of 38 digits, the most there is, and exact; so is a sum of sizes.
 PRICE, SIZE = "DECIMAL(18,9)", "DECIMAL(20,9)"
 _WIDE = "DECIMAL(38,18)"
-LAYOUT_OF_VIEWS = "A"
 
 _TRADES = """
-CREATE VIEW trades AS
 SELECT {date} AS date, {feed} AS feed, symbol, {event} AS ts_event, {recv} AS ts_recv, {price} AS price, {size} AS size,
        conditions, duplicate, connection, recv_seq, {batch} AS batch, price AS price_text, size AS size_text
-FROM {source}
+FROM {source} WHERE {condition}
 """
 _EMPTY = """(SELECT NULL::DATE AS date, NULL::VARCHAR AS feed, NULL::VARCHAR AS symbol, NULL::TIMESTAMP_NS AS ts_event,
 NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NULL::VARCHAR AS conditions,
@@ -42,8 +41,8 @@ _SESSIONS = """CREATE TABLE sessions (session VARCHAR, feed VARCHAR, outcome VAR
 ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes BIGINT, gaps BIGINT)"""
 
 
-def connect(files: list[Path]) -> duckdb.DuckDBPyConnection:
-    """A database in memory that has the view `trades` over these archived files, Parquet of layout A, and no other.
+def connect(sources: Sources) -> duckdb.DuckDBPyConnection:
+    """A database in memory that has the view `trades` over these files, and no other.
 
     Raises CorruptionError where the first of them cannot be opened.
     """
@@ -53,18 +52,31 @@ def connect(files: list[Path]) -> duckdb.DuckDBPyConnection:
         "autoload_known_extensions": False,
     }
     database = duckdb.connect(":memory:", config=settings)
-    listed = ", ".join(_quoted(str(path)) for path in files)
-    source = f"read_parquet([{listed}], hive_partitioning = true, filename = true)" if files else _EMPTY
-    view = _TRADES.format(
+    try:
+        database.execute("CREATE VIEW trades AS " + " UNION ALL ".join(_selects(sources)))
+    except duckdb.Error as error:
+        first = next(iter((*sources.batches, *sources.days)), "the archive")
+        raise CorruptionError(f"{first}: cannot be read ({_line(error)}); run `tape verify`") from error
+    return database
+
+
+def _selects(sources: Sources) -> list[str]:
+    """The parts of the view: each day of which some batches are wanted, all whole days, and all files of batches."""
+    whole = [day for day, wanted in sources.days.items() if not wanted]
+    parts = [_select([day], "batch", f"batch IN ({_listed(some)})") for day, some in sources.days.items() if some]
+    parts += [_select(whole, "batch")] if whole else []
+    if sources.batches or not parts:
+        parts.append(_select(sources.batches, "parse_filename(filename, true)"))
+    return parts
+
+
+def _select(files: Sequence[Path], batch: str, condition: str = "true") -> str:
+    source = f"read_parquet([{_listed(files)}], hive_partitioning = true, filename = true)" if files else _EMPTY
+    return _TRADES.format(
         date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
         recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
-        batch="parse_filename(filename, true)", source=source,
+        batch=batch, source=source, condition=condition,
     )  # fmt: skip
-    try:
-        database.execute(view)
-    except duckdb.Error as error:
-        raise CorruptionError(f"{files[0]}: cannot be read ({_line(error)}); run `tape verify`") from error
-    return database
 
 
 def add_sessions(database: duckdb.DuckDBPyConnection, store: Store, manifests: Iterable[Path]) -> None:
@@ -81,40 +93,6 @@ def add_sessions(database: duckdb.DuckDBPyConnection, store: Store, manifests: I
         gaps = record.gaps if record else tuple(dict.fromkeys(gap for each in batches for gap in each.seal.gaps))
         _insert(database, "sessions", [_session(session, record, batches, len(gaps))])
         _insert(database, "gaps", [row for gap in gaps for row in _gap(session, gap)])
-
-
-def readable(store: Store, manifests: Iterable[Path]) -> list[Path]:
-    """The archived file of each manifest as Parquet of layout A; one of another layout is written so into a cache.
-
-    Raises CorruptionError where a file is missing or cannot be read.
-    """
-    files = []
-    for path in manifests:
-        manifest = read(path, Manifest)
-        if manifest.file is None:
-            continue
-        file = path.with_name(manifest.file)
-        if not file.exists():
-            raise CorruptionError(f"{file}: is missing beside its manifest; run `tape restore --date` to bring it back")
-        files.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
-    return files
-
-
-def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
-    """That file's rows in layout A, decoded once."""
-    import pyarrow.parquet as pq
-
-    from tasks.archive import SCHEMA, read_groups
-
-    place = store.root / "cache" / "plain" / manifest.sha256[:16] / file.parent.parent.name / file.parent.name
-    decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"
-    if not decoded.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(unfinished(decoded), SCHEMA, compression="zstd") as writer:
-            for table in read_groups(file):
-                writer.write_table(table)
-        publish(decoded)
-    return decoded
 
 
 def _session(session: str, record: SessionRecord | None, batches: list[Manifest], gaps: int) -> tuple[Any, ...]:
@@ -150,6 +128,10 @@ def _exact(column: str, kind: str) -> str:
     return (
         f"CASE WHEN TRY_CAST({column} AS {kind}) = TRY_CAST({column} AS {_WIDE}) THEN TRY_CAST({column} AS {kind}) END"
     )
+
+
+def _listed(texts: Iterable[object]) -> str:
+    return ", ".join(_quoted(str(text)) for text in texts)
 
 
 def _quoted(text: str) -> str:

@@ -32,19 +32,19 @@ sys.path.insert(0, str(ROOT))
 DATE, SESSION = "2026-11-24", "20261124T143000Z-9f3c01ab"
 START_NS = 1_795_530_600_000_000_000
 HOURS_NS = 23_400_000_000_000
-ROWS_PER_GROUP = 65_536
+ROWS_PER_BATCH = 64_000
 SEED = 20261124
 MINUTE_NS = 60_000_000_000
 
 
 # The ways: each runs as `query.py --way NAME FOLDER SYMBOL` and prints the bars it made and the bytes it read.
 def ours(folder: Path, symbol: str) -> Callable[[], int]:
-    from tasks.query.bars import bars, files_with
-    from tasks.query.views import readable
+    from tasks.query.bars import bars
+    from tasks.query.sources import sources_of
     from tasks.store import Store
 
     store = Store(folder)
-    return lambda: len(bars(readable(store, files_with(symbol, store.manifests())), symbol, MINUTE_NS))
+    return lambda: len(bars(sources_of(store, store.manifests(), symbol), symbol, MINUTE_NS))
 
 
 def polars_scan(folder: Path, symbol: str) -> Callable[[], int]:
@@ -53,7 +53,7 @@ def polars_scan(folder: Path, symbol: str) -> Callable[[], int]:
     price, size = pl.col("price").cast(pl.Float64), pl.col("size").cast(pl.Float64)
 
     def run() -> int:
-        trades = pl.scan_parquet(folder / "archive/**/*.parquet").filter(pl.col("symbol") == symbol).sort("ts_event")
+        trades = pl.scan_parquet(folder / "days/**/*.parquet").filter(pl.col("symbol") == symbol).sort("ts_event")
         by_minute = trades.group_by_dynamic("ts_event", every="1m")
         return by_minute.agg(
             price.first().alias("open"), price.max().alias("high"), price.min().alias("low"),
@@ -65,12 +65,14 @@ def polars_scan(folder: Path, symbol: str) -> Callable[[], int]:
 
 def whole_file(folder: Path, symbol: str) -> Callable[[], int]:
     """pyarrow alone, reading the whole file, as a reader without statistics does."""
-    file = next((folder / "archive").rglob("*.parquet"))
+    file = next((folder / "days").rglob("*.parquet"))
 
     def run() -> int:
         table = pq.read_table(file, columns=["symbol", "ts_event", "price", "size"])
         mine = table.filter(pa.compute.equal(table["symbol"], symbol))
-        return len(np.unique(mine["ts_event"].cast(pa.int64()).to_numpy() // MINUTE_NS))
+        return len(
+            np.unique(mine["ts_event"].cast(pa.timestamp("s", "UTC"), safe=False).cast(pa.int64()).to_numpy() // 60)
+        )
 
     return run
 
@@ -79,66 +81,65 @@ WAYS = {"ours": ours, "polars scan_parquet": polars_scan, "pyarrow, the whole fi
 
 
 def write_day(folder: Path, rows: int, symbols: int) -> Path:
-    """A day of so many trades over so many symbols, evenly spread, archived in one file with its manifest."""
-    from tasks.archive import CODED_SCHEMA, SCHEMA, WRITER_OPTIONS
+    """A day of so many trades over so many symbols, evenly spread, recorded in batches, archived and closed."""
     from tasks.batch import BatchName
-    from tasks.forms import Form, file_schema
-    from tasks.ledger import FrameCounts
-    from tasks.manifest import Manifest, Report, Seal, encode
-    from tasks.store import Store, write_whole
+    from tasks.compress.parquet import compress
+    from tasks.merge.day import merge
+    from tasks.store import Store
+    from tasks.validate.split import Limits, split
 
-    chance = np.random.default_rng(SEED)
-    place = Store(folder).prepare().archive_folder("finnhub", DATE)
-    place.mkdir(parents=True, exist_ok=True)
-    name = BatchName(SESSION, 0, 0)
-    counts = np.bincount(chance.integers(0, symbols, rows), minlength=symbols)
-    seqs = np.arange(1, rows + 1)
-    chance.shuffle(seqs)
-    schema = file_schema(CODED_SCHEMA, Form(), {"batch": str(name)})
-    with pq.ParquetWriter(place / name.archived, schema, **WRITER_OPTIONS) as writer:
-        done = 0
-        pending: list[pa.Table] = []
-        for number, count in enumerate(counts.tolist()):
-            pending.append(_symbol(chance, number, seqs[done : done + count], SCHEMA))
-            done += count
-            waiting = sum(table.num_rows for table in pending)
-            if waiting >= ROWS_PER_GROUP or done == rows:
-                writer.write_table(pa.concat_tables(pending), row_group_size=ROWS_PER_GROUP)
-                pending = []
-    file = place / name.archived
-    per_symbol = {_symbol_name(number): count for number, count in enumerate(counts.tolist())}
-    seal = Seal(
-        batch=str(name), feed="finnhub", date=DATE, symbols=tuple(per_symbol), lanes=1, opened_ns=START_NS,
-        sealed_ns=START_NS + HOURS_NS, rows=rows, bytes=0, sha256="", frames=FrameCounts(), trades_refused=0,
-        connections=(), per_symbol=per_symbol,
-    )  # fmt: skip
-    write_whole(place / name.manifest, encode(Manifest(
-        batch=str(name), file=name.archived, layout="A", software="bench", rows=rows, bytes=file.stat().st_size,
-        sha256=sha256(file.read_bytes()).hexdigest(), first_event_ns=None, last_event_ns=None, first_recv_ns=None,
-        last_recv_ns=None, seal=seal, report=Report(rows=rows, valid=rows, quarantined=0, per_symbol=per_symbol),
-    )))  # fmt: skip
-    return file
-
-
-def _symbol(chance: np.random.Generator, number: int, seqs: Any, schema: pa.Schema) -> pa.Table:
-    rows = len(seqs)
+    chance, store = np.random.default_rng(SEED), Store(folder).prepare()
     event_ms = np.sort(chance.integers(0, HOURS_NS // 1_000_000, rows))
-    event_ns = START_NS + event_ms * 1_000_000
-    cents = 10_000 + number * 100 + np.cumsum(chance.integers(-1, 2, rows)) % 500
-    return pa.table(
-        [
-            pa.array(np.ones(rows, np.int32)),
-            pa.array(seqs, pa.int64()),
-            pa.array(event_ns + chance.integers(1_000_000, 50_000_000, rows), pa.timestamp("ns", "UTC")),
-            pa.array(event_ns, pa.timestamp("ns", "UTC")),
-            pa.array([_symbol_name(number)] * rows, pa.large_string()),
-            pa.array([f"{cent / 100:.2f}" for cent in cents.tolist()], pa.large_string()),
-            pa.array([str(size) for size in (chance.integers(1, 11, rows) * 100).tolist()], pa.large_string()),
-            pa.array(["1"] * rows, pa.large_string()),
-            pa.array(np.zeros(rows, bool)),
-        ],
-        schema=schema,
-    )
+    cents = np.full(symbols, 10_000) + 100 * np.arange(symbols)
+    for number, first in enumerate(range(0, rows, ROWS_PER_BATCH)):
+        name = BatchName(SESSION, 0, number)
+        _seal(store, name, first + 1, event_ms[first : first + ROWS_PER_BATCH], cents, chance)
+        split(store, name, Limits(None, None))
+        compress(store, name)
+    day = merge(store, "finnhub", DATE)
+    assert day is not None
+    assert day.file is not None
+    return store.day_folder("finnhub", DATE) / day.file
+
+
+def _seal(store: Any, name: Any, first: int, event_ms: Any, cents: Any, chance: np.random.Generator) -> None:
+    """One sealed batch, its trades in order of receipt; `cents` are the symbols' prices, which go on."""
+    import polars as pl
+
+    from tasks.ledger import FrameCounts
+    from tasks.manifest import ConnectionRange, Seal, encode
+    from tasks.store import write_whole
+
+    rows, symbols = len(event_ms), len(cents)
+    symbol, step = chance.integers(0, symbols, rows), chance.integers(-1, 2, rows)
+    # Each symbol's price walks by a cent up or down, or stands.
+    walked = pl.DataFrame({"symbol": symbol, "step": step}).select(pl.col("step").cum_sum().over("symbol")).to_series()
+    price = cents[symbol] + walked.to_numpy()
+    np.add.at(cents, symbol, step)
+    received = START_NS + np.maximum.accumulate(event_ms * 1_000_000 + chance.integers(1_000_000, 50_000_000, rows))
+    trades = pl.DataFrame(
+        {
+            "connection": np.ones(rows, np.int32), "recv_seq": np.arange(first, first + rows), "ts_recv": received,
+            "ts_event": START_NS + event_ms * 1_000_000, "symbol": [_symbol_name(each) for each in symbol.tolist()],
+            "price": [f"{each / 100:.2f}" for each in np.maximum(price, 1).tolist()],
+            "size": [str(each) for each in (chance.integers(1, 11, rows) * 100).tolist()],
+            "conditions": ["1"] * rows,
+        }
+    )  # fmt: skip
+    journal = store.sealed / name.sealed
+    trades.write_csv(journal, quote_style="never")
+    per_symbol = dict(trades["symbol"].value_counts().sort("symbol").iter_rows())
+    connection = ConnectionRange(
+        connection=1, rows=rows, first_seq=first, last_seq=first + rows - 1, first_recv_ns=int(received[0]),
+        last_recv_ns=int(received[-1]), before_seq=first - 1,
+    )  # fmt: skip
+    seal = Seal(
+        batch=str(name), feed="finnhub", date=DATE, symbols=tuple(map(_symbol_name, range(symbols))), lanes=1,
+        opened_ns=int(received[0]), sealed_ns=int(received[-1]), rows=rows, bytes=journal.stat().st_size,
+        sha256=sha256(journal.read_bytes()).hexdigest(), frames=FrameCounts(), trades_refused=0,
+        connections=(connection,), per_symbol=per_symbol,
+    )  # fmt: skip
+    write_whole(store.sealed / name.seal, encode(seal))
 
 
 def _symbol_name(number: int) -> str:
@@ -191,8 +192,8 @@ def main() -> None:
         print(json.dumps(results))
         return
     print(f"## One symbol's minute bars from a day of {options.rows:,} trades, {options.symbols} symbols\n")
-    print(f"{platform.machine()}, {os.cpu_count()} cores; file {results[0]['file_bytes'] / 1e6:.1f} MB, row groups of "
-          f"{ROWS_PER_GROUP:,}; cold; median of {options.repeats}\n")  # fmt: skip
+    print(f"{platform.machine()}, {os.cpu_count()} cores; the day closed, {results[0]['file_bytes'] / 1e6:.1f} MB; "
+          f"cold; median of {options.repeats}\n")  # fmt: skip
     print("| way | bars | wall of the command, s | work, s | bytes read | of the file |\n|---|---|---|---|---|---|")
     for row in results:
         work = "" if row["work_s"] is None else f"{row['work_s']:.3f}"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tasks.errors import TerminalError
-from tasks.query.bars import Bar, bars, files_with, plot
+from tasks.query.bars import Bar, bars, plot
 from tasks.query.holdings import by_day
-from tasks.query.views import readable
+from tasks.query.sources import Sources, sources_of
 from tasks.store import Store
 
 MINUTE_NS = 60_000_000_000
@@ -17,7 +17,7 @@ START_NS = 1_795_530_600_000_000_000
 
 
 def of_first_day(store: Store, symbol: str, every_ns: int = MINUTE_NS) -> list[Bar]:
-    return bars(readable(store, files_with(symbol, by_day(store)["2026-11-24"])), symbol, every_ns)
+    return bars(sources_of(store, by_day(store)["2026-11-24"], symbol), symbol, every_ns)
 
 
 def test_minute_bars_are_what_the_trades_make(archived: Store) -> None:
@@ -37,7 +37,7 @@ def test_many_digits_stay_exact(archived: Store) -> None:
 
 def test_a_symbol_without_trades_has_no_bars(archived: Store) -> None:
     """No file is even opened for it."""
-    assert files_with("MSFT", archived.manifests()) == []
+    assert sources_of(archived, archived.manifests(), "MSFT") == Sources([])
     assert of_first_day(archived, "MSFT") == []
 
 
@@ -50,7 +50,7 @@ def test_prints_of_one_time_open_and_close_in_order_of_receipt(store: Store, sea
     name = sealed_batch(rows)
     split(store, name, Limits(None, None))
     compress(store, name)
-    (bar,) = bars(readable(store, store.manifests()), "A", MINUTE_NS)
+    (bar,) = bars(sources_of(store, store.manifests()), "A", MINUTE_NS)
     assert (bar.open, bar.high, bar.low, bar.close) == (3, 9, 1, 5)
 
 
@@ -63,7 +63,7 @@ def test_what_a_bar_cannot_hold_exactly_is_an_error(store: Store, sealed_batch: 
     split(store, name, Limits(None, None))
     compress(store, name)
     with pytest.raises(TerminalError, match="price_text"):
-        bars(readable(store, store.manifests()), "A", MINUTE_NS)
+        bars(sources_of(store, store.manifests()), "A", MINUTE_NS)
 
 
 def test_a_plot_shows_rise_fall_and_range() -> None:

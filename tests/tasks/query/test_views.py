@@ -3,21 +3,26 @@
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from tasks.errors import CorruptionError, SettingsError
-from tasks.manifest import Manifest, encode, read
+from tasks.batch import BatchName
+from tasks.compress.parquet import compress
+from tasks.errors import CorruptionError, SettingsError, TerminalError
+from tasks.manifest import Manifest, Removed, encode, read
+from tasks.merge.day import merge
 from tasks.query.ask import ask
 from tasks.query.holdings import by_day, holding, lag_ms
-from tasks.query.views import add_sessions, connect, readable
+from tasks.query.sources import Sources, sources_of
+from tasks.query.views import add_sessions, connect
 from tasks.store import Store, write_whole
+from tasks.validate.split import Limits, split
 
 
 def rows(store: Store, sql: str, manifests: list[Path] | None = None) -> list[tuple[Any, ...]]:
     chosen = store.manifests() if manifests is None else manifests
-    with connect(readable(store, chosen)) as database:
+    with connect(sources_of(store, chosen)) as database:
         add_sessions(database, store, chosen)
         return list(ask(database, sql).rows)
 
@@ -33,9 +38,6 @@ def test_prices_and_sizes_are_exact_beside_the_digits_as_received(archived: Stor
 @pytest.mark.parametrize("text", ["1.0000000001", "12345678901", "1e30", "0.00000000012"])
 def test_what_would_have_to_be_rounded_is_null(store: Store, sealed_batch: Any, text: str) -> None:
     """A text with more digits than the type is NULL as a number, and itself as text."""
-    from tasks.compress.parquet import compress
-    from tasks.validate.split import Limits, split
-
     name = sealed_batch([f"1,1,1795530600000000000,1795530600000000000,A,{text},1,\n".encode()])
     split(store, name, Limits(None, None))
     compress(store, name)
@@ -143,7 +145,7 @@ def test_wrong_sql_is_one_clear_line(archived: Store, sql: str, says: str) -> No
 
 def test_rows_come_before_all_are_found(store: Store) -> None:
     """The first rows of an answer that would fill any memory are there at once."""
-    with connect([]) as database:
+    with connect(Sources()) as database:
         answer = ask(database, "SELECT i, i + 1 AS next FROM range(100000000000) t(i)")
         assert answer.columns == ("i", "next")
         assert [next(answer.rows) for _ in range(3)] == [(0, 1), (1, 2), (2, 3)]
@@ -154,10 +156,10 @@ def test_another_layout_is_decoded_once(archived: Store) -> None:
     path = archived.manifests()[0]
     write_whole(path, encode(replace(read(path, Manifest), layout="B")))
     expected = rows(archived, "SELECT * EXCLUDE batch FROM trades WHERE date = '2026-11-24'", archived.manifests()[:1])
-    (decoded,) = readable(archived, [path])
+    (decoded,) = sources_of(archived, [path]).batches
     assert "cache" in decoded.parts
     changed_ns = decoded.stat().st_mtime_ns
-    assert readable(archived, [path]) == [decoded]
+    assert sources_of(archived, [path]).batches == [decoded]
     assert decoded.stat().st_mtime_ns == changed_ns
     assert len(expected) == 7
     assert expected[0][:3] == ("2026-11-24", "finnhub", "AAPL")
@@ -171,5 +173,65 @@ def test_a_holding_adds_up(archived: Store) -> None:
     assert list(held.reasons.values()) == [2]
     assert held.balances
     assert not replace(held, quarantined=1).balances
-    assert lag_ms(readable(archived, archived.manifests())) == dict.fromkeys(("p50", "p90", "p99", "max"), 7.000001)
-    assert lag_ms([]) == {}
+    assert lag_ms(sources_of(archived, archived.manifests())) == dict.fromkeys(("p50", "p90", "p99", "max"), 7.000001)
+    assert lag_ms(Sources()) == {}
+
+
+EVERYTHING = "SELECT * FROM trades ORDER BY batch, connection, recv_seq"
+
+
+@pytest.fixture
+def closed(archived: Store) -> Store:
+    """The first day closed: its batches of two sessions are in its merged file too."""
+    merge(archived, "finnhub", "2026-11-24")
+    return archived
+
+
+def remove(store: Store, date: str, why: Literal["merged", "age", "space"] = "merged") -> None:
+    """What the retention rule does to that day's batch files."""
+    for path in by_day(store)[date]:
+        name = BatchName.parse(path.name)
+        write_whole(
+            path.with_name(name.removed),
+            encode(Removed(batch=str(name), file=f"{name}.parquet", removed_ns=1, why=why, held_in=("bucket x",))),
+        )
+        path.with_name(f"{name}.parquet").unlink()
+
+
+def test_a_closed_day_is_read_from_its_merged_file(archived: Store) -> None:
+    """The same rows, columns and types, whether a day is closed or not, and after its small files are gone."""
+    before = rows(archived, EVERYTHING)
+    merge(archived, "finnhub", "2026-11-24")
+    (day,) = sources_of(archived, archived.manifests()).days
+    assert "days" in day.parts
+    assert rows(archived, EVERYTHING) == before
+    remove(archived, "2026-11-24")
+    assert rows(archived, EVERYTHING) == before
+    assert [row[0] for row in rows(archived, "SELECT DISTINCT date FROM trades WHERE date < '2026-11-25'")] == [
+        "2026-11-24"
+    ]
+
+
+def test_of_a_closed_day_only_the_wanted_batches_are_seen(closed: Store, sealed_batch: Any) -> None:
+    """A session's trades of a day that has others' too are its own; a batch that came later is read beside the day."""
+    name = BatchName("20261124T150000Z-0badcafe", 0, 0)
+    sealed_batch(
+        [b"1,1,1795530600000000000,1795530600000000000,A,7,1,\n"], name=name, date="2026-11-24", symbols=("A",)
+    )
+    split(closed, name, Limits(None, None))
+    compress(closed, name)
+    manifests = by_day(closed)["2026-11-24"]
+    counted = "SELECT batch, count(*) FROM trades GROUP BY ALL ORDER BY 1"
+    first = "20261124T143000Z-9f3c01ab-0-000000"
+    assert rows(closed, counted, manifests) == [(first, 7), (str(name), 1)]
+    merge(closed, "finnhub", "2026-11-24")
+    assert rows(closed, counted, manifests) == [(first, 7), (str(name), 1)]
+    assert rows(closed, counted, manifests[1:]) == [(str(name), 1)]
+    assert not sources_of(closed, manifests).batches
+
+
+def test_what_was_removed_here_is_asked_for_where_it_is(archived: Store) -> None:
+    """Rows that only the bucket holds are an error that says so, with the command that brings them back."""
+    remove(archived, "2026-11-24", "age")
+    with pytest.raises(TerminalError, match=r"bucket x; `tape restore --date 2026-11-24`"):
+        rows(archived, "SELECT 1")

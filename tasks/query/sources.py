@@ -1,0 +1,92 @@
+"""In which files can the rows of archived batches be read by any reader of Parquet?
+
+A closed day's are in its merged file, where one symbol is a small part of the bytes; others in their own.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.batch import BatchName
+from tasks.days import day_record, held_by, nowhere_here
+from tasks.manifest import Manifest, read, record_sha256, sha256_said
+from tasks.store import Store, publish, unfinished
+
+LAYOUT_OF_VIEWS = "A"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files that hold the rows of some batches, all of them Parquet with the columns of layout A.
+
+    `batches` are files of one batch each. `days` are merged files with the batches that are wanted of each, none
+    where those are all of it.
+    """
+
+    batches: Sequence[Path] = ()
+    days: dict[Path, Sequence[str]] = field(default_factory=dict)
+
+
+def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = None) -> Sources:
+    """Where the rows of these manifests lie, of that symbol only where one is given.
+
+    A file of another layout than A is written so into a cache. Raises CorruptionError where a file is missing or
+    cannot be read, and TerminalError where it was removed and is in the bucket alone.
+    """
+    batches, days = list[Path](), dict[Path, list[str]]()
+    for path in manifests:
+        manifest, day = _known(store, path)
+        if manifest.file is None or (symbol is not None and symbol not in manifest.report.per_symbol):
+            continue
+        file = path.with_name(manifest.file)
+        if day is not None:
+            days.setdefault(day, []).append(manifest.batch)
+        elif file.exists():
+            batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
+        else:
+            raise nowhere_here(path, manifest)
+    return Sources(batches, {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()})
+
+
+def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
+    """The manifest, and the file of its day where that is here and holds its rows.
+
+    Of a closed day the record has all manifests: of each one beside it only the last bytes are read, which tell
+    whether it is the same. A day's manifests can be more bytes than one symbol's trades.
+    """
+    record = day_record(store, *_feed_and_date(path))
+    if record.exists():
+        file, held = held_by(record)
+        manifest = held.get(str(BatchName.parse(path.name)))
+        if manifest is not None and record_sha256(manifest) == sha256_said(path):
+            day = record.with_name(str(file))
+            return manifest, day if file is not None and day.exists() else None
+    return read(path, Manifest), None
+
+
+def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
+    """Those batches of the day, or none where it has no other with that symbol."""
+    _, held = held_by(day_record(store, *_feed_and_date(day)))
+    others = (each for name, each in held.items() if name not in wanted)
+    return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
+
+
+def _feed_and_date(path: Path) -> tuple[str, str]:
+    return path.parents[1].name.removeprefix("feed="), path.parent.name.removeprefix("date=")
+
+
+def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
+    """That file's rows in layout A, decoded once."""
+    import pyarrow.parquet as pq
+
+    from tasks.archive import SCHEMA, read_groups
+
+    place = store.root / "cache" / "plain" / manifest.sha256[:16] / file.parent.parent.name / file.parent.name
+    decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"
+    if not decoded.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(unfinished(decoded), SCHEMA, compression="zstd") as writer:
+            for table in read_groups(file):
+                writer.write_table(table)
+        publish(decoded)
+    return decoded
