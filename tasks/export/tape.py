@@ -2,11 +2,12 @@
 
 Session after session. A session of one lane is its batches in order. With several lanes the trades of a window of
 `recv_seq` are fetched from every batch that has some and sorted, so that memory is bounded by the window, whatever
-the number of lanes and files.
+the number of lanes and files. Where a batch's own file was removed, its rows come from the merged file of its day.
 """
 
 import gzip
 import hashlib
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -19,8 +20,9 @@ import pyarrow.compute as pc
 
 from tasks.archive import read_groups
 from tasks.batch import BatchName
+from tasks.days import day_of_batch, day_record, nowhere_here, unmerged
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Manifest, read
+from tasks.manifest import Day, Manifest, read
 from tasks.store import Store, publish, unfinished
 from tasks.trade import NS_PER_MS, TAPE_COLUMNS
 
@@ -33,19 +35,18 @@ def export(store: Store, out: Path, date: str | None) -> int:
     """Write the archived trades, of one `date` (YYYY-MM-DD) or all, to `out` as a tape, and say how many.
 
     Gzip'd where the name ends in `.gz`. `out` is replaced when the tape is whole, and untouched until then. Raises
-    TerminalError where nothing is archived or the place cannot be written, and CorruptionError where an archived file
-    is not what its manifest says.
+    TerminalError where nothing is archived, some of it is in the bucket alone or the place cannot be written, and
+    CorruptionError where an archived file is not what its manifest says.
     """
     archived = _archived(store, date)
     if not archived:
         day = f" for {date}" if date else ""
         raise TerminalError(f"{store.archive}: nothing is archived{day}; `tape archive` archives what waits")
-    for path, manifest in archived:
-        _check(path, manifest)
+    held = _held(store, archived)
     rows = 0
     with _writing(out) as file:
         file.write(",".join(TAPE_COLUMNS).encode() + b"\n")
-        for trades in _in_order_of_receipt(archived):
+        for trades in _in_order_of_receipt(store, held):
             _tape_rows(trades).write_csv(file, include_header=False, quote_style="never")
             rows += len(trades)
         expected = sum(manifest.rows for _, manifest in archived)
@@ -56,6 +57,7 @@ def export(store: Store, out: Path, date: str | None) -> int:
     return rows
 
 
+# A manifest beside its path, and beside the file with its rows: the batch's own, or that of its day.
 Archived = list[tuple[Path, Manifest]]
 
 
@@ -64,28 +66,55 @@ def _archived(store: Store, date: str | None) -> Archived:
     return [(path, manifest) for path, manifest in found if date in (None, manifest.seal.date)]
 
 
-def _check(path: Path, manifest: Manifest) -> None:
-    if manifest.file is None:
-        return
-    archived = path.with_name(manifest.file)
-    try:
-        with archived.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise CorruptionError(f"{archived}: is missing beside its manifest; restore it from a copy") from error
-    if sha256 != manifest.sha256:
-        raise CorruptionError(f"{archived}: its SHA-256 is not that of its manifest; restore it from a copy")
-
-
-def _in_order_of_receipt(archived: Archived) -> Iterator[pa.Table]:
-    for _, of_session in groupby(archived, key=lambda pair: BatchName.parse(pair[1].batch).session):
-        batches = [(path.with_name(manifest.file), manifest) for path, manifest in of_session if manifest.file]
-        lanes = {BatchName.parse(manifest.batch).lane for _, manifest in batches}
-        if len(lanes) > 1:
-            yield from _merged(batches)
+def _held(store: Store, archived: Archived) -> Archived:
+    """Where the rows of each batch are, every file beside the SHA-256 that is said of it."""
+    held, expected = [], {}
+    for path, manifest in archived:
+        if manifest.file is None:
             continue
-        for path, _ in batches:
-            yield from read_groups(path)
+        file, sha256 = path.with_name(manifest.file), manifest.sha256
+        if not file.exists():
+            day = day_of_batch(store, path, manifest)
+            if day is None:
+                raise nowhere_here(path, manifest)
+            file, sha256 = day, read(day_record(store, manifest.seal.feed, manifest.seal.date), Day).sha256
+        held.append((file, manifest))
+        expected[file] = sha256
+    for file, sha256 in expected.items():
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
+                raise CorruptionError(f"{file}: its SHA-256 is not that of its record; restore it from a copy")
+    return held
+
+
+def _in_order_of_receipt(store: Store, held: Archived) -> Iterator[pa.Table]:
+    for _, of_session in groupby(held, key=lambda pair: BatchName.parse(pair[1].batch).session):
+        with _apart(store, list(of_session)) as batches:
+            lanes = {BatchName.parse(manifest.batch).lane for _, manifest in batches}
+            if len(lanes) > 1:
+                yield from _merged(batches)
+                continue
+            for path, _ in batches:
+                yield from read_groups(path)
+
+
+@contextmanager
+def _apart(store: Store, held: Archived) -> Iterator[Archived]:
+    """Each batch beside a file of its own; what is in the file of a day is laid into a folder for the time being."""
+    days: dict[Path, list[str]] = {}
+    for file, manifest in held:
+        if file.name != manifest.file:
+            days.setdefault(file, []).append(manifest.batch)
+    if not days:
+        yield held
+        return
+    cache = store.root / "cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="export-", dir=cache) as folder:
+        apart: dict[str, Path] = {}
+        for day, batches in days.items():
+            apart |= unmerged(day, batches, Path(folder))
+        yield [(apart.get(manifest.batch, file), manifest) for file, manifest in held]
 
 
 def _merged(batches: Archived) -> Iterator[pa.Table]:

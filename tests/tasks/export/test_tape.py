@@ -12,6 +12,7 @@ from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.export.tape import export
+from tasks.merge.day import merge
 from tasks.store import Store
 from tasks.validate.split import Limits, split
 
@@ -129,3 +130,39 @@ def test_a_place_that_cannot_be_written(store: Store, sealed_batch: SealBatch, t
     archive(store, sealed_batch(journal(generated(3))))
     with pytest.raises(TerminalError, match="cannot be written"):
         export(store, tmp_path / "nowhere" / "out.csv", None)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_removed_batches_come_back_from_their_day(
+    store: Store, sealed_batch: SealBatch, tmp_path: Path, lanes: int
+) -> None:
+    """A closed day whose small files are gone gives the same tape, byte for byte, and leaves nothing behind."""
+    session, rows = "20261124T143000Z-9f3c01ab", generated(120)
+    for number in range(4):
+        lines = journal(rows)[number::4] if lanes > 1 else journal(rows)[number * 30 : number * 30 + 30]
+        name = BatchName(session, number % lanes, number // lanes)
+        archive(store, sealed_batch(lines, name=name, date="2026-11-24", lanes=4))
+    export(store, tmp_path / "before.csv", None)
+    merge(store, "finnhub", "2026-11-24")
+    for file in [*store.archive.rglob("*.parquet")][: 5 - 2 * lanes]:
+        file.unlink()
+    assert export(store, tmp_path / "after.csv", None) == 120
+    assert (tmp_path / "after.csv").read_bytes() == (tmp_path / "before.csv").read_bytes()
+    assert not [*(store.root / "cache").iterdir()]
+
+
+def test_a_day_that_is_not_what_its_record_says_is_not_exported(
+    store: Store, sealed_batch: SealBatch, tmp_path: Path
+) -> None:
+    """A flipped bit in the merged file of removed batches is named, and no tape is left."""
+    archive(store, sealed_batch(journal(generated(30)), name=BatchName("20261124T143000Z-9f3c01ab", 0, 0)))
+    day = merge(store, "finnhub", "2026-11-24")
+    assert day is not None
+    file = store.day_folder("finnhub", "2026-11-24") / str(day.file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    next(store.archive.rglob("*.parquet")).unlink()
+    with pytest.raises(CorruptionError, match=file.name):
+        export(store, tmp_path / "out.csv", None)
+    assert not [*tmp_path.glob("*out*")]
