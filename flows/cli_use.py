@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import shutil
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def bars(
 ) -> None:
     """Print a symbol's open, high, low, close and volume of each stretch of a day (UTC, by event time)."""
     from tasks.query import bars as engine
-    from tasks.query.views import readable
+    from tasks.query.sources import sources_of
 
     every_ns = duration_ns(every)
     if not 0 < every_ns <= _DAY_NS:
@@ -84,7 +85,7 @@ def bars(
     settings = load_settings(data_dir=data_dir)
     _one_form(as_json, as_csv, plot)
     store, manifests = _manifests(settings, remote, _date(date, "--date"), symbol)
-    found = engine.bars(readable(store, engine.files_with(symbol, manifests)), symbol, every_ns)
+    found = engine.bars(sources_of(store, manifests, symbol), symbol, every_ns)
     if not found:
         raise TerminalError(f"{symbol}: no trade of {date} is archived; `tape show {date}` lists that day's symbols")
     if as_json:
@@ -107,12 +108,13 @@ def query(
 ) -> None:
     """Ask the archive by SQL (duckdb). --json prints one object a line; rows come as they are found."""
     from tasks.query.ask import ask
-    from tasks.query.views import add_sessions, connect, readable
+    from tasks.query.sources import sources_of
+    from tasks.query.views import add_sessions, connect
 
     _one_form(as_json, as_csv)
     settings = load_settings(data_dir=data_dir)
     store, manifests = _manifests(settings, remote, None if date is None else _date(date, "--date"), None)
-    with connect(readable(store, manifests)) as database:
+    with connect(sources_of(store, manifests)) as database:
         if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
             add_sessions(database, store, manifests)
         answer = ask(database, sql)
@@ -123,19 +125,19 @@ def query(
             print_rows(answer.columns, answer.rows, as_csv)
 
 
-def restore(
-    date: Annotated[str, typer.Option("--date", help="The day, YYYY-MM-DD.")], data_dir: DataDir = None
-) -> None:
-    """Bring a day's archived files back from the bucket, verified, never over something that differs."""
+def restore(date: Date = None, data_dir: DataDir = None) -> None:
+    """Bring a day, or everything, back from the bucket, verified, never over something that differs."""
     settings = load_settings(data_dir=data_dir)
-    day = _date(date, "--date")
+    day = None if date is None else _date(date, "--date")
     from tasks.upload.task import restore as bring
 
-    done = bring(Store(settings.data_dir).prepare(), _bucket(settings), day)
+    done = bring(Store(settings.data_dir).prepare(), _bucket(settings), day, time.time_ns)
     print(
-        f"{day}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
-        f"{done.equal:,} were here already, equal"
+        f"{day or 'everything'}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
+        f"{done.equal:,} were here already, equal; {done.days:,} merged days and {done.sessions:,} sessions' records"
     )
+    for note in done.notes:
+        report.out.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
 
 
 def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
@@ -151,7 +153,11 @@ def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
     for note in verdict.notes:
         report.out.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
     how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
-    count = f"{verdict.batches:,} batches, {verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
+    merged = f" ({verdict.merged:,} by their days alone)" if verdict.merged else ""
+    count = (
+        f"{verdict.batches:,} batches{merged}, {verdict.sessions:,} sessions, {verdict.days:,} merged days: "
+        f"{verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
+    )
     end = "all as their receipts say" if verdict.holds else f"[red]{len(verdict.wrong)} are not as they should be[/red]"
     report.out.print(f"{verdict.bucket}: {count}: {end}", soft_wrap=True)
     return verdict.holds
@@ -174,7 +180,7 @@ def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str |
         here = manifest is None or symbol is None or symbol in manifest.report.per_symbol
         return date in (None, day) and here
 
-    return cache, mirror(cache, bucket, wanted)
+    return cache, mirror(cache, bucket, wanted, time.time_ns)
 
 
 def _bucket(settings: Settings) -> Any:
