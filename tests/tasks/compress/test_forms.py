@@ -1,5 +1,6 @@
 """Is the archive the same trades in every form, and do others restore the smallest one by what is documented?"""
 
+import ast
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -27,6 +28,7 @@ from tasks.validate.split import Limits, split
 from tasks.verify.laws import verify
 
 SealBatch = Callable[..., BatchName]
+README = (Path(__file__).parents[3] / "README.md").read_text()
 T = 1_764_000_000_000_000_000
 FORMS = [Form(), Form("max"), Form("plain", "csv.zst"), Form("plain", "csv.gz")]
 PRICES = [b"231.3", b"231.30", b"0.000000001", b"1e5", b"1E-7", b"100", b"100.0", b"0.1234567891",
@@ -153,6 +155,23 @@ def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch)
     ).fetchall()
     assert [row[0] for row in rows] == expected["ts_recv"].to_physical().to_list()
     assert [row[1] for row in rows] == pytest.approx(expected["price"].to_list(), rel=1e-15)
+
+
+def test_the_readme_restores_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
+    """The lines for polars and duckdb that the README shows give receive times and prices."""
+    lines = [line for number, line in enumerate(LINES) if PRICES[number % len(PRICES)] not in {b"00.5", b"5."}]
+    lines = [re.sub(rb"^1,\d+|^2,\d+", b"1,%d" % seq, line) for seq, line in enumerate(lines, 1)]
+    file = archived(store, sealed_batch(lines), Form("max"))
+    (block,) = (each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "recv_step" in each)
+    shown = [each for each in ast.parse(block).body if isinstance(each, ast.Expr)]
+    names = {"pl": pl, "duckdb": duckdb, "file": str(file)}
+    frame, relation = (eval(compile(ast.Expression(each.value), "README.md", "eval"), names) for each in shown)
+    expected = [(int(line.split(b",")[2]), float(line.split(b",")[5])) for line in lines]
+    assert frame["ts_recv"].to_physical().to_list() == [each[0] for each in expected]
+    assert frame["price"].to_list() == pytest.approx([each[1] for each in expected], rel=1e-15)
+    rows = relation.project("epoch_ns(ts_recv), price, file_row_number").order("file_row_number").fetchall()
+    assert [row[0] for row in rows] == [each[0] for each in expected]
+    assert [row[1] for row in rows] == pytest.approx([each[1] for each in expected], rel=1e-15)
 
 
 NUMBERS = st.one_of(
