@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.codes import Codes
+from tasks.codes import Codes, text_array
 from tasks.columns import SCHEMA, TEXTS, TIMESTAMP, field, in_ms
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.forms import Form, writing
@@ -140,7 +140,7 @@ def day_groups(day_file: Path) -> Iterator[pa.Table]:
 
 def _rows_of(day_file: Path, batches: Sequence[str], codes: Codes) -> Iterator[pl.DataFrame]:
     """The rows of these batches, each with its batch's place among them."""
-    names = pa.array(list(batches), pa.large_string())
+    names = text_array(batches)
     for table in day_groups(day_file):
         batch = table["batch"].combine_chunks()
         places = pc.index_in(batch.dictionary.cast(pa.large_string()), names).take(batch.indices)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.ahead import ahead
-from tasks.codes import Codes
+from tasks.codes import Codes, text_array
 from tasks.columns import CODED_SCHEMA, in_ms, plain
 from tasks.days import DAY_SCHEMA, ROW, rows_in_order
 from tasks.errors import CorruptionError
@@ -54,7 +55,7 @@ def write(
     columns = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in coded}
     said = plain(coded).with_metadata({**facts, "layout": "day", "columns": json.dumps(columns)})
     by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
-    codes, names = Codes(symbols), pa.array([each.batch for each in sources], pa.large_string())
+    codes, names = Codes(symbols), text_array(each.batch for each in sources)
     ordered = regrouped(in_order(_rows(sources, codes), ORDER, aside), ROWS_PER_GROUP)
     with pq.ParquetWriter(target, coded, store_schema=False, sorting_columns=by, **_OPTIONS) as writer:
         writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
@@ -91,7 +92,7 @@ def _check_order(written: Path) -> None:
     last = pl.DataFrame()
     with pq.ParquetFile(written) as file:
         for group in range(file.num_row_groups):
-            keys = pl.DataFrame(file.read_row_group(group, ["symbol", "ts_event"]))
+            keys = cast(pl.DataFrame, pl.from_arrow(file.read_row_group(group, ["symbol", "ts_event"])))
             keys = pl.concat([last, keys]) if len(last) else keys
             if not keys.select(pl.struct("symbol", "ts_event").is_sorted()).item():
                 raise CorruptionError(f"{written}: is not in order in row group {group}; check memory and disk")
