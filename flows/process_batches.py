@@ -19,7 +19,16 @@ from tasks.compress.task import Form, compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
 from tasks.store import Store
-from tasks.upload.task import Bucket, awaits_upload, tidy, upload
+from tasks.upload.task import (
+    Bucket,
+    awaits_upload,
+    days_awaiting_upload,
+    sessions_awaiting_upload,
+    tidy,
+    upload,
+    upload_day,
+    upload_session,
+)
 from tasks.validate.task import Limits, validate
 from tasks.verify.account import ledger_for
 
@@ -55,8 +64,8 @@ def process_batches(data_dir: Path | None = None) -> list[Ledger]:
     recovered = recover_sessions(store.root)
     names = waiting(store, settings)
     get_run_logger().info("%d batches wait to be archived", len(names))
-    reason = finish([archive(name, settings) for name in names])
-    bucket = bucket_of(settings)
+    batches, bucket = [archive(name, settings) for name in names], bucket_of(settings)
+    reason = finish(batches, send_records(settings, sessions_left(settings), days_left(settings)))
     if bucket is not None:
         tidy(bucket)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
@@ -78,22 +87,54 @@ def archive(name: BatchName, settings: Settings) -> Steps:
     bucket = bucket_of(settings)
     if bucket is None:
         return [validated, compressed]
-    uploaded = upload.with_options(
-        retries=settings.upload_retries,
-        retry_delay_seconds=[min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)],
-    ).submit(data_dir, batch, bucket, wait_for=[compressed], return_state=False)
+    uploaded = _patient(upload, settings).submit(
+        data_dir, batch, bucket, wait_for=[compressed], return_state=False
+    )  # fmt: skip
     return [validated, compressed, uploaded]
 
 
-def finish(batches: list[Steps]) -> str | None:
-    """Wait for every batch; then say why some are not archived, or None where all are."""
-    reasons = [reason for steps in batches if (reason := _failure(steps)) is not None]
+def send_records(settings: Settings, sessions: list[str], days: list[tuple[str, str]] | None = None) -> list[Steps]:
+    """Upload, where a bucket is set, the records of these sessions and the files of these closed days (feed, date)."""
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return []
+    send_session, send_day = _patient(upload_session, settings), _patient(upload_day, settings)
+    return [
+        *([send_session.submit(settings.data_dir, session, bucket)] for session in sessions),
+        *([send_day.submit(settings.data_dir, feed, date, bucket)] for feed, date in days or []),
+    ]
+
+
+def _patient(task: Any, settings: Settings) -> Any:
+    """An upload as often as the settings say, with growing pauses."""
+    pauses_s = [min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)]
+    return task.with_options(retries=settings.upload_retries, retry_delay_seconds=pauses_s)
+
+
+def sessions_left(settings: Settings) -> list[str]:
+    """The sessions that have ended and whose records the bucket, where one is set, has not acknowledged."""
+    bucket = bucket_of(settings)
+    return [] if bucket is None else sessions_awaiting_upload(Store(settings.data_dir), bucket)
+
+
+def days_left(settings: Settings) -> list[tuple[str, str]]:
+    """The closed days (feed, date) which the bucket, where one is set, has not acknowledged as they are now."""
+    bucket = bucket_of(settings)
+    return [] if bucket is None else days_awaiting_upload(Store(settings.data_dir), bucket)
+
+
+def finish(batches: list[Steps], records: list[Steps]) -> str | None:
+    """Wait for all; then say why some batches are not archived or records not uploaded, or None where all are."""
+    said = [_unfinished(batches, "batches are not archived"), _unfinished(records, "records are not uploaded")]
+    reasons = [each for each in said if each is not None]
     if not reasons:
         return None
-    return (
-        f"{len(reasons)} of {len(batches)} batches are not archived: {reasons[0]}; "
-        "nothing is lost, run `tape archive` once the cause is mended"
-    )
+    return f"{'; '.join(reasons)}; nothing is lost, run `tape archive` once the cause is mended"
+
+
+def _unfinished(all_steps: list[Steps], what: str) -> str | None:
+    reasons = [reason for steps in all_steps if (reason := _failure(steps)) is not None]
+    return f"{len(reasons)} of {len(all_steps)} {what}: {reasons[0]}" if reasons else None
 
 
 def _failure(steps: Steps) -> str | None:
@@ -142,7 +183,8 @@ def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
     """The ledger of a session that has ended, None of one that still records."""
     if not (store.sessions / session / "session.json").exists():
         return None
-    return ledger_for(store, session, upload_expected=settings.s3_bucket is not None)
+    bucket = bucket_of(settings)
+    return ledger_for(store, session, None if bucket is None else bucket.place)
 
 
 def show(ledger: Ledger) -> None:

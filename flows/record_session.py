@@ -8,7 +8,17 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.deadline import deadline_for, key_of
-from flows.process_batches import TWO_AT_A_TIME, NotArchived, Steps, archive, finish, ledger_of, show, waiting
+from flows.process_batches import (
+    TWO_AT_A_TIME,
+    NotArchived,
+    Steps,
+    archive,
+    finish,
+    ledger_of,
+    send_records,
+    show,
+    waiting,
+)
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
@@ -65,7 +75,8 @@ def record_session(
     for name in waiting(store, settings):
         if name.session == record.session and name not in futures:
             begin(name)
-    return closed(store, record.session, settings, finish(list(futures.values())))
+    records = send_records(settings, [record.session])
+    return closed(store, record.session, settings, finish(list(futures.values()), records))
 
 
 def closed(store: Store, session: str, settings: Settings, unarchived: str | None) -> Ledger:

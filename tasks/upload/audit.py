@@ -1,43 +1,39 @@
-"""Is every archived object in the bucket what its receipt and its manifest say, and does nothing else lie there?
+"""Is everything in the bucket what its receipt and its record say, and does nothing else lie there?
 
 The store's own SHA-256 is compared where it gives one of the whole object, as it does of what went in one put; what
 went in parts, or to a store without checksums, is downloaded and hashed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.errors import CorruptionError, RecorderError, TerminalError
-from tasks.manifest import Manifest, ObjectReceipt, Receipt, read
+from tasks.errors import TerminalError
+from tasks.manifest import Receipt
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
+from tasks.upload.compare import Compared, Wrong, compare
+from tasks.upload.expected import Expected, Records
 from tasks.upload.multipart import ABANDONED_AFTER_NS
 from tasks.upload.object_store import ObjectStore
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """One thing that is not as it should be: not uploaded, missing, different, foreign or abandoned."""
-
-    kind: str
-    key: str
-    message: str
+from tasks.upload.remote_days import is_within, keys_of_days, remote_days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteVerdict:
     """What was found. `objects` are ours by their receipts; `downloaded` of them had to be read to be compared.
 
-    `notes` say what could not be looked for.
+    `merged` batches have no object of their own any more: their day's has their rows. `notes` say what could not be
+    looked for.
     """
 
     bucket: str
     batches: int
+    sessions: int
+    days: int
     objects: int
     bytes: int
     downloaded: int
+    merged: int
     wrong: tuple[Wrong, ...]
     notes: tuple[str, ...] = ()
 
@@ -47,103 +43,87 @@ class RemoteVerdict:
         return not self.wrong
 
 
-@dataclass(slots=True)
-class _Count:
-    batches: int = 0
-    objects: int = 0
-    bytes: int = 0
-    downloaded: int = 0
-
-
 def audit(store: Store, bucket: Bucket, now_ns: int) -> RemoteVerdict:
-    """Compare every archived batch of the data folder with the bucket, and whatever else lies under the prefix.
+    """Compare the data folder's batches, sessions and closed days with the bucket, and whatever else lies there.
 
     Objects are listed once and each is asked for by itself. Raises TransientError and TerminalError where the
     store cannot be asked; what it answers of a single object is part of the verdict.
     """
-    objects, count = ObjectStore(bucket), _Count()
-    listed = objects.keys(f"{bucket.prefix}/")
-    ours, wrong = set[str](), list[Wrong]()
-    for manifest_path in store.manifests():
-        count.batches += 1
-        keys, found = _batch(store, manifest_path, objects, listed, count)
-        ours |= keys
-        wrong += found
-    wrong += [
-        Wrong("foreign", key, f"{size:,} bytes under our prefix, of no batch of {store.archive}; look whose it is")
-        for key, size in sorted(listed.items())
-        if key not in ours
-    ]
+    objects, count = ObjectStore(bucket), Compared()
+    listed = objects.keys(f"{bucket.prefix}/") | keys_of_days(objects)
+    records = Records(store, bucket)
+    kinds = [list(records.batches()), list(records.sessions()), records.days]
+    all_expected = [each for kind in kinds for each in kind]
+    wrong = [found for each in all_expected for found in _judged(each, objects, listed, count)]
+    wrong += _foreign(store, bucket, all_expected, listed)
     abandoned, notes = _abandoned(objects, now_ns)
-    wrong += abandoned
     return RemoteVerdict(
-        bucket=str(bucket), batches=count.batches, objects=count.objects, bytes=count.bytes,
-        downloaded=count.downloaded, wrong=tuple(wrong), notes=notes,
+        bucket=str(bucket), batches=len(kinds[0]), sessions=len(kinds[1]), days=len(kinds[2]),
+        objects=count.objects, bytes=count.bytes, downloaded=count.downloaded,
+        merged=sum(each.merged is not None and each.merged not in listed for each in all_expected),
+        wrong=(*wrong, *abandoned), notes=notes,
     )  # fmt: skip
+
+
+def _judged(each: Expected, objects: ObjectStore, listed: Collection[str], count: Compared) -> Iterator[Wrong]:
+    """What is wrong with the objects of a batch, a session or a day."""
+    if each.error is not None:
+        yield Wrong("different", each.name, each.error)
+        return
+    if each.receipt is None:
+        if each.merged is None:
+            yield Wrong("not uploaded", each.name, "has no receipt of this bucket; run `tape archive`")
+        return
+    yield from _against_records(each, each.receipt)
+    for receipt in each.receipt.objects:
+        if receipt.key in listed or not _may_be_gone(each, receipt.key, objects, listed):
+            yield from compare(receipt, objects, listed, count)
+
+
+def _against_records(each: Expected, receipt: Receipt) -> Iterator[Wrong]:
+    """Where the receipt is not of what the records tell."""
+    said = {told.key: told.sha256 for told in receipt.objects}
+    for key, sha256 in each.sha256s.items():
+        if key not in said:
+            yield Wrong("not uploaded", key, "is not in the receipt; run `tape archive`")
+        elif said[key] != sha256:
+            yield Wrong("different", key, "the receipt's SHA-256 is not that of its record; run `tape verify`")
+    yield from (
+        Wrong("different", key, f"is in the receipt of {each.name}, whose records tell of no such object")
+        for key in said.keys() - each.sha256s.keys()
+    )
+
+
+def _may_be_gone(each: Expected, key: str, objects: ObjectStore, listed: Collection[str]) -> bool:
+    """Whether another object holds the rows: the batch's day, or a day that has all batches of this one."""
+    if each.day is None:
+        return key == each.merged
+    folder = f"{objects.bucket.by_day}/feed={each.day.feed}/"
+    near = [other for other in listed if other.startswith(folder)]
+    others = remote_days(objects, near, each.day.date)
+    return any(other.file_key in listed and is_within(each.day, other.day) for other in others)
+
+
+def _foreign(store: Store, bucket: Bucket, ours: list[Expected], listed: dict[str, int]) -> Iterator[Wrong]:
+    known = {key for each in ours for key in each.sha256s}
+    known |= {told.key for each in ours if each.receipt is not None for told in each.receipt.objects}
+    for key, size in sorted(listed.items()):
+        if key not in known:
+            of_a_day = key.startswith(f"{bucket.by_day}/")
+            what = "closed day, or of an earlier merge of one" if of_a_day else "batch or session"
+            yield Wrong(
+                "foreign", key, f"{size:,} bytes under our prefix, of no {what} of {store.root}; look whose it is"
+            )
 
 
 def _abandoned(objects: ObjectStore, now_ns: int) -> tuple[list[Wrong], tuple[str, ...]]:
     """The multiparts that killed uploads left, or a note where the store cannot list them, as some do not."""
     try:
         unfinished = objects.unfinished_parts(f"{objects.bucket.prefix}/")
+        unfinished += objects.unfinished_parts(f"{objects.bucket.by_day}/")
     except TerminalError as error:
         return [], (f"parts that killed uploads may have left were not looked for: {error}",)
     said = "parts of an upload that was killed a day ago or before; run `tape archive`"
     return [
         Wrong("abandoned", each.key, said) for each in unfinished if now_ns - each.begun_ns >= ABANDONED_AFTER_NS
     ], ()
-
-
-def _batch(
-    store: Store, manifest_path: Path, objects: ObjectStore, listed: dict[str, int], count: _Count
-) -> tuple[set[str], list[Wrong]]:
-    """The keys of a batch, and what is wrong with it."""
-    folder = f"{objects.bucket.prefix}/{manifest_path.parent.relative_to(store.archive).as_posix()}"
-    name = BatchName.parse(manifest_path.name)
-    keys = {f"{folder}/{name.manifest}", f"{folder}/{name.archived}"}
-    try:
-        manifest = read(manifest_path, Manifest)
-        keys = {f"{folder}/{each}" for each in (name.manifest, manifest.file) if each is not None}
-        receipt = read(manifest_path.with_name(name.receipt), Receipt)
-    except FileNotFoundError:
-        receipt = None
-    except CorruptionError as error:
-        return keys, [Wrong("different", f"{folder}/{name}", str(error))]
-    if receipt is None or not receipt.is_of(objects.bucket.place):
-        return keys, [Wrong("not uploaded", f"{folder}/{name}", "has no receipt of this bucket; run `tape archive`")]
-    acknowledged = [each for each in (receipt.object, receipt.manifest) if each is not None]
-    wrong = [*_against_manifest(receipt, manifest, keys)]
-    for each in acknowledged:
-        wrong += _object(each, objects, listed, count)
-    return keys | {each.key for each in acknowledged}, wrong
-
-
-def _against_manifest(receipt: Receipt, manifest: Manifest, keys: set[str]) -> Iterator[Wrong]:
-    acknowledged = {each.key for each in (receipt.object, receipt.manifest) if each is not None}
-    if acknowledged != keys:
-        yield Wrong("different", receipt.manifest.key, f"the receipt names {sorted(acknowledged)}, not {sorted(keys)}")
-    if receipt.object is not None and receipt.object.sha256 != manifest.sha256:
-        yield Wrong("different", receipt.object.key, "the receipt's SHA-256 is not the manifest's; run `tape verify`")
-
-
-def _object(receipt: ObjectReceipt, objects: ObjectStore, listed: dict[str, int], count: _Count) -> Iterator[Wrong]:
-    """What is wrong with one object, by the store's word or by its bytes."""
-    count.objects += 1
-    count.bytes += receipt.bytes
-    try:
-        stored = objects.find(receipt.key)
-        if stored is None:
-            yield Wrong("missing", receipt.key, "is not in the bucket; remove its receipt and run `tape archive`")
-            return
-        sha256 = stored.sha256
-        if sha256 is None and stored.bytes == receipt.bytes:
-            count.downloaded += 1
-            sha256 = objects.read(receipt.key)
-    except RecorderError as error:
-        yield Wrong("different", receipt.key, str(error))
-        return
-    if (stored.bytes, sha256) != (receipt.bytes, receipt.sha256):
-        said = f"{stored.bytes:,} bytes, SHA-256 {sha256}"
-        yield Wrong("different", receipt.key, f"holds {said}; its receipt says {receipt.bytes:,}, {receipt.sha256}")
-    if receipt.key not in listed:
-        yield Wrong("missing", receipt.key, "is there but not listed: readers that list do not see it; look again")

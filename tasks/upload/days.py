@@ -8,15 +8,15 @@ all in it; the day of another machine, of other batches, stays.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.days import day_record, day_removed
-from tasks.errors import TerminalError
+from tasks.days import day_record, removed
+from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Day, ObjectReceipt, Receipt, encode, read
 from tasks.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import as_acknowledged, receipt_of
 from tasks.upload.proof import holds
-from tasks.upload.remote_days import keys_of_days, remote_days
+from tasks.upload.remote_days import is_within, keys_of_days, remote_days
 from tasks.upload.send import Outgoing, outgoing, send_all
 
 
@@ -54,15 +54,23 @@ def receipt_beside(record: Path) -> Path:
 
 def days_awaiting_upload(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
     """The feed and date of each closed day of which this bucket has acknowledged nothing, or an earlier merge."""
-    waiting = []
-    for record in sorted(store.days.glob("feed=*/date=*/_*.day.json")):
-        day = read(record, Day)
-        receipt = receipt_of(receipt_beside(record), bucket)
-        acknowledged = None if receipt is None or receipt.object is None else receipt.object.sha256
-        gone = day_removed(record) is not None and receipt is None
-        if day.file is not None and acknowledged != day.sha256 and not gone:
-            waiting.append((day.feed, day.date))
-    return waiting
+    return [
+        (record.parent.parent.name.removeprefix("feed="), record.parent.name.removeprefix("date="))
+        for record in sorted(store.days.glob("feed=*/date=*/_*.day.json"))
+        if _awaits_upload(record, receipt_of(receipt_beside(record), bucket))
+    ]
+
+
+def _awaits_upload(record: Path, receipt: Receipt | None) -> bool:
+    # A day's record is long: it is not read where the file that went up is still the one that is here.
+    if receipt is not None and record.with_name(f"{receipt.batch}.parquet").exists():
+        return False
+    try:
+        day, gone = read(record, Day), removed(record) is not None
+    except CorruptionError:
+        return True  # The upload says what is wrong with it.
+    acknowledged = receipt is not None and receipt.object is not None and receipt.object.sha256 == day.sha256
+    return day.file is not None and not acknowledged and not (gone and receipt is None)
 
 
 def day_keys(bucket: Bucket, day: Day) -> tuple[str, str]:
@@ -74,7 +82,7 @@ def day_keys(bucket: Bucket, day: Day) -> tuple[str, str]:
 def _wanted(record: Path, day: Day, file: str, bucket: Bucket, standing: Receipt | None) -> Iterator[Outgoing]:
     file_key, record_key = day_keys(bucket, day)
     path = record.with_name(file)
-    if not path.exists() and day_removed(record) is not None:
+    if not path.exists() and removed(record) is not None:
         yield as_acknowledged(path, file_key, day.bytes, day.sha256, bucket, standing)
     else:
         yield outgoing(path, file_key, day.sha256)
@@ -87,7 +95,7 @@ def _remove_superseded(objects: ObjectStore, day: Day, sent: list[ObjectReceipt]
     try:
         listed = keys_of_days(objects, day.feed, day.date)
         others = [key for key in listed if key not in ours]
-        old = [each for each in remote_days(objects, others) if each.is_within(day)]
+        old = [each for each in remote_days(objects, others) if is_within(each.day, day)]
         if old and all(holds(objects, each) for each in sent):
             for each in old:
                 # The file first: without its record it would be counted, and nothing would say that it is old.

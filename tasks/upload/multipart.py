@@ -51,7 +51,11 @@ def abort_abandoned(objects: ObjectStore, now_ns: int, older_than_ns: int = ABAN
 
     A living upload of another machine is younger. Raises TransientError and TerminalError.
     """
-    left = objects.unfinished_parts(f"{objects.bucket.prefix}/")
+    left = [
+        each
+        for prefix in (objects.bucket.prefix, objects.bucket.by_day)
+        for each in objects.unfinished_parts(f"{prefix}/")
+    ]
     old = [each for each in left if now_ns - each.begun_ns >= older_than_ns]
     for each in old:
         objects.abort_parts(each.key, each.id)

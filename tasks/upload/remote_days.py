@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -27,13 +27,14 @@ class RemoteDay:
         """Whether the rows of that very batch are in it."""
         return manifest in self.day.batches
 
-    def is_within(self, day: Day) -> bool:
-        """Whether all its batches are in that day too, as the same ones."""
-        return set(_named(self.day)) <= set(_named(day))
+
+def is_within(part: Day, whole: Day) -> bool:
+    """Whether all batches of the one day are in the other too, as the same ones."""
+    return _named(part) <= _named(whole)
 
 
-def _named(day: Day) -> Iterator[tuple[str, str]]:
-    return ((each.batch, each.sha256) for each in day.batches)
+def _named(day: Day) -> set[tuple[str, str]]:
+    return {(each.batch, each.sha256) for each in day.batches}
 
 
 def keys_of_days(objects: ObjectStore, feed: str | None = None, date: str | None = None) -> dict[str, int]:

@@ -1,101 +1,179 @@
-"""How do a day's files come back from the bucket into an archive: verified, and never over something that differs?"""
+"""How does an archive come back from the bucket: verified, and never over something that differs?
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+With a batch come its quarantine files, with a day its merged file, and with a session of which every batch is here its
+record: what is restored into an empty folder can be verified like what was recorded there.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from tasks.batch import BatchName
-from tasks.errors import ConflictError, CorruptionError, TerminalError
-from tasks.manifest import Manifest, read
-from tasks.store import Store, publish, unfinished
+from tasks.days import day_of_batch, removed_record
+from tasks.errors import CorruptionError, TerminalError
+from tasks.manifest import Manifest, Removed, decode, encode, quarantined_files
+from tasks.store import Store, write_whole
 from tasks.upload.bucket import Bucket
+from tasks.upload.fetch import bring, content_of, put_here, refuse_other
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.send import sha256_of
+from tasks.upload.once import quarantine_key
+from tasks.upload.remote_days import RemoteDay, keys_of_days, remote_days
+from tasks.upload.restore_days import place_days
+from tasks.upload.restore_sessions import place_sessions
 
-_MANIFEST = ".manifest.json"
+MANIFEST = ".manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What came back: batches and their bytes that were fetched, and batches that stood here already, equal."""
+    """What came back: batches that were fetched, and those that stood here already, equal; days; sessions' records.
+
+    `bytes` are all that were fetched. `notes` say what the bucket could not give.
+    """
 
     fetched: int
     bytes: int
     equal: int
+    days: int = 0
+    sessions: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def restore(store: Store, bucket: Bucket, date: str) -> Restored:
-    """Bring that day's batches (YYYY-MM-DD) of the bucket into the archive: each file, then its manifest.
+@dataclass(slots=True)
+class _Holdings:
+    """What lies in the bucket: the keys under the prefix, and the merged days."""
+
+    objects: ObjectStore
+    keys: Collection[str]
+    days: list[RemoteDay]
+    without: list[str] = field(default_factory=list)
+
+
+def restore(store: Store, bucket: Bucket, date: str | None, now_ns: Callable[[], int]) -> Restored:
+    """Bring that day (YYYY-MM-DD), or everything, of the bucket into the data folder.
 
     Killed, it is run again and takes up where it was. Raises TransientError; TerminalError where the bucket holds
-    nothing of that day; CorruptionError where an object is not what its manifest says; ConflictError where other
-    bytes stand here already, before anything of that batch is written.
+    nothing of that day; CorruptionError where an object is not what its record says, or a batch's object is gone and
+    no day holds it; ConflictError where other bytes stand here already, before anything of that batch is written.
     """
     objects = ObjectStore(bucket)
-    keys = [key for key in manifest_keys(objects) if PurePosixPath(key).parent.name == f"date={date}"]
-    if not keys:
-        raise TerminalError(f"{bucket}: holds no batch of {date} under {bucket.prefix}/; `tape ls` shows the days")
-    fetched = equal = fetched_bytes = 0
-    for key in keys:
-        came = _restore_batch(store, objects, key)
-        fetched, equal, fetched_bytes = fetched + (came > 0), equal + (came == 0), fetched_bytes + came
-    return Restored(fetched, fetched_bytes, equal)
+    day_keys = keys_of_days(objects)
+    held = _Holdings(objects, objects.keys(f"{bucket.prefix}/"), remote_days(objects, day_keys, date))
+    batches = dict(_batches(held, date))
+    if not batches:
+        raise TerminalError(
+            f"{bucket}: holds no batch of {date or 'any day'} under {bucket.prefix}/; `tape ls` shows the days"
+        )
+    days, day_bytes = place_days(store, objects, held.days, day_keys)
+    came = [_restore_batch(store, held, key, manifest, now_ns) for key, manifest in batches.items()]
+    sessions, session_notes = place_sessions(store, objects, held.keys, _sessions(batches, date), date)
+    return Restored(
+        fetched=sum(size > 0 for size in came), bytes=sum(came) + day_bytes, equal=sum(size == 0 for size in came),
+        days=days, sessions=sessions, notes=(*_notes(held), *session_notes),
+    )  # fmt: skip
 
 
-def mirror(cache: Store, bucket: Bucket, wanted: Callable[[str, Manifest | None], bool]) -> list[Path]:
-    """Bring what is wanted of the bucket into a cache, which is laid out as a data folder; gives those manifests.
-
-    `wanted` is asked of each day (YYYY-MM-DD, None) before its manifests are fetched, then of each manifest before
-    its file is. What the cache holds is not fetched again: an object never changes. Raises as `restore`.
-    """
-    objects, found = ObjectStore(bucket), []
-    for key in manifest_keys(objects):
-        date = PurePosixPath(key).parent.name.removeprefix("date=")
-        if wanted(date, None):
-            path = _place(cache, objects, key)
-            if not path.exists():
-                # A cache's manifest may stand before its file: it says what the bucket holds, not what we do.
-                _fetch(objects, key, path, None)
-            manifest = _manifest(path, objects, key)
-            if wanted(date, manifest):
-                _fetch_file(objects, key, path, manifest)
-                found.append(path)
-    return found
+def _notes(held: _Holdings) -> Iterator[str]:
+    if held.without:
+        yield (
+            f"{len(held.without):,} files in quarantine are not in the bucket, such as {held.without[0]}: "
+            "run `tape archive` where they were recorded"
+        )
 
 
-def manifest_keys(objects: ObjectStore) -> Iterable[str]:
-    """The manifests of whole batches under the prefix, in the order of their names: a manifest goes up last."""
-    return sorted(key for key in objects.keys(f"{objects.bucket.prefix}/feed=") if key.endswith(_MANIFEST))
+def _sessions(batches: Collection[str], date: str | None) -> set[str] | None:
+    """The sessions whose records are wanted, None for all."""
+    return None if date is None else {BatchName.parse(PurePosixPath(key).name).session for key in batches}
 
 
-def _restore_batch(store: Store, objects: ObjectStore, key: str) -> int:
-    """The bytes that had to be fetched, 0 where all stands here already."""
-    path = _place(store, objects, key)
+def _batches(held: _Holdings, date: str | None) -> Iterator[tuple[str, Manifest | None]]:
+    """The key of each whole batch's manifest, in order; with what a day says of it, where the bucket lacks it."""
+    prefix = f"{held.objects.bucket.prefix}/feed="
+    names = {key for key in held.keys if key.startswith(prefix) and key.endswith(MANIFEST)}
+    told = {_key_of(held, each): each for day in held.days for each in day.day.batches}
+    for key in sorted(names | told.keys()):
+        if date in (None, PurePosixPath(key).parent.name.removeprefix("date=")):
+            yield key, None if key in names else told[key]
+
+
+def _key_of(held: _Holdings, manifest: Manifest) -> str:
+    folder = f"{held.objects.bucket.prefix}/feed={manifest.seal.feed}/date={manifest.seal.date}"
+    return f"{folder}/{BatchName.parse(manifest.batch).manifest}"
+
+
+def _restore_batch(store: Store, held: _Holdings, key: str, told: Manifest | None, now_ns: Callable[[], int]) -> int:
+    """The bytes that had to be fetched, 0 where all stands here already. The manifest is written last."""
+    path = place_of(store, held.objects, key)
     with store.locked(BatchName.parse(path.name)):
-        arriving = path.with_name(f"{path.name}.arriving")
-        try:
-            _fetch(objects, key, arriving, None)
-            _refuse_other(arriving, path, objects, key)
-            manifest = _manifest(arriving, objects, key)
-            came = _fetch_file(objects, key, path, manifest)
-            if not path.exists():
-                came += arriving.stat().st_size
-                unfinished(path).write_bytes(arriving.read_bytes())
-                publish(path)
-        finally:
-            arriving.unlink(missing_ok=True)
+        content = encode(told) if told is not None else content_of(held.objects, key)
+        refuse_other(held.objects, key, path, content)
+        manifest = decode(content, Manifest, f"{held.objects.bucket}: {key}")
+        came = _restore_file(store, held, key, path, manifest, now_ns)
+        came += _restore_quarantine(store, held, manifest)
+        return came + put_here(held.objects, key, path, content)
+
+
+def _restore_file(
+    store: Store, held: _Holdings, key: str, path: Path, manifest: Manifest, now_ns: Callable[[], int]
+) -> int:
+    """The archived file beside a manifest, or the word that its day's file holds its rows."""
+    if manifest.file is None:
+        return 0
+    file_key = beside(held.objects, key, manifest.file)
+    if file_key in held.keys or path.with_name(manifest.file).exists():
+        came = bring(held.objects, file_key, path.with_name(manifest.file), manifest.sha256)
+        removed_record(path).unlink(missing_ok=True)
+        return came
+    return say_merged(store, held.objects, held.days, path, manifest, now_ns)
+
+
+def say_merged(
+    store: Store, objects: ObjectStore, days: Collection[RemoteDay], path: Path, manifest: Manifest,
+    now_ns: Callable[[], int],
+) -> int:  # fmt: skip
+    """Write the record that a batch's rows are in its day's file; gives its bytes, 0 where it stands.
+
+    Raises CorruptionError where no day that is here holds them.
+    """
+    if day_of_batch(store, path, manifest) is None:
+        other = next((each for each in days if each.holds(manifest)), None)
+        said = "no merged day holds it" if other is None else (
+            f"{other.key} holds it beside another day that is here: restore into another data folder"
+        )  # fmt: skip
+        raise CorruptionError(f"{objects.bucket}: the file of {manifest.batch} is missing, and {said}")
+    record = removed_record(path)
+    if record.exists():
+        return 0
+    held_in = tuple(f"{objects.bucket}: {each.file_key}" for each in days if each.holds(manifest))
+    content = encode(
+        Removed(batch=manifest.batch, file=str(manifest.file), removed_ns=now_ns(), why="merged", held_in=held_in)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record, content)
+    return len(content)
+
+
+def _restore_quarantine(store: Store, held: _Holdings, manifest: Manifest) -> int:
+    came = 0
+    for name, sha256 in quarantined_files(manifest).items():
+        if PurePosixPath(name).name != name:
+            raise CorruptionError(f"{held.objects.bucket}: the manifest of {manifest.batch} names {name[:80]!r}")
+        key = quarantine_key(held.objects.bucket, name)
+        if key in held.keys or (store.quarantine / name).exists():
+            came += bring(held.objects, key, store.quarantine / name, sha256)
+        else:
+            held.without.append(name)
     return came
 
 
-def _manifest(path: Path, objects: ObjectStore, key: str) -> Manifest:
-    """The manifest that came from that key."""
-    try:
-        return read(path, Manifest)
-    except CorruptionError as error:
-        raise CorruptionError(f"{objects.bucket}: {key} is no manifest as it was written: {error}") from error
+def beside(objects: ObjectStore, manifest_key: str, file: str) -> str:
+    """The key of a file beside its manifest. Raises CorruptionError for one of another folder."""
+    if PurePosixPath(file).name != file:
+        raise CorruptionError(f"{objects.bucket}: {manifest_key} names a file of another folder; nothing was fetched")
+    return str(PurePosixPath(manifest_key).with_name(file))
 
 
-def _place(store: Store, objects: ObjectStore, key: str) -> Path:
+def place_of(store: Store, objects: ObjectStore, key: str) -> Path:
     """Where an object belongs in the archive. Raises CorruptionError for a key that is none of ours."""
     below = PurePosixPath(key.removeprefix(f"{objects.bucket.prefix}/"))
     try:
@@ -106,45 +184,3 @@ def _place(store: Store, objects: ObjectStore, key: str) -> Path:
     if len(below.parts) != 3 or not feed.startswith("feed=") or not date.startswith("date="):
         raise CorruptionError(f"{objects.bucket}: {key} lies in no day's folder; run `tape verify --remote`")
     return store.archive / feed / date / below.name
-
-
-def _fetch_file(objects: ObjectStore, manifest_key: str, manifest_path: Path, manifest: Manifest) -> int:
-    """The archived file beside a manifest; gives the bytes that came, 0 where it stands here already."""
-    if manifest.file is None:
-        return 0
-    if PurePosixPath(manifest.file).name != manifest.file:
-        raise CorruptionError(f"{objects.bucket}: {manifest_key} names a file of another folder; nothing was fetched")
-    path = manifest_path.with_name(manifest.file)
-    key = str(PurePosixPath(manifest_key).with_name(manifest.file))
-    if path.exists():
-        if path.stat().st_size == manifest.bytes and sha256_of(path) == manifest.sha256:
-            return 0
-        raise _conflict(path, objects, key)
-    _fetch(objects, key, path, manifest.sha256)
-    return manifest.bytes
-
-
-def _fetch(objects: ObjectStore, key: str, path: Path, sha256: str | None) -> None:
-    """Download an object to `path`, which does not exist: whole and of that SHA-256, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished(path)
-    try:
-        with temporary.open("wb") as file:
-            actual = objects.read(key, file)
-        if sha256 not in (None, actual):
-            raise CorruptionError(f"{objects.bucket}: {key} has SHA-256 {actual}, its manifest says {sha256}; "
-                                  "nothing was kept")  # fmt: skip
-        publish(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _refuse_other(arrived: Path, path: Path, objects: ObjectStore, key: str) -> None:
-    if path.exists() and path.read_bytes() != arrived.read_bytes():
-        raise _conflict(path, objects, key)
-
-
-def _conflict(path: Path, objects: ObjectStore, key: str) -> ConflictError:
-    return ConflictError(
-        f"{path}: differs from {key} in {objects.bucket}; nothing was overwritten: compare the two and move one away"
-    )

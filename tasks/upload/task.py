@@ -21,12 +21,13 @@ from tasks.upload import days, once, sessions
 from tasks.upload.audit import RemoteVerdict, audit
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import days_awaiting_upload
+from tasks.upload.mirror import mirror
 from tasks.upload.multipart import abort_abandoned
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import awaits_upload
 from tasks.upload.probe import Abilities, probe
 from tasks.upload.proof import remove, stands
-from tasks.upload.restore import Restored, mirror, restore
+from tasks.upload.restore import Restored, restore
 from tasks.upload.sessions import sessions_awaiting_upload
 
 __all__ = [

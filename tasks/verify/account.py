@@ -2,31 +2,34 @@
 
 from collections import Counter
 
-from tasks.batch import BatchName
+from tasks.days import day_record, removed
 from tasks.errors import TerminalError
 from tasks.ledger import BatchCounts, FrameCounts, Ledger, SessionRecord, TradeCounts
-from tasks.manifest import read
+from tasks.manifest import Day, Place, Receipt, read
 from tasks.store import Store
 from tasks.verify.standing import Standing, batches_of, standing
 
 
-def ledger_for(store: Store, session: str, upload_expected: bool = False) -> Ledger:
+def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Ledger:
     """The ledger of a session that has ended: its own record beside what its batches say, wherever they stand.
 
-    With `upload_expected` a batch that is not in the bucket breaks a law too. Reads no trade. Raises TerminalError
-    where the session has no record yet, and CorruptionError where a record cannot be read.
+    With `upload_to` a batch that has not gone to that bucket, by itself or in its day's file, breaks a law too. Reads
+    no trade. Raises TerminalError where the session has no record yet, and CorruptionError where a record cannot be
+    read.
     """
     path = store.sessions / session / "session.json"
     try:
         record = read(path, SessionRecord)
     except FileNotFoundError as error:
         raise TerminalError(f"{path}: the session has no record; if it records no more, run `tape archive`") from error
-    names: list[BatchName] = batches_of(store, session).get(session, [])
-    return balance(record, _with_records(store, names), upload_expected)
+    batches = [standing(store, name) for name in batches_of(store, session).get(session, [])]
+    if upload_to is None:
+        return balance(record, batches)
+    return balance(record, batches, sum(_is_uploaded(store, batch, upload_to) for batch in batches))
 
 
-def balance(record: SessionRecord, batches: list[Standing], upload_expected: bool = False) -> Ledger:
-    """The ledger of a session from its record and its batches."""
+def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None = None) -> Ledger:
+    """The ledger of a session from its record and its batches; `uploaded` of them, where an upload is expected."""
     frames, per_symbol = FrameCounts(), Counter[str]()
     for batch in batches:
         frames += batch.seal.frames
@@ -49,13 +52,24 @@ def balance(record: SessionRecord, batches: list[Standing], upload_expected: boo
         sealed=len(batches),
         validated=len(reports),
         archived=len(manifests),
-        uploaded=sum(batch.receipt is not None for batch in batches),
+        uploaded=sum(batch.receipt is not None for batch in batches) if uploaded is None else uploaded,
     )
     return Ledger(
         record=record, frames=frames, trades=trades, batches=counts,
-        upload_expected=upload_expected, per_symbol=dict(sorted(per_symbol.items())),
+        upload_expected=uploaded is not None, per_symbol=dict(sorted(per_symbol.items())),
     )  # fmt: skip
 
 
-def _with_records(store: Store, names: list[BatchName]) -> list[Standing]:
-    return [standing(store, name) for name in names]
+def _is_uploaded(store: Store, batch: Standing, place: Place) -> bool:
+    """Whether that bucket has acknowledged the batch, or the day's file that it was merged into."""
+    if batch.receipt is not None and batch.receipt.is_of(place):
+        return True
+    if batch.manifest is None or (said := removed(batch.record)) is None or said.why != "merged":
+        return False
+    path = day_record(store, batch.seal.feed, batch.seal.date)
+    receipt_path = path.with_name(f"_{batch.seal.date}.receipt.json")
+    if not path.exists() or not receipt_path.exists():
+        return False
+    day, receipt = read(path, Day), read(receipt_path, Receipt)
+    acknowledged = receipt.object is not None and receipt.object.sha256 == day.sha256 and receipt.is_of(place)
+    return acknowledged and batch.manifest in day.batches

@@ -22,6 +22,7 @@ from tasks.ledger import SessionRecord
 from tasks.manifest import encode
 from tasks.store import Store, write_whole
 from tasks.upload.once import upload
+from tasks.upload.sessions import upload_session
 from tasks.validate.split import Limits, split
 
 SESSION = "20261124T143000Z-9f3c01ab"
@@ -63,12 +64,13 @@ def use(store: Store, sealed_batch: Any, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def in_bucket(use: Use, bucket_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, store: Store) -> Any:
-    """The settings name the test's own bucket, which has the batch."""
+    """The settings name the test's own bucket, which has the batch and its session's record."""
     for name, value in bucket_settings.items():
         monkeypatch.setenv(name, value)
     bucket = bucket_of(load_settings())
     assert bucket is not None
     upload(store, NAME, bucket, lambda: 1)
+    upload_session(store, SESSION, bucket, lambda: 1)
     return bucket
 
 

@@ -11,12 +11,17 @@ from tasks.errors import ConflictError, CorruptionError, TerminalError, Transien
 from tasks.manifest import Manifest
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
+from tasks.upload.mirror import mirror
 from tasks.upload.once import upload
-from tasks.upload.restore import Restored, mirror, restore
+from tasks.upload.restore import Restored, restore
 
 Archived = Callable[..., BatchName]
 DATE = "2026-11-24"
 FOLDER = f"trades/feed=finnhub/date={DATE}"
+
+
+def now() -> int:
+    return 1_795_000_000_000_000_000
 
 
 @pytest.fixture
@@ -34,11 +39,11 @@ def files(store: Store, leaving: str = "receipt") -> dict[str, bytes]:
 def test_a_day_comes_back_byte_for_byte(store: Store, archived: Archived, bucket: Bucket, elsewhere: Store) -> None:
     """On another machine the day's files are what they were, and a second run finds them equal."""
     upload(store, archived(), bucket, lambda: 1)
-    restored = restore(elsewhere, bucket, DATE)
+    restored = restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
     assert (restored.fetched, restored.equal) == (1, 0)
     assert restored.bytes == sum(map(len, files(store).values()))
-    assert restore(elsewhere, bucket, DATE) == Restored(0, 0, 1)
+    assert restore(elsewhere, bucket, DATE, now) == Restored(0, 0, 1)
 
 
 def test_a_batch_without_rows_comes_back_as_its_manifest(
@@ -46,7 +51,7 @@ def test_a_batch_without_rows_comes_back_as_its_manifest(
 ) -> None:
     """Where there was no file none is fetched."""
     upload(store, archived(None), bucket, lambda: 1)
-    restore(elsewhere, bucket, DATE)
+    restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
 
 
@@ -59,7 +64,7 @@ def test_what_differs_here_is_never_overwritten(store: Store, archived: Archived
     path.write_bytes(b"mine")
     before = files(store)
     with pytest.raises(ConflictError, match=getattr(name, file)) as caught:
-        restore(store, bucket, DATE)
+        restore(store, bucket, DATE, now)
     assert FOLDER in str(caught.value)
     assert files(store) == before
 
@@ -76,7 +81,7 @@ def test_a_damaged_object_is_not_restored(
     body[len(body) // 2] ^= 1
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=bytes(body))
     with pytest.raises(CorruptionError, match=key):
-        restore(elsewhere, bucket, DATE)
+        restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == {}
 
 
@@ -84,7 +89,7 @@ def test_a_day_that_the_bucket_lacks_is_said(store: Store, archived: Archived, b
     """A day without a batch is an error that names it; an object without a manifest is no batch."""
     upload(store, archived(), bucket, lambda: 1)
     with pytest.raises(TerminalError, match="2026-11-25"):
-        restore(store, bucket, "2026-11-25")
+        restore(store, bucket, "2026-11-25", now)
 
 
 def test_a_restore_that_broke_off_is_finished_by_the_next(
@@ -94,10 +99,10 @@ def test_a_restore_that_broke_off_is_finished_by_the_next(
     upload(store, archived(), bucket_by_relay, lambda: 1)
     relay.answer = lambda method, path: (503, "SlowDown") if method == "GET" and path.endswith(".parquet") else None
     with pytest.raises(TransientError):
-        restore(elsewhere, bucket_by_relay, DATE)
+        restore(elsewhere, bucket_by_relay, DATE, now)
     assert files(elsewhere) == {}
     relay.answer = lambda method, path: None
-    restore(elsewhere, bucket_by_relay, DATE)
+    restore(elsewhere, bucket_by_relay, DATE, now)
     assert files(elsewhere) == files(store)
 
 
@@ -107,7 +112,7 @@ def test_a_restored_batch_counts_as_archived_and_uploads_to_nothing_new(
     """Its receipt is had from the bucket by comparison, without a put."""
     name = archived()
     upload(store, name, bucket_by_relay, lambda: 1)
-    restore(elsewhere, bucket_by_relay, DATE)
+    restore(elsewhere, bucket_by_relay, DATE, now)
     relay.seen.clear()
     upload(elsewhere, name, bucket_by_relay, lambda: 1)
     assert {method for method, _ in relay.seen} == {"HEAD"}
@@ -122,7 +127,7 @@ def test_a_mirror_fetches_what_is_wanted_once(
 
     def fetched(wanted: Callable[[str, Manifest | None], bool]) -> tuple[int, list[str]]:
         relay.seen.clear()
-        found = mirror(elsewhere, bucket_by_relay, wanted)
+        found = mirror(elsewhere, bucket_by_relay, wanted, now)
         return len(found), [path.rsplit("/", 1)[1] for method, path in relay.seen if "list-type" not in path]
 
     assert fetched(lambda day, manifest: day == "2026-11-25") == (0, [])

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts, Gap
-from tasks.manifest import Manifest, ObjectReceipt, Receipt, Report, encode, read
+from tasks.manifest import Manifest, ObjectReceipt, Place, Receipt, Report, encode, read
 from tasks.store import Store, write_whole
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import Verdict, verify
@@ -261,13 +261,16 @@ def test_the_ledger_counts_every_stage(recorded: Recorded) -> None:
 
 
 def test_the_ledger_waits_for_the_bucket_where_one_is_expected(recorded: Recorded) -> None:
-    """Where an upload is expected, batches without a receipt leave the ledger unbalanced."""
-    store = recorded()
-    assert not ledger_for(store, SESSION, upload_expected=True).balances
+    """Where an upload is expected, batches without a receipt of that bucket leave the ledger unbalanced."""
+    store, place = recorded(), Place(bucket="tape", endpoint=None, prefix="trades")
+    assert not ledger_for(store, SESSION, place).balances
     for number in range(3):
         name = BatchName(SESSION, 0, number)
         write_whole(manifest_path(store, name).with_name(name.receipt), encode(receipt(store, name)))
-    assert ledger_for(store, SESSION, upload_expected=True).balances
+    assert ledger_for(store, SESSION, place).balances
+    for other in ({"bucket": "another"}, {"endpoint": "https://store.example"}, {"prefix": "tape"}):
+        ledger = ledger_for(store, SESSION, replace(place, **other))
+        assert (ledger.batches.uploaded, ledger.balances) == (0, False), other
 
 
 def test_a_batch_between_two_stages_is_counted_once(recorded: Recorded) -> None:

@@ -1,0 +1,50 @@
+"""Which sessions' records come back from the bucket? Those of which every batch is here.
+
+A session's record says how many batches it has: beside fewer it would not balance, and say that some are lost.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+
+from tasks.batch import BatchName, is_session_name
+from tasks.ledger import SessionRecord
+from tasks.manifest import decode
+from tasks.store import Store
+from tasks.upload.fetch import content_of, put_here
+from tasks.upload.object_store import ObjectStore
+from tasks.upload.sessions import session_key
+
+
+def place_sessions(
+    store: Store, objects: ObjectStore, listed: Collection[str], wanted: set[str] | None, date: str | None
+) -> tuple[int, list[str]]:
+    """Bring the records of these sessions (None: of all) whose batches are all here.
+
+    Gives how many came, and a line on those that did not. Raises as `fetch.bring`.
+    """
+    here = Counter((name.session, name.lane) for name in (BatchName.parse(path.name) for path in store.manifests()))
+    came, partial = 0, []
+    for session in _sessions(objects, listed):
+        key, path = session_key(objects.bucket, session), store.sessions / session / "session.json"
+        if wanted is not None and session not in wanted:
+            continue
+        content = content_of(objects, key)
+        record = decode(content, SessionRecord, f"{objects.bucket}: {key}")
+        if [here[session, lane] for lane in range(len(record.batches))] != list(record.batches):
+            partial.append(session)
+            continue
+        with store.locked(f"session-{session}"):
+            came += put_here(objects, key, path, content) > 0
+    return came, [_said(partial, date)] if partial else []
+
+
+def _sessions(objects: ObjectStore, listed: Collection[str]) -> list[str]:
+    names = (key.split("/")[-2] for key in listed if key.endswith("/session.json"))
+    return sorted({name for name in names if is_session_name(name) and session_key(objects.bucket, name) in listed})
+
+
+def _said(partial: list[str], date: str | None) -> str:
+    what = f"the record of {partial[0]}" + (f" and {len(partial) - 1} more" if len(partial) > 1 else "")
+    if date is None:
+        return f"{what} did not come: not all batches are in the bucket; run `tape archive` where it was recorded"
+    return f"{what} did not come: other days of it are missing here; `tape restore` without --date brings all"
