@@ -60,6 +60,7 @@ def shown(store: Store, what: str) -> tuple[Row, Ledger | None]:
         "structural": held.structural,
         "duplicates": held.duplicates,
         "out_of_order": held.out_of_order,
+        "late": held.late,
         "per_symbol": held.per_symbol,
         "lag_ms": lag_ms(sources_of(store, manifests)),
         "balances": ledger.balances if ledger else held.balances,
@@ -90,7 +91,8 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
             out.print(f"  {report.gap_line(msgspec.convert(gap, Gap))}", soft_wrap=True)
     out.print(
         f"{found['batches']:,} batches, {found['uploaded']:,} uploaded; {found['trades']:,} trades, "
-        f"{found['bytes']:,} bytes; {found['duplicates']:,} duplicates marked, {found['out_of_order']:,} out of order",
+        f"{found['bytes']:,} bytes; {found['duplicates']:,} duplicates marked, {found['out_of_order']:,} out of order, "
+        f"{found['late']:,} late",
         soft_wrap=True,
     )
     lag = ", ".join(f"{name} {value:,.1f}" for name, value in found["lag_ms"].items())

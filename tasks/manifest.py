@@ -72,7 +72,8 @@ class Report:
     """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
 
     `examples` shows a few quarantined lines with their reasons. `duplicates` equal an earlier valid row of the
-    batch in every vendor field; `out_of_order` have an event time before an earlier print of their symbol.
+    batch in every vendor field; `out_of_order` have an event time before an earlier print of their symbol; `late` were
+    received more than ten seconds after their event.
     `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
     valid rows. `structural` says why the whole batch was rejected, where it was.
     `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
@@ -86,6 +87,7 @@ class Report:
     examples: tuple[str, ...] = ()
     duplicates: int = 0
     out_of_order: int = 0
+    late: int = 0
     lag_ms: dict[str, float] = field(default_factory=dict)
     per_symbol: dict[str, int] = field(default_factory=dict)
     structural: str | None = None

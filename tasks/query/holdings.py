@@ -36,6 +36,7 @@ class Holding:
     quarantined: int
     duplicates: int
     out_of_order: int
+    late: int
     structural: int
     reasons: dict[str, int]
     per_symbol: dict[str, int]
@@ -66,6 +67,7 @@ def holding(manifests: Iterable[Path]) -> Holding:
         quarantined=sum(report.quarantined for report in reports),
         duplicates=sum(report.duplicates for report in reports),
         out_of_order=sum(report.out_of_order for report in reports),
+        late=sum(report.late for report in reports),
         structural=sum(report.structural is not None for report in reports),
         reasons=dict(reasons.most_common()),
         per_symbol=dict(sorted(per_symbol.items())),

@@ -83,6 +83,7 @@ class Parts:
             examples=tuple(self._examples),
             duplicates=self._repeats.duplicates,
             out_of_order=self._repeats.out_of_order,
+            late=self._repeats.late,
             lag_ms=self._repeats.lag_ms(),
             per_symbol=dict(sorted(self._repeats.per_symbol.items())),
             quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,

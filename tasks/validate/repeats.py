@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 
 from tasks.archive import TEXTS
-from tasks.trade import NS_PER_MS
+from tasks.trade import NS_PER_MS, NS_PER_S
 from tasks.validate.coded import Coded
 
 _TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}
+# Trades in US shares are to be reported within so long, by the rule of FINRA, and are marked as late after it.
+_LATE_NS = 10 * NS_PER_S
 _PERCENTS = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
 
 
@@ -24,6 +26,7 @@ class Repeats:
     def __init__(self) -> None:
         self.duplicates = 0
         self.out_of_order = 0
+        self.late = 0
         self.event_in_ms = True
         self.per_symbol: Counter[str] = Counter()
         self._seen = pl.DataFrame(schema={"print": pl.UInt64, "ts_event": pl.Int64})
@@ -70,4 +73,6 @@ class Repeats:
         self.per_symbol.update(symbols.counts())
         is_whole = not (rows["ts_event"].to_numpy() % NS_PER_MS).any()
         self.event_in_ms = self.event_in_ms and is_whole
-        self._lags.append((rows["ts_recv"] - rows["ts_event"]).to_numpy())
+        lags = (rows["ts_recv"] - rows["ts_event"]).to_numpy()
+        self.late += int((lags > _LATE_NS).sum())
+        self._lags.append(lags)

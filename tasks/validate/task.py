@@ -52,7 +52,8 @@ def markdown(batch: str, report: Report) -> str:
         f"# {batch}",
         "",
         f"{report.rows:,} rows = **{report.valid:,} valid** + **{report.quarantined:,} quarantined**; "
-        f"{report.duplicates:,} duplicates marked, {report.out_of_order:,} late prints.",
+        f"{report.duplicates:,} duplicates marked, {report.out_of_order:,} out of order, "
+        f"{report.late:,} more than ten seconds late.",
     ]
     if report.structural:
         lines += ["", f"**The whole batch was rejected**: {_plain(report.structural)}"]
