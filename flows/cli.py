@@ -18,7 +18,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from flows import cli_use, report
+from flows import cli_close, cli_use, report
 from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.settings import load_settings
@@ -36,6 +36,7 @@ app = typer.Typer(
 symbols_app = typer.Typer(help="Change what a session hears while it records.", no_args_is_help=True)
 app.add_typer(symbols_app, name="symbols")
 cli_use.add_to(app)
+app.command()(cli_close.close)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE = 1, 2

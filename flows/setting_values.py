@@ -49,6 +49,25 @@ def optional_duration(given: object) -> int | None:
     return None if given is None else _told(duration_or_off, given)
 
 
+def kept_for(given: object) -> int | None:
+    """A duration in ns, or None for `forever`."""
+    if str(given).strip().lower() == "forever":
+        return None
+    try:
+        return _told(duration_ns, given)
+    except ValueError as error:
+        raise ValueError(f"{error}, or forever") from error
+
+
+def optional_size(*, at_least: int) -> Callable[[object], int | None]:
+    """A reader of amounts of data as `size`; None for `off`."""
+
+    def read(given: object) -> int | None:
+        return None if str(given).strip().lower() == "off" else size(at_least=at_least)(given)
+
+    return read
+
+
 def size(*, at_least: int) -> Callable[[object], int]:
     """A reader of amounts of data, such as `64MiB`, `1.5GB` or a plain number of bytes; gives bytes."""
 

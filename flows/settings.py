@@ -20,6 +20,7 @@ _KEY_FORM = read.matching(r"[\x21-\x7e]{1,2000}", "a key: it holds a space, a li
 Symbols = Annotated[tuple[str, ...], NoDecode, BeforeValidator(read.symbols)]
 Margin = Annotated[int, BeforeValidator(read.duration(at_most="12h"))]
 Limit = Annotated[int | None, BeforeValidator(read.optional_duration)]
+KeptFor = Annotated[int | None, BeforeValidator(read.kept_for)]
 Secret = Annotated[SecretStr, BeforeValidator(lambda given: _secret(given))]
 Bucket = Annotated[str, BeforeValidator(read.matching(r"[A-Za-z0-9._-]{3,63}", "a bucket's bare name"))]
 _KEY_PART = r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*"
@@ -122,6 +123,24 @@ class Settings(BaseSettings):
         "15m",
         "4h",
         "How long after the close it goes on: the closing auction's prints come minutes late.",
+    )
+    keep_batches_for_ns: KeptFor = _setting(
+        "TAPE_KEEP_BATCHES_FOR",
+        "forever",
+        "7d",
+        "So long after a day was closed its batch files are removed, here and in the bucket: the day's file has them.",
+    )
+    keep_local_for_ns: KeptFor = _setting(
+        "TAPE_KEEP_LOCAL_FOR",
+        "forever",
+        "90d",
+        "After so long archived files and days' files are removed here, each once the bucket's copy is verified.",
+    )
+    keep_free_bytes: Annotated[int | None, BeforeValidator(read.optional_size(at_least=1))] = _setting(
+        "TAPE_KEEP_FREE",
+        "off",
+        "50GiB",
+        "While less than this is free the oldest that the bucket verifiably holds is removed here; off for never.",
     )
     s3_bucket: (
         Annotated[str, BeforeValidator(read.matching(r"[A-Za-z0-9._-]{3,63}", "a bucket's bare name"))] | None

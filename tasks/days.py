@@ -36,6 +36,21 @@ def day_record(store: Store, feed: str, date: str) -> Path:
     return store.day_folder(feed, date) / f"_{date}.day.json"
 
 
+def is_closed(store: Store, feed: str, date: str) -> bool:
+    """Whether all that is archived of that feed and day is in its day's file, by the batches' names.
+
+    A file that was removed because the bucket holds it counts. Raises CorruptionError where the record cannot be read.
+    """
+    record = day_record(store, feed, date)
+    if not record.exists():
+        return False
+    day = read(record, Day)
+    named = {path.name for path in store.archive_folder(feed, date).glob("_*.manifest.json")}
+    if not named <= {f"_{each.batch}.manifest.json" for each in day.batches}:
+        return False
+    return day.file is None or record.with_name(day.file).exists() or removed(record) is not None
+
+
 def day_of_batch(store: Store, manifest_path: Path, manifest: Manifest) -> Path | None:
     """The merged file whose record lists this very manifest, where that file is here; its bytes are not looked at.
 

@@ -91,7 +91,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     working = worker()
     shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
     deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
-    assert set(deployed) == {"market-hours", "safety-net", "by-hand"}
+    assert set(deployed) == {"market-hours", "safety-net", "close-day", "by-hand"}
     assert_schedules(deployed)
     for each in deployed.values():
         assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
@@ -167,7 +167,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
 
 
 def assert_schedules(deployed: dict[str, Any]) -> None:
-    """Weekdays before the open, in the exchange's own zone; the net every quarter of an hour; the button never."""
+    """Before the open, in the exchange's own zone; the net every quarter of an hour; closing by night; no button."""
     schedules = {
         name: [(each["schedule"]["cron"], each["schedule"]["timezone"], each["active"]) for each in it["schedules"]]
         for name, it in deployed.items()
@@ -175,6 +175,7 @@ def assert_schedules(deployed: dict[str, Any]) -> None:
     assert schedules == {
         "market-hours": [("25 9 * * 1-5", "America/New_York", True)],
         "safety-net": [("*/15 * * * *", "America/New_York", True)],
+        "close-day": [("0 3 * * *", "America/New_York", True)],
         "by-hand": [],
     }
 

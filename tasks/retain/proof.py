@@ -1,0 +1,118 @@
+"""Where, besides the file that is to be removed, are these rows proven to be, now?
+
+Here, the SHA-256 of the day's file beside its record, computed once for each day; in the bucket, the store's own
+word, asked once for each object. A receipt alone proves nothing.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.batch import BatchName
+from tasks.errors import CorruptionError, RecorderError, TransientError
+from tasks.manifest import Day, Manifest, ObjectReceipt, Receipt, read
+from tasks.retain.rule import Remote
+from tasks.store import Store
+
+
+class NotYet(RecorderError):
+    """No copy is proven, though nothing is wrong: not merged yet, not uploaded yet, the bucket out of reach."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """The bucket as it answers in this run; once it cannot be asked it is not asked again."""
+
+    remote: Remote
+    _out_of_reach: str | None = None
+    _stood: dict[str, bool] = field(default_factory=dict)
+
+    def proven(self, receipt: Receipt | None, what: str) -> str:
+        """Where it holds what was acknowledged. Raises NotYet, and CorruptionError where it holds something else."""
+        if receipt is None or receipt.object is None or not receipt.is_of(self.remote.place):
+            raise NotYet(f"{what} has no receipt of {self.remote.name}")
+        for each in (receipt.object, receipt.manifest):
+            if not self._stands(each):
+                raise CorruptionError(
+                    f"{self.remote.name}: {each.key} is missing or another than its receipt says; "
+                    "run `tape verify --remote`"
+                )
+        return f"{self.remote.name}: {receipt.object.key}"
+
+    def remove(self, key: str) -> None:
+        """Take that object from it. Raises TransientError and TerminalError."""
+        self._stood.pop(key, None)
+        self.remote.remove([key])
+
+    def _stands(self, receipt: ObjectReceipt) -> bool:
+        if self._out_of_reach is not None:
+            raise NotYet(self._out_of_reach)
+        if receipt.key not in self._stood:
+            try:
+                self._stood[receipt.key] = self.remote.stands(receipt)
+            except TransientError as error:
+                self._out_of_reach = str(error)
+                raise NotYet(self._out_of_reach) from error
+        return self._stood[receipt.key]
+
+
+@dataclass(slots=True)
+class ClosedDay:
+    """One closed day: its record, and what has been proven of its file in this run."""
+
+    store: Store
+    record: Path
+    day: Day
+    bucket: Bucket | None
+    _sha256: str | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The day's file, None where the day has no row."""
+        return None if self.day.file is None else self.record.with_name(self.day.file)
+
+    def here(self) -> str:
+        """Where its file lies, proven. Raises NotYet where it is not here, and CorruptionError where it is damaged."""
+        if self.file is None or not self.file.exists():
+            raise NotYet(f"{self.file or self.record}: the day's file is not here")
+        self._sha256 = self._sha256 or sha256_of(self.file)
+        if self._sha256 != self.day.sha256:
+            raise CorruptionError(f"{self.file}: its SHA-256 is not that of its record; restore it from a copy")
+        return self.file.relative_to(self.store.root).as_posix()
+
+    def there(self) -> str:
+        """Where the bucket holds its file, proven. Raises as `Bucket.proven`."""
+        assert self.bucket is not None  # noqa: S101 - asked only where one is set
+        receipt = receipt_of(self.record.with_name(f"_{self.day.date}.receipt.json"))
+        if receipt is not None and (receipt.object is None or receipt.object.sha256 != self.day.sha256):
+            raise NotYet(f"{self.record}: the bucket has an earlier merge of the day")
+        return self.bucket.proven(receipt, f"{self.record}: the day")
+
+    def check_holds(self, manifest: Manifest) -> None:
+        """Raises NotYet where the day was not made of that very batch."""
+        if manifest not in self.day.batches:
+            raise NotYet(f"{self.record}: the day's file was made without {manifest.batch}; close the day again")
+
+
+def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDay | None) -> str:
+    """Where the bucket holds a batch's rows, proven: as its own object, or in its day's. Raises as `Bucket.proven`."""
+    receipt = receipt_of(path.with_name(BatchName.parse(manifest.batch).receipt))
+    if receipt is not None and receipt.object is not None and receipt.object.sha256 != manifest.sha256:
+        raise CorruptionError(f"{path}: its receipt acknowledges another file; run `tape verify`")
+    try:
+        return bucket.proven(receipt, f"{path}: the batch")
+    except (NotYet, CorruptionError):
+        if closed is None or manifest not in closed.day.batches:
+            raise
+        return closed.there()
+
+
+def receipt_of(path: Path) -> Receipt | None:
+    """The receipt that lies there, None where there is none. Raises CorruptionError."""
+    return read(path, Receipt) if path.exists() else None
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

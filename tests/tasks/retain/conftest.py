@@ -1,0 +1,93 @@
+"""A closed day of three small batches, and the bucket that it may have gone to."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from tasks.batch import BatchName
+from tasks.compress.parquet import compress
+from tasks.merge.day import merge
+from tasks.retain.rule import Remote
+from tasks.store import Store
+from tasks.upload.bucket import Bucket
+from tasks.upload.days import upload_day
+from tasks.upload.once import upload
+from tasks.upload.proof import remove, stands
+from tasks.validate.split import Limits, split
+
+T = 1_764_000_000_000_000_000
+DATE = "2026-11-24"
+SESSION = "20261124T143000Z-9f3c01ab"
+NAMES = [BatchName(SESSION, 0, number) for number in range(3)]
+
+
+@pytest.fixture
+def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[..., Path]:
+    """Archives a batch of some rows: `archived(name, date=DATE) -> its manifest`."""
+
+    def archive(name: BatchName, date: str = DATE) -> Path:
+        first = name.number * 50
+        lines = [b"1,%d,%d,%d,A%d,%d.5,%d,1\n" % (n, T + n * 7, T, n % 3, n, n) for n in range(first + 1, first + 51)]
+        sealed_batch([*lines, b"rubbish\n"], name=name, symbols=["A0", "A1", "A2"], date=date)
+        split(store, name, Limits(None, None))
+        compress(store, name)
+        path = store.manifest_of(name)
+        assert path is not None
+        return path
+
+    return archive
+
+
+@pytest.fixture
+def closed(store: Store, archived: Callable[..., Path]) -> Path:
+    """The day's file, of three batches whose own files are there too."""
+    for name in NAMES:
+        archived(name)
+    return close(store)
+
+
+def close(store: Store, date: str = DATE) -> Path:
+    """Merge that day; gives its file."""
+    day = merge(store, "finnhub", date)
+    assert day is not None
+    return store.day_folder("finnhub", date) / str(day.file)
+
+
+@pytest.fixture
+def bucket(object_store: Any) -> Bucket:
+    """The test's own bucket."""
+    server = object_store.server
+    return Bucket(
+        name=object_store.bucket, endpoint_url=server.endpoint_url, access_key_id=server.access_key_id,
+        secret_access_key=SecretStr(server.secret_access_key), addressing="path", max_attempts=1,
+        connect_timeout_s=2.0, read_timeout_s=10.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def remote(bucket: Bucket) -> Remote:
+    """It, as the flow hands it to the rule."""
+    return remote_of(bucket)
+
+
+def remote_of(bucket: Bucket) -> Remote:
+    """A bucket, as the flow hands it to the rule."""
+    return Remote(str(bucket), bucket.place, partial(stands, bucket), partial(remove, bucket))
+
+
+def send(store: Store, bucket: Bucket, *dates: str) -> None:
+    """Upload every batch, and the day files of these dates."""
+    for path in store.manifests():
+        upload(store, BatchName.parse(path.name), bucket, lambda: T)
+    for date in dates:
+        assert upload_day(store, "finnhub", date, bucket, lambda: T, pytest.fail) is not None
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """Every file of the data folder but locks."""
+    found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    return {path: content for path, content in found.items() if not path.startswith("locks/")}
