@@ -68,8 +68,8 @@ def restore(store: Store, bucket: Bucket, date: str | None, now_ns: Callable[[],
     came = [_restore_batch(store, held, key, manifest, now_ns) for key, manifest in batches.items()]
     sessions, session_notes = place_sessions(store, objects, held.keys, _sessions(batches, date), date)
     return Restored(
-        fetched=sum(size > 0 for size in came), bytes=sum(came) + day_bytes, equal=sum(size == 0 for size in came),
-        days=days, sessions=sessions, notes=(*_notes(held), *session_notes),
+        fetched=sum(size > 0 for size in came), bytes=sum(came) + sum(sessions) + day_bytes,
+        equal=sum(size == 0 for size in came), days=days, sessions=len(sessions), notes=(*_notes(held), *session_notes),
     )  # fmt: skip
 
 

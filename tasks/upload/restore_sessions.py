@@ -17,13 +17,13 @@ from tasks.upload.sessions import session_key
 
 def place_sessions(
     store: Store, objects: ObjectStore, listed: Collection[str], wanted: set[str] | None, date: str | None
-) -> tuple[int, list[str]]:
+) -> tuple[list[int], list[str]]:
     """Bring the records of these sessions (None: of all) whose batches are all here.
 
-    Gives how many came, and a line on those that did not. Raises as `fetch.bring`.
+    Gives the bytes of each that came, and a line on those that did not. Raises as `fetch.bring`.
     """
     here = Counter((name.session, name.lane) for name in (BatchName.parse(path.name) for path in store.manifests()))
-    came, partial = 0, []
+    came, partial = list[int](), list[str]()
     for session in _sessions(objects, listed):
         key, path = session_key(objects.bucket, session), store.sessions / session / "session.json"
         if wanted is not None and session not in wanted:
@@ -34,8 +34,8 @@ def place_sessions(
             partial.append(session)
             continue
         with store.locked(f"session-{session}"):
-            came += put_here(objects, key, path, content) > 0
-    return came, [_said(partial, date)] if partial else []
+            came.append(put_here(objects, key, path, content))
+    return [size for size in came if size], [_said(partial, date)] if partial else []
 
 
 def _sessions(objects: ObjectStore, listed: Collection[str]) -> list[str]:

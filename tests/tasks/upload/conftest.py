@@ -1,10 +1,12 @@
-"""An archived batch and the bucket it goes to."""
+"""An archived batch, or a whole session, and the bucket it goes to."""
 
 import hashlib
 import http.server
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,13 +15,18 @@ from pydantic import SecretStr
 from relay import Relay, relayed
 
 from tasks.batch import BatchName
-from tasks.ledger import FrameCounts
-from tasks.manifest import Manifest, Report, Seal, encode
+from tasks.compress.parquet import compress
+from tasks.ledger import FrameCounts, Gap, SessionRecord
+from tasks.manifest import ConnectionRange, Manifest, Report, Seal, encode
 from tasks.store import Store, write_whole
+from tasks.trade import JOURNAL_HEADER
 from tasks.upload import habits
 from tasks.upload.bucket import Bucket
+from tasks.validate.split import Limits, split
 
 NAME = BatchName("20261124T143000Z-9f3c01ab", 0, 0)
+START_NS = 1_795_530_600_000_000_000
+DATES = ("2026-11-24", "2026-11-24", "2026-11-25")
 
 
 @pytest.fixture
@@ -135,3 +142,67 @@ def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
         yield odd
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def whole_session(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A session of three batches, two of them of one day, archived once for all tests; none may change it.
+
+    Each has a row and a frame in quarantine, and was cut; between two of them is a gap.
+    """
+    store = Store(tmp_path_factory.mktemp("whole") / "data").prepare()
+    seals = [_seal(store, number) for number in range(3)]
+    record = SessionRecord(
+        session=NAME.session, feed="finnhub", symbols=("AAPL", "MSFT"), started_ns=START_NS, listening_ns=START_NS,
+        ended_ns=START_NS + 10**14, deadline_ns=START_NS + 10**14, outcome="complete", error=None, connections=3,
+        frames_received=sum(seal.frames.received for seal in seals), batches=(3,),
+        gaps=(Gap(symbols=("AAPL", "MSFT"), start_ns=START_NS, end_ns=START_NS + 10**9, reason="cut"),),
+    )  # fmt: skip
+    (store.sessions / NAME.session).mkdir()
+    write_whole(store.sessions / NAME.session / "session.json", encode(record))
+    for name in store.sealed_batches():
+        split(store, name, Limits(None, None))
+        compress(store, name)
+    return store
+
+
+@pytest.fixture
+def whole(store: Store, whole_session: Store) -> Store:
+    """That session in a data folder of the test's own."""
+    shutil.copytree(whole_session.root, store.root, dirs_exist_ok=True)
+    return store
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Store:
+    """Another machine's data folder, empty."""
+    return Store(tmp_path / "elsewhere").prepare()
+
+
+def _seal(store: Store, number: int) -> Seal:
+    """A batch of a connection of its own, sealed as a capture seals it."""
+    name, symbols = BatchName(NAME.session, 0, number), ("AAPL", "MSFT")
+    start_ns = START_NS + number * 10**13
+    lines = [
+        f"{number + 1},{seq},{start_ns + seq},{start_ns + seq - 5_000_000},{symbols[seq % 2]},"
+        f"{'-1' if seq == 3 else 100 + seq}.50,100,1;2\n".encode()
+        for seq in range(1, 11)
+    ]
+    content = JOURNAL_HEADER + b"".join(lines)
+    refused = b'{"kind":"frame","reason":"no JSON","raw":"{"}\n{"kind":"trade","reason":"no price","raw":"{}"}\n'
+    left = {name.rejected_frames: refused, name.cut: b"torn"}
+    connection = ConnectionRange(
+        connection=number + 1, rows=10, first_seq=1, last_seq=10, first_recv_ns=start_ns + 1, last_recv_ns=start_ns + 10
+    )
+    seal = Seal(
+        batch=str(name), feed="finnhub", date=DATES[number], symbols=symbols, lanes=1, opened_ns=start_ns,
+        sealed_ns=start_ns + 11, rows=10, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(),
+        frames=FrameCounts(received=12, trade=10, control=1, rejected=1), trades_refused=1, connections=(connection,),
+        per_symbol={"AAPL": 5, "MSFT": 5}, recovered=True, cut_bytes=4,
+        quarantine={file: hashlib.sha256(body).hexdigest() for file, body in left.items()},
+    )  # fmt: skip
+    for file, body in left.items():
+        write_whole(store.quarantine / file, body)
+    write_whole(store.sealed / name.sealed, content)
+    write_whole(store.sealed / name.seal, encode(seal))
+    return seal

@@ -24,12 +24,6 @@ def now() -> int:
     return 1_795_000_000_000_000_000
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Any) -> Store:
-    """Another machine's data folder, empty."""
-    return Store(tmp_path / "elsewhere").prepare()
-
-
 def files(store: Store, leaving: str = "receipt") -> dict[str, bytes]:
     """What lies in the archive, but receipts."""
     paths = [path for path in store.archive.rglob("*") if path.is_file() and leaving not in path.name]

@@ -1,0 +1,73 @@
+"""Asked now: whether the store holds these bytes; and how what is held elsewhere is removed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks.batch import BatchName
+from tasks.errors import TerminalError, TransientError
+from tasks.manifest import ObjectReceipt
+from tasks.store import Store
+from tasks.upload.bucket import Bucket
+from tasks.upload.once import upload
+from tasks.upload.proof import remove, stands
+
+Archived = Callable[..., BatchName]
+
+
+@pytest.fixture
+def receipt(store: Store, archived: Archived, bucket: Bucket) -> ObjectReceipt:
+    """Of an object that stands in the bucket."""
+    found = upload(store, archived(), bucket, lambda: 1).object
+    assert found is not None
+    return found
+
+
+def test_what_stands_stands(bucket: Bucket, receipt: ObjectReceipt) -> None:
+    """By the store's own SHA-256."""
+    assert stands(bucket, receipt)
+
+
+def test_another_object_of_the_same_length_does_not(bucket: Bucket, receipt: ObjectReceipt, object_store: Any) -> None:
+    """One bit is enough; so is another length, and so is that nothing is there."""
+    client, body = object_store.server.client(), bytearray(object_store.body(receipt.key))
+    for change in (lambda: body.__setitem__(0, body[0] ^ 1), lambda: body.append(0)):
+        change()
+        client.put_object(Bucket=bucket.name, Key=receipt.key, Body=bytes(body))
+        assert not stands(bucket, receipt)
+    client.delete_object(Bucket=bucket.name, Key=receipt.key)
+    assert not stands(bucket, receipt)
+
+
+def test_a_store_without_checksums_is_read(store: Store, archived: Archived, odd_store: Any) -> None:
+    """Where the store tells no SHA-256 the object is downloaded and hashed."""
+    receipt = upload(store, archived(), odd_store.bucket, lambda: 1).manifest
+    odd_store.requests.clear()
+    assert stands(odd_store.bucket, receipt)
+    assert [method for method, _ in odd_store.requests] == ["HEAD", "GET"]
+    odd_store.objects[receipt.key] = odd_store.objects[receipt.key].replace(b"finnhub", b"finnhuc")
+    assert not stands(odd_store.bucket, receipt)
+
+
+def test_a_store_that_cannot_be_asked_is_no_answer(odd_store: Any, receipt: ObjectReceipt) -> None:
+    """A refusal and a store that is away are errors: neither yes nor no."""
+    odd_store.answer = lambda method, key, headers: (403, "AccessDenied")
+    with pytest.raises(TerminalError):
+        stands(odd_store.bucket, receipt)
+    odd_store.answer = lambda method, key, headers: (503, "SlowDown")
+    with pytest.raises(TransientError):
+        stands(odd_store.bucket, receipt)
+    with pytest.raises(TransientError):
+        stands(replace(odd_store.bucket, endpoint_url="http://127.0.0.1:1"), receipt)
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(
+    bucket: Bucket, receipt: ObjectReceipt, object_store: Any
+) -> None:
+    """Only the keys that were named; a second time is no error."""
+    others = [key for key in object_store.keys() if key != receipt.key]  # noqa: SIM118 - a list of the bucket's
+    for _ in range(2):
+        remove(bucket, [receipt.key])
+        assert object_store.keys() == others
