@@ -12,7 +12,8 @@ import select
 import socket
 import ssl
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, wait
 
 import websocket
 
@@ -25,6 +26,7 @@ _RECV_BYTES = 32 << 10
 # What the kernel holds while we do not read: seconds of a burst.
 _SO_RCVBUF_BYTES = 8 << 20
 _SEND_TIMEOUT_S = 10.0
+_LOOK_EVERY_S = 0.1
 
 
 class TooManyConnections(TransientError):
@@ -142,8 +144,8 @@ class Connection:
                 each.close()
 
 
-def connect(address: str, timeout_s: float) -> Connection:
-    """Open a websocket, within `timeout_s` from name look-up to the end of the handshake.
+def connect(address: str, timeout_s: float, given_up: threading.Event | None = None) -> Connection:
+    """Open a websocket, within `timeout_s` from name look-up to the end of the handshake, unless it is given up.
 
     Raises TerminalError where the key is refused, TooManyConnections at HTTP 429, else TransientError.
     """
@@ -151,12 +153,15 @@ def connect(address: str, timeout_s: float) -> Connection:
     # The library bounds each step, not their sum: a host with many addresses, or a handshake that comes byte by byte,
     # would take minutes. So the attempt is made by a thread that can be left alone.
     threading.Thread(target=_attempt, args=(address, timeout_s, attempt), name="connect", daemon=True).start()
-    try:
-        opened = attempt.result(timeout_s)
-    except TimeoutError:
+    end_s = time.monotonic() + timeout_s
+    while not attempt.done() and (left_s := end_s - time.monotonic()) > 0 and not (given_up and given_up.is_set()):
+        wait([attempt], min(left_s, _LOOK_EVERY_S))
+    if not attempt.done():
         # The library's own time-out says the same a moment later; what it opens after all is closed.
         attempt.add_done_callback(_close_late)
-        raise TransientError("no connection: it took too long") from None
+        raise TransientError("no connection: it took too long")
+    try:
+        opened = attempt.result()
     except websocket.WebSocketBadStatusException as error:
         raise _refusal(error.status_code) from None
     except (OSError, websocket.WebSocketException, ValueError) as error:

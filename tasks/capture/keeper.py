@@ -6,6 +6,7 @@ closes a journal's files: a sync can never meet a closed one.
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from tasks.capture.clock import Clock
@@ -17,7 +18,11 @@ _SYNC_EVERY_S = 1.0
 
 
 class JournalKeeper(threading.Thread):
-    """Syncs and seals the journals of a session. A failure ends it, and `on_failure` is told."""
+    """Syncs and seals the journals of a session. A failure ends it, and `on_failure` is told.
+
+    `through_ns` gives the time (UTC ns) up to which all that was heard is written; `durable_ns` is the time up to
+    which it survives a loss of power.
+    """
 
     def __init__(
         self,
@@ -26,9 +31,12 @@ class JournalKeeper(threading.Thread):
         gaps: GapBook,
         clock: Clock,
         on_failure: Callable[[BaseException], None],
+        through_ns: Callable[[], int],
     ) -> None:
         super().__init__(name="keeper", daemon=True)
         self.sealed = 0
+        self.durable_ns = 0
+        self._through_ns = through_ns
         self._store = store
         self._symbols = symbols
         self._gaps = gaps
@@ -51,12 +59,17 @@ class JournalKeeper(threading.Thread):
 
     def run(self) -> None:
         try:
+            synced_s = time.monotonic()
             while True:
+                # However many there are to seal: the others' second passes too.
+                left_s = synced_s + _SYNC_EVERY_S - time.monotonic()
+                if left_s <= 0:
+                    self._sync()
+                    synced_s = time.monotonic()
+                    continue
                 try:
-                    journal = self._inbox.get(timeout=_SYNC_EVERY_S)
+                    journal = self._inbox.get(timeout=left_s)
                 except queue.Empty:
-                    for each in tuple(self._open):
-                        each.sync()
                     continue
                 if journal is None:
                     return
@@ -64,6 +77,12 @@ class JournalKeeper(threading.Thread):
                 self._seal(journal)
         except BaseException as error:
             self._on_failure(error)
+
+    def _sync(self) -> None:
+        through_ns = self._through_ns()  # Before the list: what is written by now is in a journal that is watched.
+        for journal in tuple(self._open):
+            journal.sync()
+        self.durable_ns = max(self.durable_ns, through_ns)
 
     def _seal(self, journal: Journal) -> None:
         journal.close()

@@ -183,8 +183,9 @@ class Listener(threading.Thread):
 
     def _listen_once(self) -> tuple[str, float]:
         """One connection, from handshake to loss: why it ended, and how long to wait before the next."""
+        address = finnhub.address(self._request.feed_url, self._key)
         try:
-            connection = connect(finnhub.address(self._request.feed_url, self._key), self._request.connect_timeout_s)
+            connection = connect(address, self._request.connect_timeout_s, self._stopping)
         except TransientError as error:
             self._unheard(self._request.started_ns, str(error))
             self._failures += 1

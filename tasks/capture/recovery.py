@@ -19,7 +19,7 @@ from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
 from tasks.capture.past import Past, past_of
 from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
-from tasks.capture.status import Status, read_status
+from tasks.capture.status import Status, boot_id, read_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
 from tasks.locks import SESSION_LOCK, is_held
@@ -42,6 +42,7 @@ GAPS_FILE = "gaps.json"
 # Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
 ROOM_FILE = ".room.tmp"
 KILLED = "the recorder was killed"
+WENT_DOWN = "the machine went down"
 
 
 def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
@@ -90,7 +91,9 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
 
 def _why(status: Status | None) -> str:
     """Why there is no recorder any more: what it said last, if it said so."""
-    return status.error if status is not None and status.error is not None else KILLED
+    if status is not None and status.error is not None:
+        return status.error
+    return KILLED if status is None or status.boot == boot_id() else WENT_DOWN
 
 
 def killed_sessions(store: Store) -> list[str]:
@@ -109,7 +112,9 @@ def _through_ns(store: Store, request: CaptureRequest, status: Status | None) ->
     reached = [each.last.through_ns for each in trusted if each is not None]
     # A lane without a journal may have had trades waiting: then only the status can tell.
     in_journals = min(reached) if len(reached) == request.lanes else 0
-    return max(request.started_ns, status.through_ns if status else 0, in_journals)
+    # The disk may have kept the status and lost what it speaks of, where the machine went down.
+    said = 0 if status is None else status.through_ns if status.boot == boot_id() else status.durable_ns
+    return max(request.started_ns, said, in_journals)
 
 
 def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> list[Seal]:

@@ -23,7 +23,7 @@ from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, ROOM_FILE, recover_sp
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.capture.silence import SilenceWatch
-from tasks.capture.status import State, Status, read_status, write_status
+from tasks.capture.status import State, Status, boot_id, read_status, write_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, wanted
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.ledger import SessionRecord
@@ -59,7 +59,9 @@ class Session:
         self._gaps = GapBook(request.folder / GAPS_FILE)
         self._watch = WatchList(request.folder / WATCHLIST_FILE, request.symbols)
         self._wanted: tuple[str, ...] | None = None
-        self._keeper = JournalKeeper(self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail)
+        self._keeper = JournalKeeper(
+            self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail, self._through_ns
+        )
         routes = Routes(request.symbols, request.lanes, request.zone)
         self._router = Router(self._on_vendor_errors, routes)
         self._lanes = [
@@ -186,7 +188,8 @@ class Session:
         status = Status(
             session=request.session, pid=os.getpid(), state=state or listener.state, started_ns=request.started_ns,
             deadline_ns=request.deadline_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
-            through_ns=self._through_ns(), connection=listener.connection,
+            through_ns=self._through_ns(), durable_ns=self._keeper.durable_ns, boot=boot_id(),
+            connection=listener.connection,
             frames=listener.frames + self._past.frames,
             trades=self._past.per_symbol.total() + sum(lane.rows for lane in self._lanes),
             queue_bytes=sum(lane.queue.bytes for lane in self._lanes), queue_limit_bytes=request.queue_bytes,

@@ -8,6 +8,7 @@ from tasks.ledger import Gap
 from tasks.manifest import encode, read
 
 STATUS_FILE = "status.json"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 State = Literal["starting", "connecting", "recording", "reconnecting", "draining", "ended"]
 
@@ -15,6 +16,9 @@ State = Literal["starting", "connecting", "recording", "reconnecting", "draining
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A session at `updated_ns`. Times are UTC ns; `through_ns` is how far everything heard is journalled.
+
+    Of that, what came before `durable_ns` is on the disk; the rest survives the recorder, but not the machine, which
+    is in its run `boot`.
 
     `per_symbol` counts trades of every symbol asked for so far, `symbols` are those asked for now.
     `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
@@ -28,6 +32,8 @@ class Status:
     updated_ns: int
     listening_ns: int | None = None
     through_ns: int = 0
+    durable_ns: int = 0
+    boot: str = ""
     connection: int = 0
     frames: int = 0
     trades: int = 0
@@ -42,6 +48,14 @@ class Status:
     error: str | None = None
     per_symbol: dict[str, int] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
+
+
+def boot_id() -> str:
+    """What tells this run of the machine from others; empty where the system does not say."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 def write_status(folder: Path, status: Status) -> None:

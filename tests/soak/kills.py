@@ -155,7 +155,7 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
     keeping._SYNC_EVERY_S = 0.002
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
-    keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail)
+    keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail, lambda: 0)
     router = Router(lambda *_: None, Routes(SYMBOLS, 1, request.zone))
     lane = Lane(0, request, request.zone, router, keeper, clock, fail)
     keeper.start()

@@ -6,10 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults import FaultServer, Mute, Send, Subscribed
+from faults import FaultServer, Mute, Send, Stall, Subscribed
 from recording import (
     Answered,
     Recording,
@@ -22,8 +23,8 @@ from recording import (
     wait_for,
 )
 
-from tasks.capture.recovery import KILLED, close_killed, killed_sessions
-from tasks.capture.status import read_status
+from tasks.capture.recovery import KILLED, WENT_DOWN, close_killed, killed_sessions
+from tasks.capture.status import read_status, write_status
 from tasks.capture.supervise import start_or_attach
 from tasks.store import Store
 from tasks.trade import NS_PER_S
@@ -114,3 +115,36 @@ def test_a_kill_before_a_half_open_connection_is_found_has_its_gap_from_the_last
     (gap,) = record.gaps
     assert gap.reason == KILLED
     assert sealed_rows(store, record.session)[-1].ts_recv_ns <= gap.start_ns <= muted_ns[0]
+
+
+def test_a_gap_begins_where_the_disk_was_when_the_machine_went_down(
+    store: Store, fault_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power the status may speak of rows that the disk never got: the gap begins before them."""
+    heard, more = threading.Event(), threading.Event()
+    server = fault_server(
+        [Subscribed("A"), Send(trades(5)), Answered(), Stall(heard), Send(trades(5, 5)), Answered(), Stall(more)]
+    )
+    recorder = start_or_attach(ask(store.root, server.url), "a-very-secret-key")
+    first = wait_for(lambda: (status := recorder.status()) and status.trades == 5 and status)
+    status = wait_for(lambda: (status := recorder.status()) and status.durable_ns >= first.through_ns and status)
+    (journal,) = store.spool.rglob("*.csv.open")
+    (sums,) = store.spool.rglob("*.sums")
+    on_disk = {path: path.read_bytes() for path in (journal, sums)}
+    heard.set()
+    status = wait_for(lambda: (status := recorder.status()) and status.trades == 10 and status)
+    os.kill(status.pid, signal.SIGKILL)
+    wait_for(lambda: not recorder.is_alive)
+    more.set()
+    for path, content in on_disk.items():
+        path.write_bytes(content)
+    # What was synced in the meantime is not known to be on this disk.
+    kept = replace(status, durable_ns=first.through_ns, boot="another")
+    write_status(recorder.request.folder, kept)
+    record = close_killed(store, recorder.request.session, time.time_ns())
+    rows = sealed_rows(store, record.session)
+    assert [row.trade for row in rows] == server.sent[:5]
+    (gap,) = record.gaps
+    assert gap.reason == WENT_DOWN
+    assert rows[-1].ts_recv_ns <= gap.start_ns < status.through_ns
+    assert gap.start_ns == max(first.through_ns, rows[-1].ts_recv_ns)

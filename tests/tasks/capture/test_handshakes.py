@@ -27,6 +27,7 @@ from recording import (
     assert_all_there,
     assert_gaps_between,
     trades,
+    wait_for,
 )
 
 from tasks.capture.listener import Backoff
@@ -121,6 +122,21 @@ def test_slow_handshakes_are_given_up_and_tried_again(
     record = recording.end()
     assert [gap.reason for gap in record.gaps] == ["no connection: it took too long"]
     assert record.gaps[0].end_ns == record.listening_ns
+
+
+def test_a_session_that_ends_does_not_wait_for_a_handshake(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """A stop while the feed does not answer ends the session long before the time that a connection may take."""
+    over = threading.Event()
+    server = fault_server([Stall(over), Accept()])
+    recording = session(server.url, connect_timeout_s=60.0)
+    wait_for(lambda: server.connections)
+    start_s = time.monotonic()
+    record = recording.end()
+    over.set()
+    assert time.monotonic() - start_s < 10
+    assert (record.outcome, record.listening_ns, record.gaps) == ("stopped", None, ())
 
 
 @pytest.mark.parametrize(
