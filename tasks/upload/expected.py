@@ -45,16 +45,17 @@ class Records:
         found = []
         for record in sorted(self._store.days.glob("feed=*/date=*/_*.day.json")):
             folder = f"{self._bucket.by_day}/{record.parent.relative_to(self._store.days).as_posix()}"
+            receipt = receipt_of(receipt_beside(record), self._bucket)
             try:
                 day = read(record, Day)
             except CorruptionError as error:
-                found.append(Expected(name=f"{folder}/{record.name}", error=str(error)))
+                found.append(Expected(name=f"{folder}/{record.name}", error=str(error), receipt=receipt))
                 continue
             if day.file is not None:
                 file_key, record_key = day_keys(self._bucket, day)
                 found.append(Expected(
                     name=file_key, sha256s={file_key: day.sha256, record_key: sha256_of(record)},
-                    receipt=receipt_of(receipt_beside(record), self._bucket), day=day,
+                    receipt=receipt, day=day,
                 ))  # fmt: skip
         return found
 

@@ -14,15 +14,21 @@ from typing import Any
 
 import pytest
 
+from flows.process_batches import bucket_of
+from flows.settings import load_settings
 from tasks.batch import session_name
 from tasks.capture.request import CaptureRequest
 from tasks.capture.supervise import start_or_attach
 from tasks.ledger import Gap, Ledger, SessionRecord
 from tasks.manifest import encode, read
+from tasks.merge.day import merge
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
 from tasks.store import Store, write_whole
+from tasks.upload.audit import audit
+from tasks.upload.restore import restore
+from tasks.verify.laws import verify
 
 
 @pytest.fixture
@@ -160,6 +166,43 @@ def test_an_unreachable_bucket_loses_nothing(
     before = hashes(tape)
     assert archived_here(tape, **bucket_settings) == []
     assert hashes(tape) == before
+
+
+def test_records_and_closed_days_go_to_the_bucket_with_the_batches(
+    tape: Any, recorded: None, bucket_settings: dict[str, str], object_store: Any
+) -> None:
+    """What ended, or was closed, while the bucket was away or unset is sent by the next run; then nothing waits."""
+    archived_here(tape)
+    day = next(tape.store.archive.glob("feed=*/date=*"))
+    feed, date = day.parent.name.removeprefix("feed="), day.name.removeprefix("date=")
+    assert merge(tape.store, feed, date) is not None
+    (ledger,) = archived_here(tape, **bucket_settings)
+    assert ledger.balances
+    assert ledger.batches.uploaded == len(tape.store.manifests())
+    with tape.here(**bucket_settings):
+        bucket = bucket_of(load_settings(data_dir=tape.data))
+        assert bucket is not None
+        verdict = audit(tape.store, bucket, time.time_ns())
+        assert (verdict.wrong, verdict.sessions, verdict.days) == ((), 1, 1)
+    before = {path: path.stat().st_mtime_ns for path in tape.data.rglob("*receipt.json")}
+    assert archived_here(tape, **bucket_settings) == []
+    assert {path: path.stat().st_mtime_ns for path in tape.data.rglob("*receipt.json")} == before
+    elsewhere = Store(tape.folder / "elsewhere").prepare()
+    assert restore(elsewhere, bucket, None, time.time_ns).notes == ()
+    assert verify(elsewhere).holds
+
+
+def test_a_record_that_the_bucket_refuses_is_named(
+    tape: Any, recorded: None, bucket_settings: dict[str, str], object_store: Any
+) -> None:
+    """Another object in its place is told of in a line; the batches are uploaded all the same."""
+    session = next(tape.data.glob("sessions/*")).name
+    key = f"trades/_sessions/{session}/session.json"
+    object_store.server.client().put_object(Bucket=object_store.bucket, Key=key, Body=b"another's")
+    with pytest.raises(Exception, match="1 of 1 records are not uploaded") as raised:
+        archived_here(tape, **bucket_settings)
+    assert key in str(raised.value)
+    assert raised.value.ledgers[0].batches.uploaded == len(tape.store.manifests())  # type: ignore[attr-defined]
 
 
 def test_a_batch_that_cannot_be_archived_is_named_with_its_reason(tape: Any, recorded: None) -> None:

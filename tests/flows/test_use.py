@@ -39,7 +39,9 @@ def use(store: Store, sealed_batch: Any, tmp_path: Path, monkeypatch: pytest.Mon
         f"1,{seq},{START_NS + seq * 10**9},{START_NS + seq * 10**9 - 5_000_000},{symbol},{price},{size},1\n".encode()
         for seq, (symbol, price, size) in enumerate(rows, 1)
     ]
-    sealed_batch(lines, name=NAME, opened_ns=START_NS, sealed_ns=START_NS + 10**10)
+    sealed_batch(
+        lines, name=NAME, opened_ns=START_NS, sealed_ns=START_NS + 10**10, per_symbol={"AAPL": 3, "MSFT": 1}
+    )  # fmt: skip
     split(store, NAME, Limits(None, None))
     compress(store, NAME)
     record = SessionRecord(
@@ -194,6 +196,18 @@ def test_a_lost_day_is_restored_and_asked_in_the_bucket(use: Use, in_bucket: Any
     assert "1 batches restored" in use("restore", "--date", "2026-11-24")
     assert "0 batches restored" in use("restore", "--date", "2026-11-24")
     assert use(*bars) == before
+
+
+def test_everything_comes_back_into_an_empty_folder(use: Use, in_bucket: Any, store: Store) -> None:
+    """Without a date all is restored, quarantine and the session's record with it, and `tape verify` holds."""
+    files = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file() and "receipt" not in path.name}
+    shutil.rmtree(store.root)
+    store.root.mkdir()
+    said = use("restore")
+    assert "everything: 1 batches restored" in said
+    assert "0 merged days and 1 sessions' records" in said
+    assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == files
+    assert json.loads(use("verify", "--json"))["holds"]
 
 
 def test_a_receipt_of_an_earlier_bucket_is_no_receipt_of_this_one(

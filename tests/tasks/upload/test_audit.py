@@ -9,16 +9,23 @@ import pytest
 from relay import Relay
 
 from tasks.batch import BatchName
+from tasks.days import removed_record
 from tasks.errors import TerminalError
-from tasks.manifest import ObjectReceipt, Receipt, encode, read
+from tasks.manifest import Day, ObjectReceipt, Receipt, Removed, encode, read
+from tasks.merge.day import merge
 from tasks.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket
+from tasks.upload.days import upload_day
 from tasks.upload.multipart import ABANDONED_AFTER_NS
 from tasks.upload.once import upload
+from tasks.upload.sessions import upload_session
 
 Archived = Callable[..., BatchName]
 FOLDER = "trades/feed=finnhub/date=2026-11-24"
+DAY_FOLDER = "trades-by-day/feed=finnhub/date=2026-11-24"
+SESSION = "20261124T143000Z-9f3c01ab"
+NAMES = [BatchName(SESSION, 0, number) for number in range(3)]
 NOW_NS = 1_795_000_000_000_000_000
 
 
@@ -153,3 +160,110 @@ def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, buc
     assert isinstance(manifest, Path)
     manifest.write_bytes(manifest.read_bytes().replace(b"finnhub", b"finnhuc", 1))
     assert kinds(store, bucket) == [("different", f"{FOLDER}/{uploaded}")]
+
+
+@pytest.fixture
+def all_uploaded(whole: Store, bucket: Bucket) -> Store:
+    """A session with quarantine files and two closed days, all of it in the bucket."""
+    for name in NAMES:
+        upload(whole, name, bucket, lambda: NOW_NS)
+    upload_session(whole, SESSION, bucket, lambda: NOW_NS)
+    for date in ("2026-11-24", "2026-11-25"):
+        merge(whole, "finnhub", date)
+        upload_day(whole, "finnhub", date, bucket, lambda: NOW_NS, print)
+    return whole
+
+
+def test_everything_of_a_session_and_its_days_is_ours_and_compared(
+    all_uploaded: Store, bucket: Bucket, object_store: Any
+) -> None:
+    """Quarantine, the session's record and merged days are counted, compared, and none of them is foreign."""
+    verdict = audit(all_uploaded, bucket, 0)
+    assert verdict.wrong == ()
+    assert (verdict.batches, verdict.sessions, verdict.days, verdict.merged) == (3, 1, 2, 0)
+    assert verdict.objects == len(object_store.keys()) == 3 * 5 + 1 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"trades/_quarantine/{NAMES[0].rejected_rows}", f"trades/_quarantine/{NAMES[0].cut}",
+        f"trades/_sessions/{SESSION}/session.json", "day's file", "day's record",
+    ],
+)  # fmt: skip
+def test_each_of_them_is_missed_and_seen_to_differ(
+    all_uploaded: Store, bucket: Bucket, object_store: Any, key: str
+) -> None:
+    """One bit, or nothing at all, under any of their keys is told of by that key."""
+    if key.startswith("day"):
+        ending = ".parquet" if key.endswith("file") else ".day.json"
+        key = next(each for each in [*object_store.keys()] if each.startswith(DAY_FOLDER) and each.endswith(ending))
+    client, body = object_store.server.client(), bytearray(object_store.body(key))
+    body[len(body) // 2] ^= 1
+    client.put_object(Bucket=bucket.name, Key=key, Body=bytes(body))
+    assert kinds(all_uploaded, bucket) == [("different", key)]
+    client.delete_object(Bucket=bucket.name, Key=key)
+    assert kinds(all_uploaded, bucket) == [("missing", key)]
+
+
+def test_what_was_not_sent_is_named_by_kind(whole: Store, bucket: Bucket) -> None:
+    """A session's record, a day, and quarantine files that an earlier version left behind are not uploaded."""
+    receipt = upload(whole, NAMES[0], bucket, lambda: NOW_NS)
+    upload(whole, NAMES[1], bucket, lambda: NOW_NS)
+    upload(whole, NAMES[2], bucket, lambda: NOW_NS)
+    merge(whole, "finnhub", "2026-11-24")
+    manifest = whole.manifest_of(NAMES[0])
+    assert manifest is not None
+    write_whole(manifest.with_name(NAMES[0].receipt), encode(replace(receipt, beside=())))
+    wrong = audit(whole, bucket, 0).wrong
+    assert {each.kind for each in wrong} == {"not uploaded"}
+    keys = [each.key for each in wrong]
+    assert f"trades/_sessions/{SESSION}/session.json" in keys
+    assert [key for key in keys if key.startswith(DAY_FOLDER)]
+    assert sorted(key for key in keys if "_quarantine" in key) == sorted(each.key for each in receipt.beside)
+
+
+@pytest.mark.parametrize("why", ["merged", "age"])
+def test_a_batch_that_was_removed_here_is_compared_by_its_receipt(
+    all_uploaded: Store, bucket: Bucket, object_store: Any, why: Any
+) -> None:
+    """Its object may be gone only where its day, which is in the bucket, holds its rows."""
+    manifest = all_uploaded.manifest_of(NAMES[0])
+    assert manifest is not None
+    said = Removed(batch=str(NAMES[0]), file=NAMES[0].archived, removed_ns=1, why=why, held_in=("elsewhere",))
+    write_whole(removed_record(manifest), encode(said))
+    manifest.with_name(NAMES[0].archived).unlink()
+    assert audit(all_uploaded, bucket, 0).wrong == ()
+    key, client = f"{FOLDER}/{NAMES[0].archived}", object_store.server.client()
+    client.put_object(Bucket=bucket.name, Key=key, Body=b"another's")
+    assert kinds(all_uploaded, bucket) == [("different", key)]
+    client.delete_object(Bucket=bucket.name, Key=key)
+    verdict = audit(all_uploaded, bucket, 0)
+    assert [(wrong.kind, wrong.key) for wrong in verdict.wrong] == ([] if why == "merged" else [("missing", key)])
+    assert verdict.merged == (why == "merged")
+    next(all_uploaded.days.rglob("_2026-11-24.receipt.json")).unlink()
+    assert ("missing", key) in kinds(all_uploaded, bucket), "its day was never acknowledged"
+
+
+def test_a_day_that_a_fuller_one_took_the_place_of_is_not_missed(
+    all_uploaded: Store, bucket: Bucket, object_store: Any, tmp_path: Path
+) -> None:
+    """Another machine's day with all our batches is as good as ours; that it is not of our own merge is said."""
+    record = next(all_uploaded.days.rglob("_2026-11-24.day.json"))
+    ours = read(record, Day)
+    extra = replace(ours.batches[0], batch=str(BatchName(SESSION, 0, 7)))
+    fuller = replace(ours, file="2026-11-24-0123456789ab.parquet", batches=(*ours.batches, extra))
+    client = object_store.server.client()
+    for key in [each for each in [*object_store.keys()] if each.startswith(DAY_FOLDER)]:
+        client.delete_object(Bucket=bucket.name, Key=key)
+    theirs = [f"{DAY_FOLDER}/_2026-11-24-0123456789ab.day.json", f"{DAY_FOLDER}/{fuller.file}"]
+    for key, body in zip(theirs, (encode(fuller), b"their rows"), strict=True):
+        client.put_object(Bucket=bucket.name, Key=key, Body=body)
+    assert sorted(kinds(all_uploaded, bucket)) == [("foreign", key) for key in sorted(theirs)]
+
+
+def test_a_damaged_day_record_here_is_named(all_uploaded: Store, bucket: Bucket) -> None:
+    """It cannot say what it expects of the bucket, and that is said; what its receipt tells of is not foreign."""
+    record = next(all_uploaded.days.rglob("_2026-11-24.day.json"))
+    record.write_bytes(record.read_bytes().replace(b"finnhub", b"finnhuc", 1))
+    assert kinds(all_uploaded, bucket) == [("different", f"{DAY_FOLDER}/{record.name}")]
