@@ -1,5 +1,6 @@
 """A closed day of three small batches, and the bucket that it may have gone to."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,11 +44,16 @@ def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[.
 
 
 @pytest.fixture
-def closed(store: Store, archived: Callable[..., Path]) -> Path:
-    """The day's file, of three batches whose own files are there too."""
-    for name in NAMES:
-        archived(name)
-    return close(store)
+def closed(store: Store, archived: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The day's file, of three batches whose own files are there too; made once for all tests."""
+    made = tmp_path_factory.getbasetemp() / "closed-day"
+    if not made.exists():
+        for name in NAMES:
+            archived(name)
+        close(store)
+        shutil.copytree(store.root, made)
+    shutil.copytree(made, store.root, dirs_exist_ok=True)
+    return next(store.days.rglob("*.parquet"))
 
 
 def close(store: Store, date: str = DATE) -> Path:
