@@ -8,7 +8,8 @@ A journal is three files that only grow, in `spool/<session>/`:
   rows and CRC-32, and the counts up to there.
 
 A block is written first, its line in the sums after it. One `write` is not atomic: a kill in the middle tears it.
-`recover` therefore trusts a block only where its line is whole and its CRC-32 is right, and cuts the rest.
+`recover` therefore trusts a block only where its line is whole and its CRC-32 and that of the frames up to there are
+right, and cuts the rest.
 Closed and synced, the CSV moves to `sealed/` beside its seal. Source of the idea: kdb+tick's log, dlt's packages.
 """
 
@@ -47,7 +48,8 @@ class Heading:
 class Sum(msgspec.Struct, frozen=True, array_like=True):
     """One later line: where a block lies in the CSV, its rows and CRC-32; then the batch's counts after it.
 
-    `through_ns` is the receive time up to which everything that had come is in the journal.
+    `through_ns` is the receive time up to which everything that had come is in the journal. `frames_crc32` is that of
+    the first `frames_bytes` of the refused frames.
     """
 
     offset: int
@@ -61,6 +63,7 @@ class Sum(msgspec.Struct, frozen=True, array_like=True):
     refused_trades: int
     frames_bytes: int
     through_ns: int
+    frames_crc32: int
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ class Journal:
         self.ranges: dict[int, ConnectionRange] = {}
         self._digest = sha256()
         self._refused_digest = sha256()
-        self._frames_bytes = 0
+        self._frames_bytes = self._frames_crc32 = 0
         self._folder = folder
         self._is_listed = False
         self._csv = _create(folder / name.journal)
@@ -135,6 +138,7 @@ class Journal:
             self._write(self._refused, lines)
             self._refused_digest.update(lines)
             self._frames_bytes += len(lines)
+            self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
         self.frames += FrameCounts(received=block.received, trade=block.trade, control=block.control, rejected=rejected)
         self.rows += block.rows
         self._append(b"".join(block.lines), block.rows, block.through_ns)
@@ -144,7 +148,7 @@ class Journal:
         entry = Sum(
             self.bytes, len(content), rows, zlib.crc32(content),
             self.frames.received, self.frames.trade, self.frames.control, self.frames.rejected,
-            self.trades_refused, self._frames_bytes, through_ns,
+            self.trades_refused, self._frames_bytes, through_ns, self._frames_crc32,
         )  # fmt: skip
         self._write(self._sums, msgspec.json.encode(entry) + b"\n")
         self._digest.update(content)

@@ -4,6 +4,7 @@ Everything whose checksum is right is sealed; what follows it, a torn write, goe
 it again, or being killed within it, changes nothing: each step either is done or is done again.
 """
 
+import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -108,7 +110,7 @@ def killed_sessions(store: Store) -> list[str]:
 def _through_ns(store: Store, request: CaptureRequest, status: Status | None) -> int:
     """Up to which time everything that was heard is in a journal."""
     spool = store.spool / request.session
-    trusted = [trust(path.with_name(path.name.replace(".sums", ".csv.open")), path) for path in spool.glob("*.sums")]
+    trusted = [trust(spool, BatchName.parse(path.name)) for path in spool.glob("*.sums")]
     reached = [each.last.through_ns for each in trusted if each is not None]
     # A lane without a journal may have had trades waiting: then only the status can tell.
     in_journals = min(reached) if len(reached) == request.lanes else 0
@@ -142,7 +144,7 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     if not (folder / name.journal).exists():  # Killed before the last of them.
         finish_seal(store, name)
         return None
-    trusted = trust(folder / name.journal, folder / name.sums)
+    trusted = trust(folder, name)
     cut = _cut(store, name, trusted)
     # What was cut keeps its batch, be it without a row: the next journal of that name would replace it in quarantine.
     if trusted is None or (not trusted.rows and not trusted.last.received and not cut):
@@ -161,8 +163,9 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     return record
 
 
-def trust(journal: Path, sums: Path) -> Trusted | None:
-    """How far the journal agrees with its sums; None where not even its first lines do, or one of the two is gone."""
+def trust(folder: Path, name: BatchName) -> Trusted | None:
+    """How far the journal and its refused frames agree with the sums; None where not even the first lines do."""
+    journal, frames, sums = folder / name.journal, folder / frames_open(name), folder / name.sums
     if not (journal.exists() and sums.exists()):  # Killed while they were created, or while they were moved.
         return None
     lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break was torn.
@@ -173,8 +176,8 @@ def trust(journal: Path, sums: Path) -> Trusted | None:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     trusted: Trusted | None = None
-    end = rows = 0
-    with journal.open("rb") as content:
+    end = rows = frames_end = frames_crc32 = 0
+    with journal.open("rb") as content, _opened(frames) as refused:
         for line in lines[1:]:
             try:
                 entry = msgspec.json.decode(line, type=Sum)
@@ -183,10 +186,17 @@ def trust(journal: Path, sums: Path) -> Trusted | None:
             block = content.read(entry.length)
             if entry.offset != end or len(block) != entry.length or zlib.crc32(block) != entry.crc32:
                 break
-            end += entry.length
+            frames_crc32 = zlib.crc32(refused.read(entry.frames_bytes - frames_end), frames_crc32)
+            if refused.tell() != entry.frames_bytes or frames_crc32 != entry.frames_crc32:
+                break
+            end, frames_end = end + entry.length, entry.frames_bytes
             rows += entry.rows
             trusted = Trusted(heading, entry, rows, end)
     return trusted
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("rb") if path.exists() else io.BytesIO()
 
 
 def _cut(store: Store, name: BatchName, trusted: Trusted | None) -> dict[str, Path]:

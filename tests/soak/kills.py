@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,12 +64,13 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a child has told to be durable: rows in all, and of the batch `number` the bytes of rows and of sums."""
+    """What a child has told to be durable: rows in all, and of the batch `number` the bytes of each of its files."""
 
     rows: int = 0
     number: int = -1
     csv_bytes: int = 0
     sums_bytes: int = 0
+    frames_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -139,8 +140,8 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
             rows += block.rows
             if chance.random() < sync_each:
                 journal.sync()
-                sums_bytes = (store.spool / SESSION / name.sums).stat().st_size
-                tell(Synced(rows, number, journal.bytes, sums_bytes))
+                sums, frames = (store.spool / SESSION / each for each in (name.sums, frames_open(name)))
+                tell(Synced(rows, number, journal.bytes, sums.stat().st_size, frames.stat().st_size))
         journal.close()
         if journal.is_empty:
             discard(store, name)
@@ -195,8 +196,9 @@ def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
     for line in sums.split(b"\n")[1:-1] if _is_json(sums.split(b"\n")[0]) else ():
         if damaged and not _is_json(line):
             break
-        offset, length, _, crc, *_, frames_bytes, _ = json.loads(line)
-        if (offset, crc) != (end, zlib.crc32(journal[end : end + length])) or end + length > len(journal):
+        offset, length, _, crc, *_, frames_bytes, _, frames_crc = json.loads(line)
+        is_right = (offset, crc) == (end, zlib.crc32(journal[end : end + length])) and end + length <= len(journal)
+        if not is_right or frames_bytes > len(frames) or frames_crc != zlib.crc32(frames[:frames_bytes]):
             # Before a line of sums is written, its block is: a kill, unlike a loss of power, cannot leave them apart.
             assert damaged, f"{name}: sums without their rows"
             break
@@ -335,7 +337,7 @@ def one_kill(root: Path, pool: list[Piece], written: list[bytes], chance: random
 
 
 def _tell(writing: int, synced: Synced) -> None:
-    os.write(writing, b"%d %d %d %d\n" % (synced.rows, synced.number, synced.csv_bytes, synced.sums_bytes))
+    os.write(writing, " ".join(map(str, astuple(synced))).encode() + b"\n")
 
 
 def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
@@ -348,6 +350,7 @@ def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
     path, kept = chance.choice((
         (folder / names[-1].journal, synced.csv_bytes if mine else 0),
         (folder / names[-1].sums, synced.sums_bytes if mine else 0),
+        (folder / frames_open(names[-1]), synced.frames_bytes if mine else 0),
     ))  # fmt: skip
     content = path.read_bytes()
     at = chance.randint(kept, len(content))

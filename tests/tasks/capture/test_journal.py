@@ -107,6 +107,7 @@ def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
     journal = Journal(folder, NAME, HEADING)
     written = write(journal, blocks)
     journal.abandon()
+    refused = (folder / frames_open(NAME)).read_bytes()
     path = folder / {"csv": NAME.journal, "sums": NAME.sums, "frames": frames_open(NAME)}[which]
     content = bytearray(path.read_bytes())
     at = int(where * (len(content) - 1))
@@ -118,7 +119,7 @@ def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
         content[at:] = b"\0garbage,"
     path.write_bytes(content)
     before = (folder / NAME.journal).read_bytes()
-    trusted = trust(folder / NAME.journal, folder / NAME.sums)
+    trusted = trust(folder, NAME)
     recover_spool(store, NAME.session, 99, gaps(store))
     sealed = (store.sealed / NAME.sealed).read_bytes() if (store.sealed / NAME.sealed).exists() else b""
     whole = [JOURNAL_HEADER + b"".join(written[:count]) for count in range(len(written) + 1)]
@@ -128,6 +129,10 @@ def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
     if which == "csv":
         intact = sum(len(JOURNAL_HEADER + b"".join(written[: n + 1])) <= at for n in range(len(written)))
         assert sealed.count(b"\n") >= (1 + sum(blocks[:intact]) if intact else 0)
+    if sealed:
+        rejected = read(store.sealed / NAME.seal, Seal).frames.rejected
+        lines = b"".join(refused.splitlines(keepends=True)[:rejected])
+        assert (store.quarantine / NAME.rejected_frames).read_bytes() == lines if rejected else True
     kept = store.quarantine / NAME.cut
     assert (kept.read_bytes() if kept.exists() else b"") == before[len(sealed) or (trusted.end if trusted else 0) :]
     assert recover_spool(store, NAME.session, 99, gaps(store)) == []
