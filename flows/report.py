@@ -69,6 +69,9 @@ def print_verdict(verdict: Any) -> None:
         out.print(f"[red]broken[/red] {broken.law}: {broken.file}: {broken.message}", soft_wrap=True)
     for session in verdict.recording:
         out.print(f"{session}: still recording, not judged yet")
+    if verdict.in_bucket_alone:
+        alone = f"{verdict.in_bucket_alone:,} batches are in the bucket alone"
+        out.print(f"[yellow]note[/yellow] {alone}: `tape verify --remote` proves them", soft_wrap=True)
     count = f"{verdict.sessions:,} sessions, {verdict.batches:,} batches, {verdict.trades:,} trades"
     out.print(f"{count}: " + (f"[red]{len(verdict.broken)} laws broken[/red]" if verdict.broken else "every law holds"))
 

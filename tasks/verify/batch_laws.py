@@ -20,6 +20,7 @@ from tasks.store import Store
 from tasks.trade import JOURNAL_COLUMNS
 from tasks.verify.broken import Broken, broken, sha256_of
 from tasks.verify.order import Numbers
+from tasks.verify.rows import Rows
 from tasks.verify.standing import Standing
 
 # Given the connection, recv_seq and ts_recv of rows of the journal, in its order.
@@ -30,23 +31,24 @@ class _Kind(msgspec.Struct):
     kind: str
 
 
-def batch_laws(store: Store, batch: Standing, take_rows: TakeRows) -> Iterator[Broken]:
+def batch_laws(store: Store, batch: Standing, take_rows: TakeRows, rows: Rows) -> Iterator[Broken]:
     """The broken laws of a batch that is archived. Its journal's rows go to `take_rows`, where no file is damaged.
 
-    Memory is bounded by a row group, whatever the batch's size.
+    They are those of its own file, or of its day's where that was removed; of a batch in the bucket alone there are
+    none. Memory is bounded by a row group, whatever the batch's size.
     """
     assert batch.manifest is not None  # noqa: S101 - the caller's word
-    file = None if batch.manifest.file is None else batch.record.with_name(batch.manifest.file)
-    damaged = [*_files(store, batch, batch.manifest, file)]
+    found = rows.of(batch, batch.manifest)
+    damaged = [*found.said, *_files(store, batch, batch.manifest, found.own)]
     yield from damaged
     yield from chain(_place(store, batch), _counts(batch, batch.manifest), _refused(store, batch))
     yield from gap_laws(batch.seal.gaps, set(batch.seal.symbols), batch.record, ended=False)
     if batch.receipt is not None:
         yield from _receipt(store, batch, batch.manifest)
     # What is built from a file that is not what was written says nothing more.
-    if not damaged:
-        yield from _archived_rows(batch.manifest, file)
-        yield from _journal(store, batch, file, take_rows)
+    if not damaged and batch.manifest.batch not in rows.in_bucket:
+        yield from _archived_rows(batch.manifest, found.readable)
+        yield from _journal(store, batch, found.readable, take_rows)
 
 
 def gap_laws(gaps: tuple[Gap, ...], symbols: set[str], file: Path, *, ended: bool) -> Iterator[Broken]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.batch import BatchName
+from tasks.days import removed, removed_record
 from tasks.errors import CorruptionError
-from tasks.manifest import Day, Manifest, read
+from tasks.manifest import Day, Manifest, Receipt, read
 from tasks.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 
@@ -34,19 +35,52 @@ def day_laws(store: Store) -> Iterator[Broken]:
 def _laws_of(store: Store, path: Path, day: Day) -> Iterator[Broken]:
     if path.parent != store.day_folder(day.feed, day.date) or path.name != f"_{day.date}.day.json":
         yield broken("place", path, f"belongs to {store.day_folder(day.feed, day.date)} by its own word")
+    receipt: Receipt | None = None
+    receipt_path = path.with_name(f"_{day.date}.receipt.json")
+    try:
+        receipt = read(receipt_path, Receipt) if receipt_path.exists() else None
+    except (CorruptionError, OSError) as error:
+        yield broken("readable", receipt_path, str(error))
     if day.file is not None:
-        file = path.with_name(day.file)
-        actual = sha256_of(file)
-        if actual is None:
-            yield broken("present", file, f"is missing, though {path.name} tells of it; close the day again")
-        elif actual != day.sha256 or file.stat().st_size != day.bytes:
-            yield broken(
-                "sha256", file, f"is {actual}, {path.name} says {day.sha256}; remove it and close the day again"
-            )
+        yield from _file(path, day, path.with_name(day.file), receipt)
+        # A receipt of another name is of an earlier merge, until the day goes up anew.
+        if receipt is not None and receipt.batch == Path(day.file).stem:
+            yield from _receipt(path, day, receipt_path, receipt)
     if day.rows != sum(batch.rows for batch in day.batches):
         yield broken("counts", path, f"{day.rows:,} rows, its batches have {sum(each.rows for each in day.batches):,}")
     for batch in day.batches:
         yield from _batch(store, path, batch)
+
+
+def _file(path: Path, day: Day, file: Path, receipt: Receipt | None) -> Iterator[Broken]:
+    gone = None
+    try:
+        gone = removed(path)
+    except (CorruptionError, OSError) as error:
+        yield broken("readable", removed_record(path), str(error))
+    actual = sha256_of(file)
+    if actual is None:
+        in_bucket = receipt is not None and receipt.object is not None and receipt.object.sha256 == day.sha256
+        if gone is None or gone.file != day.file or not in_bucket:
+            yield broken("present", file, f"is missing, though {path.name} tells of it; restore it, or close the day")
+    elif actual != day.sha256 or file.stat().st_size != day.bytes:
+        yield broken("sha256", file, f"is {actual}, {path.name} says {day.sha256}; restore it, or close the day again")
+
+
+def _receipt(path: Path, day: Day, receipt_path: Path, receipt: Receipt) -> Iterator[Broken]:
+    """The receipt of the day's file and record beside these."""
+    folder = f"-by-day/feed={day.feed}/date={day.date}"
+    wanted = [
+        (receipt.object, day.sha256, day.bytes, f"{folder}/{day.file}"),
+        (receipt.manifest, sha256_of(path), path.stat().st_size, f"{folder}/_{receipt.batch}.day.json"),
+    ]
+    for said, sha256, size, key in wanted:
+        if said is None or (said.sha256, said.bytes) != (sha256, size):
+            yield broken(
+                "receipt", receipt_path, f"acknowledges other bytes than {path.name} tells of; upload it again"
+            )
+        elif not said.key.endswith(key):
+            yield broken("receipt", receipt_path, f"acknowledges the key {said.key}")
 
 
 def _batch(store: Store, path: Path, batch: Manifest) -> Iterator[Broken]:

@@ -1,0 +1,113 @@
+"""Which file are a batch's rows judged by: its own, or, where that was removed, one made of its day's?
+
+A batch whose rows the bucket alone holds cannot be judged from the files here; that is known by its records.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.days import day_of_batch, day_record, removed, removed_record, unmerged
+from tasks.errors import CorruptionError
+from tasks.manifest import Day, Manifest, Receipt, Removed, read
+from tasks.store import Store
+from tasks.verify.broken import Broken, broken
+from tasks.verify.standing import Standing
+
+# A session's batches are of one day or two, in each of two zones; more are not laid out at once.
+_DAYS_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`own` is the batch's own file, where it is to be here; `readable` holds its rows, None where no file here does.
+
+    `said` is what is wrong with what its records say of it.
+    """
+
+    own: Path | None
+    readable: Path | None
+    said: tuple[Broken, ...] = ()
+
+
+class Rows:
+    """Finds the rows of batches; what is made of days' files lies in `folder`. `in_bucket` are in the bucket alone."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+        self._days: dict[Path, dict[str, Path] | str] = {}
+        self.in_bucket: set[str] = set()
+
+    def of(self, batch: Standing, manifest: Manifest) -> Found:
+        """The file of that archived batch's rows."""
+        own = None if manifest.file is None else batch.record.with_name(manifest.file)
+        try:
+            gone = removed(batch.record)
+        except (CorruptionError, OSError) as error:
+            return Found(own, own, (broken("readable", removed_record(batch.record), str(error)),))
+        if gone is None:
+            return Found(own, own)
+        said = tuple(_wrong(batch, manifest, gone))
+        if own is None or own.exists():
+            return Found(own, own, said)
+        return self._elsewhere(batch, manifest, own, gone, said)
+
+    def _elsewhere(
+        self, batch: Standing, manifest: Manifest, own: Path, gone: Removed, said: tuple[Broken, ...]
+    ) -> Found:
+        record = day_record(self._store, batch.seal.feed, batch.seal.date)
+        try:
+            day_file = day_of_batch(self._store, batch.record, manifest)
+            if day_file is None and not _is_in_bucket(batch, manifest, gone, record):
+                what = (
+                    f"was removed, and neither its day's file nor a receipt tells where its rows are ({gone.held_in})"
+                )
+                return Found(None, None, (*said, broken("present", own, f"{what}; restore it from a copy")))
+        except (CorruptionError, OSError) as error:
+            return Found(None, None, (*said, broken("readable", record, str(error))))
+        if day_file is None:
+            self.in_bucket.add(manifest.batch)
+            return Found(None, None, said)
+        of_day = self._of_day(day_file, record)
+        if isinstance(of_day, str):
+            return Found(None, None, (*said, broken("readable", day_file, of_day)))
+        return Found(None, of_day[manifest.batch], said)
+
+    def _of_day(self, day_file: Path, record: Path) -> dict[str, Path] | str:
+        """The rows of all removed batches of that day, made at once; or why they cannot be."""
+        if day_file not in self._days:
+            while len(self._days) >= _DAYS_AT_ONCE:
+                old = next(iter(self._days))
+                del self._days[old]
+                shutil.rmtree(self._folder / old.stem / old.parent.parent.name)
+            folder = self._folder / day_file.stem / day_file.parent.parent.name
+            folder.mkdir(parents=True)
+            try:
+                self._days[day_file] = unmerged(day_file, list(_gone(self._store, read(record, Day))), folder)
+            except (CorruptionError, FileNotFoundError) as error:
+                self._days[day_file] = str(error)
+        return self._days[day_file]
+
+
+def _gone(store: Store, day: Day) -> Iterator[str]:
+    """The batches of that day whose own files are not here."""
+    folder = store.archive_folder(day.feed, day.date)
+    yield from (each.batch for each in day.batches if each.file and not (folder / each.file).exists())
+
+
+def _wrong(batch: Standing, manifest: Manifest, gone: Removed) -> Iterator[Broken]:
+    if (gone.batch, gone.file) != (manifest.batch, manifest.file):
+        yield broken("removed", removed_record(batch.record), f"tells of {gone.file}, {batch.record.name} of another")
+
+
+def _is_in_bucket(batch: Standing, manifest: Manifest, gone: Removed, record: Path) -> bool:
+    """Whether a receipt tells that the bucket holds the batch's own object, or that of its day."""
+    own = batch.receipt
+    if gone.why != "merged" and own is not None and own.object is not None and own.object.sha256 == manifest.sha256:
+        return True
+    receipt_path = record.with_name(f"_{batch.seal.date}.receipt.json")
+    if not record.exists() or not receipt_path.exists():
+        return False
+    day, receipt = read(record, Day), read(receipt_path, Receipt)
+    return receipt.object is not None and receipt.object.sha256 == day.sha256 and manifest in day.batches
