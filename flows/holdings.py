@@ -8,9 +8,10 @@ import msgspec
 from flows import report
 from flows.rows import print_rows
 from tasks.batch import BatchName, is_session_name
+from tasks.days import is_closed
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Gap, Ledger
-from tasks.query.holdings import Holding, by_day, holding, lag_ms
+from tasks.query.holdings import Holding, by_day, day_of, holding, lag_ms
 from tasks.query.sources import sources_of
 from tasks.store import Store
 from tasks.verify.account import ledger_for
@@ -28,7 +29,13 @@ def days_and_sessions(store: Store) -> tuple[list[Row], list[Row]]:
     held = [(day, holding(paths)) for day, paths in days.items()]
     return (
         [
-            {"date": day, "sessions": len(each.sessions), **_counts(each), "balances": each.balances}
+            {
+                "date": day,
+                "sessions": len(each.sessions),
+                **_counts(each),
+                "closed": _closed(store, days[day]),
+                "balances": each.balances,
+            }
             for day, each in held
         ],
         [_session(store, session, holding(paths)) for session, paths in sorted(by_session.items())],
@@ -109,6 +116,12 @@ def _counts(held: Holding) -> Row:
         "batches": held.batches, "trades": held.trades, "bytes": held.bytes, "gaps": len(held.gaps),
         "uploaded": held.uploaded,
     }  # fmt: skip
+
+
+def _closed(store: Store, manifests: list[Path]) -> bool:
+    """Whether the merged files of that day hold all of these."""
+    feeds = {(path.parents[1].name.removeprefix("feed="), day_of(path)) for path in manifests}
+    return all(is_closed(store, *each) for each in feeds)
 
 
 def _session(store: Store, session: str, held: Holding) -> Row:

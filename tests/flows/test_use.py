@@ -20,6 +20,7 @@ from tasks.compress.parquet import compress
 from tasks.errors import RecorderError, SettingsError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import encode
+from tasks.merge.day import merge
 from tasks.store import Store, write_whole
 from tasks.upload.once import upload
 from tasks.upload.sessions import upload_session
@@ -85,6 +86,13 @@ def test_ls_lists_days_and_sessions(use: Use) -> None:
         "session": SESSION, "outcome": "complete", "batches": 1, "trades": 3, "uploaded": 0, "balances": True,
     }  # fmt: skip
     assert SESSION in use("ls")
+
+
+def test_ls_tells_which_days_are_closed(use: Use, store: Store) -> None:
+    """A day is closed once its merged file holds all of its batches."""
+    assert [day["closed"] for day in json.loads(use("ls", "--json"))["days"]] == [False]
+    merge(store, "finnhub", "2026-11-24")
+    assert [day["closed"] for day in json.loads(use("ls", "--json"))["days"]] == [True]
 
 
 def test_ls_shows_a_session_that_does_not_balance(use: Use, store: Store) -> None:
