@@ -165,12 +165,12 @@ def _rows_of(day_file: Path, batches: Sequence[str], codes: Codes) -> Iterator[p
 
 @contextmanager
 def _open(day_file: Path) -> Iterator[pq.ParquetFile]:
-    texts = [*TEXTS, "batch"]
     try:
+        columns = pq.read_schema(day_file)
+        if not (columns.equals(DAY_SCHEMA) or columns.equals(in_ms(DAY_SCHEMA))):
+            raise CorruptionError(f"{day_file}: its columns are not those of a day; restore it from a copy")
+        texts = [*TEXTS, "batch"]
         with pq.ParquetFile(day_file, page_checksum_verification=True, read_dictionary=texts) as file:
-            plain = pq.read_schema(day_file)
-            if not (plain.equals(DAY_SCHEMA) or plain.equals(in_ms(DAY_SCHEMA))):
-                raise CorruptionError(f"{day_file}: its columns are not those of a day; restore it from a copy")
             yield file
     except FileNotFoundError:
         raise
