@@ -29,15 +29,20 @@ class Bucket:
 
     def proven(self, receipt: Receipt | None, what: str) -> str:
         """Where it holds what was acknowledged. Raises NotYet, and CorruptionError where it holds something else."""
-        if receipt is None or receipt.object is None or not receipt.is_of(self.remote.place):
-            raise NotYet(f"{what} has no receipt of {self.remote.name}")
-        for each in (receipt.object, receipt.manifest):
+        acknowledged = self.check_acknowledged(receipt, what)
+        for each in acknowledged:
             if not self._stands(each):
                 raise CorruptionError(
                     f"{self.remote.name}: {each.key} is missing or another than its receipt says; "
                     "run `tape verify --remote`"
                 )
-        return f"{self.remote.name}: {receipt.object.key}"
+        return f"{self.remote.name}: {acknowledged[0].key}"
+
+    def check_acknowledged(self, receipt: Receipt | None, what: str) -> tuple[ObjectReceipt, ObjectReceipt]:
+        """File and record as this bucket once acknowledged them. Raises NotYet where it never did."""
+        if receipt is None or receipt.object is None or not receipt.is_of(self.remote.place):
+            raise NotYet(f"{what} has no receipt of {self.remote.name}; `tape archive` uploads it")
+        return receipt.object, receipt.manifest
 
     def remove(self, key: str) -> None:
         """Take that object from it. Raises TransientError and TerminalError."""
@@ -96,7 +101,7 @@ class ClosedDay:
 
 def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDay | None) -> str:
     """Where the bucket holds a batch's rows, proven: as its own object, or in its day's. Raises as `Bucket.proven`."""
-    receipt = receipt_of(path.with_name(BatchName.parse(manifest.batch).receipt))
+    receipt = batch_receipt(path)
     if receipt is not None and receipt.object is not None and receipt.object.sha256 != manifest.sha256:
         raise CorruptionError(f"{path}: its receipt acknowledges another file; run `tape verify`")
     try:
@@ -105,6 +110,11 @@ def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDa
         if closed is None or manifest not in closed.day.batches:
             raise
         return closed.there()
+
+
+def batch_receipt(manifest_path: Path) -> Receipt | None:
+    """The receipt of the batch of that manifest, None where there is none. Raises CorruptionError."""
+    return receipt_of(manifest_path.with_name(BatchName.parse(manifest_path.name).receipt))
 
 
 def receipt_of(path: Path) -> Receipt | None:

@@ -14,7 +14,7 @@ from tasks.batch import BatchName
 from tasks.days import day_record, removed_record
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.manifest import Day, Manifest, Removed, encode, read
-from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_there, receipt_of, sha256_of
+from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_receipt, batch_there, sha256_of
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule, Why
 from tasks.store import Store, at_work_in, sync, write_whole
 
@@ -138,7 +138,11 @@ def _proven(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> tup
         raise CorruptionError(f"{file.path}: its SHA-256 is not that of its manifest; restore it from a copy")
     if why == "merged" and file.manifest is not None and closed is not None:
         closed.check_holds(file.manifest)
-        return (closed.here(),) if work.bucket is None else (closed.here(), closed.there())
+        if work.bucket is None:
+            return (closed.here(),)
+        # Its manifest and its rows in quarantine went up with it: what a restore elsewhere needs.
+        work.bucket.check_acknowledged(batch_receipt(file.record), f"{file.record}: the batch")
+        return (closed.here(), closed.there())
     if work.bucket is None:
         raise NotYet(_NO_BUCKET)
     if file.manifest is not None:
@@ -158,10 +162,9 @@ def _remove_there(work: _Work, bucket: Bucket, file: _File) -> None:
 
     Raises TransientError: then the file stays, so that another run comes back to it.
     """
-    assert file.manifest is not None  # noqa: S101 - only a batch is merged
-    receipt = receipt_of(file.record.with_name(BatchName.parse(file.manifest.batch).receipt))
-    if receipt is None or receipt.object is None or not receipt.is_of(bucket.remote.place):
-        return
+    receipt = batch_receipt(file.record)
+    assert receipt is not None  # noqa: S101 - acknowledged
+    assert receipt.object is not None  # noqa: S101 - as any batch with a file
     try:
         bucket.remove(receipt.object.key)
     except TerminalError as error:

@@ -10,11 +10,13 @@ import pytest
 from typer.main import get_command
 
 from flows.cli import app
+from flows.settings import load_settings
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.days import removed
 from tasks.errors import SettingsError
 from tasks.store import Store
+from tasks.upload.once import upload
 from tasks.validate.split import Limits, split
 
 T = 1_764_000_000_000_000_000
@@ -83,23 +85,34 @@ def test_every_day_that_is_over_is_closed_and_one_that_cannot_be_keeps_no_other(
 def test_uploaded_and_then_cleared_by_the_settings(
     tape: Any, archived: Callable[..., Path], bucket_settings: dict[str, str], object_store: Any
 ) -> None:
-    """The day's file and record go up, and only then batches go; what was removed is an artifact of the run."""
+    """Once batches and day are up, batch files go here and there; what was removed is an artifact of the run."""
     path = archived(DAYS[0])
     archived(DAYS[0], number=1)
     at_once = {"TAPE_KEEP_BATCHES_FOR": "0s"}
     nowhere = {**bucket_settings, "TAPE_S3_ENDPOINT_URL": "http://127.0.0.1:1", "TAPE_UPLOAD_RETRIES": "0"}
     from flows.close_day import NotClosed
+    from flows.process_batches import bucket_of
 
     with pytest.raises(NotClosed, match=f"finnhub {DAYS[0]}: 1 of 1 records are not uploaded") as failed:
         closing(tape, **nowhere, **at_once)
     assert failed.value.closing.removed == ()
     assert len(list(path.parent.glob("*.parquet"))) == 2
     found = closing(tape, **bucket_settings, **at_once)
+    assert (found.days, found.removed, len(found.kept)) == ((), (), 2)
+    assert all("`tape archive` uploads it" in each.reason for each in found.kept)
+    for name in map(BatchName.parse, (each.name for each in tape.store.manifests())):
+        with tape.here(**bucket_settings):
+            upload(tape.store, name, bucket_of(load_settings(data_dir=tape.data)), lambda: T)
+    found = closing(tape, **bucket_settings, **at_once)
     assert (found.days, found.kept, len(found.removed)) == ((), (), 2)
     assert not list(path.parent.glob("*.parquet"))
     (stem,) = {file.stem for file in tape.store.days.rglob("*.parquet")}
     folder = f"trades-by-day/feed=finnhub/date={DAYS[0]}"
-    assert set(object_store.keys()) == {f"{folder}/{stem}.parquet", f"{folder}/_{stem}.day.json"}
+    keys = set(object_store.keys())
+    assert {f"{folder}/{stem}.parquet", f"{folder}/_{stem}.day.json"} < keys
+    assert {key.rsplit("/", 1)[1] for key in keys if not key.startswith(folder)} == {
+        each.name for each in tape.store.manifests()
+    }
     said = removed(path)
     assert said is not None
     assert len(said.held_in) == 2

@@ -18,6 +18,7 @@ from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
+from tasks.upload.days import upload_day
 
 from .conftest import DATE, NAMES, SESSION, close, files, remote_of, send
 
@@ -122,11 +123,18 @@ def test_with_a_bucket_the_day_must_stand_there_too(
     store: Store, closed: Path, bucket: Bucket, remote: Remote, object_store: Any
 ) -> None:
     """Batches go here and in the bucket once the day stands in both; their manifests and quarantine stay in both."""
-    send(store, bucket)
+    assert upload_day(store, "finnhub", DATE, bucket, lambda: 1, pytest.fail) is not None
     found = run(store, MERGED, remote)
     assert (found.removed, len(here(store))) == ((), 4)
-    assert "no receipt" in reasons(found, wrong=False)
-    send(store, bucket, DATE)
+    assert "the batch has no receipt" in reasons(found, wrong=False)
+    send(store, bucket)
+    receipt = day_record(store, "finnhub", DATE).with_name(f"_{DATE}.receipt.json")
+    said = receipt.read_bytes()
+    receipt.unlink()
+    found = run(store, MERGED, remote)
+    assert (found.removed, len(here(store))) == ((), 4)
+    assert "the day has no receipt" in reasons(found, wrong=False)
+    receipt.write_bytes(said)
     before = set(object_store.keys())
     found = run(store, MERGED, remote)
     assert here(store) == {closed.name}
