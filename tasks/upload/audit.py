@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tasks.errors import TerminalError
-from tasks.manifest import Receipt
+from tasks.manifest import Day, Receipt, read
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.compare import Compared, Wrong, compare
@@ -52,7 +52,7 @@ def audit(store: Store, bucket: Bucket, now_ns: int) -> RemoteVerdict:
     objects, count = ObjectStore(bucket), Compared()
     listed = objects.keys(f"{bucket.prefix}/") | keys_of_days(objects)
     records = Records(store, bucket)
-    kinds = [list(records.batches()), list(records.sessions()), records.days]
+    kinds = [list(records.batches()), list(records.sessions()), list(records.days())]
     all_expected = [each for kind in kinds for each in kind]
     wrong = [found for each in all_expected for found in _judged(each, objects, listed, count)]
     wrong += _foreign(store, bucket, all_expected, listed)
@@ -98,10 +98,9 @@ def _may_be_gone(each: Expected, key: str, objects: ObjectStore, listed: Collect
     """Whether another object holds the rows: the batch's day, or a day that has all batches of this one."""
     if each.day is None:
         return key == each.merged
-    folder = f"{objects.bucket.by_day}/feed={each.day.feed}/"
-    near = [other for other in listed if other.startswith(folder)]
-    others = remote_days(objects, near, each.day.date)
-    return any(other.file_key in listed and is_within(each.day, other.day) for other in others)
+    day = read(each.day, Day)
+    near = [other for other in listed if other.startswith(f"{objects.bucket.by_day}/feed={day.feed}/")]
+    return any(other.file_key in listed and is_within(day, other.day) for other in remote_days(objects, near, day.date))
 
 
 def _foreign(store: Store, bucket: Bucket, ours: list[Expected], listed: dict[str, int]) -> Iterator[Wrong]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from tasks.batch import BatchName
-from tasks.days import removed
+from tasks.days import day_record, held_by, removed
 from tasks.errors import CorruptionError
 from tasks.manifest import Day, Manifest, Receipt, quarantined_files, read
 from tasks.store import Store
@@ -22,7 +21,8 @@ class Expected:
     """A batch, a session's record or a day: the SHA-256 (hex) of each of its objects by key, and its receipt.
 
     `name` is what it is called where it was not uploaded; `error` says why its records cannot be read, where they
-    cannot. `merged`: the key of its file, whose rows a day that was uploaded holds, so that it may be gone.
+    cannot. `merged`: the key of its file, whose rows a day that was uploaded holds, so that it may be gone. `day` is
+    a day's record.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Expected:
     receipt: Receipt | None = None
     error: str | None = None
     merged: str | None = None
-    day: Day | None = None
+    day: Path | None = None
 
 
 class Records:
@@ -39,25 +39,22 @@ class Records:
     def __init__(self, store: Store, bucket: Bucket) -> None:
         self._store, self._bucket = store, bucket
 
-    @cached_property
-    def days(self) -> list[Expected]:
+    def days(self) -> Iterator[Expected]:
         """Every closed day that has rows."""
-        found = []
         for record in sorted(self._store.days.glob("feed=*/date=*/_*.day.json")):
             folder = f"{self._bucket.by_day}/{record.parent.relative_to(self._store.days).as_posix()}"
             receipt = receipt_of(receipt_beside(record), self._bucket)
             try:
                 day = read(record, Day)
             except CorruptionError as error:
-                found.append(Expected(name=f"{folder}/{record.name}", error=str(error), receipt=receipt))
+                yield Expected(name=f"{folder}/{record.name}", error=str(error), receipt=receipt)
                 continue
             if day.file is not None:
                 file_key, record_key = day_keys(self._bucket, day)
-                found.append(Expected(
-                    name=file_key, sha256s={file_key: day.sha256, record_key: sha256_of(record)},
-                    receipt=receipt, day=day,
-                ))  # fmt: skip
-        return found
+                yield Expected(
+                    name=file_key, sha256s={file_key: day.sha256, record_key: sha256_of(record)}, receipt=receipt,
+                    day=record,
+                )  # fmt: skip
 
     def sessions(self) -> Iterator[Expected]:
         """Every session that has ended."""
@@ -96,11 +93,12 @@ class Records:
         )  # fmt: skip
 
     def _is_in_uploaded_day(self, manifest: Manifest) -> bool:
-        return any(
-            each.receipt is not None and each.day is not None and manifest in each.day.batches
-            and each.sha256s.items() <= {told.key: told.sha256 for told in each.receipt.objects}.items()
-            for each in self.days
-        )  # fmt: skip
+        record = day_record(self._store, manifest.seal.feed, manifest.seal.date)
+        receipt = receipt_of(receipt_beside(record), self._bucket)
+        if receipt is None or not record.exists():
+            return False
+        file, batches = held_by(record)
+        return file == f"{receipt.batch}.parquet" and batches.get(manifest.batch) == manifest
 
 
 _FORMS = ("parquet", "csv.zst", "csv.gz")

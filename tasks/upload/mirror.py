@@ -9,7 +9,8 @@ from tasks.upload.bucket import Bucket
 from tasks.upload.fetch import bring, content_of, put_here
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import RemoteDay, keys_of_days, remote_days
-from tasks.upload.restore import MANIFEST, beside, place_of, say_merged
+from tasks.upload.restore import MANIFEST
+from tasks.upload.restore_batch import beside, place_of, say_merged
 from tasks.upload.restore_days import place_days
 
 
@@ -54,6 +55,7 @@ def _mirror_file(
         return
     date = manifest.seal.date
     if date not in days:
+        days.clear()  # Dates come in order, and each day's record is long.
         listed = keys_of_days(objects)
         days[date] = remote_days(objects, listed, date)
         place_days(cache, objects, days[date], listed)

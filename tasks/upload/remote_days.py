@@ -43,6 +43,12 @@ def keys_of_days(objects: ObjectStore, feed: str | None = None, date: str | None
     return objects.keys(f"{objects.bucket.by_day}/{folder}")
 
 
+def dates_of(objects: ObjectStore, listed: Collection[str]) -> set[str]:
+    """The dates of the days whose records are among these keys."""
+    matches = (_RECORD.fullmatch(key.removeprefix(f"{objects.bucket.by_day}/")) for key in listed)
+    return {match[2] for match in matches if match is not None}
+
+
 def remote_days(objects: ObjectStore, listed: Collection[str], date: str | None = None) -> list[RemoteDay]:
     """The days (of that date) whose records are among these keys, those of most batches first.
 

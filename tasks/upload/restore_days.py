@@ -14,15 +14,13 @@ from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import RemoteDay, is_within
 
 
-def place_days(
-    store: Store, objects: ObjectStore, days: Iterable[RemoteDay], listed: Collection[str]
-) -> tuple[int, int]:
-    """Bring these days here, as far as they are not; gives how many came, and their bytes.
+def place_days(store: Store, objects: ObjectStore, days: Iterable[RemoteDay], listed: Collection[str]) -> list[int]:
+    """Bring these days here, as far as they are not; gives the bytes of each that came.
 
     `listed` are the keys that the bucket holds. Killed, it is run again. Raises as `fetch.bring`.
     """
     came = [_place(store, objects, each) for each in days if each.file_key in listed]
-    return sum(size > 0 for size in came), sum(came)
+    return [size for size in came if size]
 
 
 def _place(store: Store, objects: ObjectStore, remote: RemoteDay) -> int:

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from tasks.days import day_record, removed
+from tasks.days import day_record, held_by, removed
 from tasks.errors import TerminalError
 from tasks.ledger import BatchCounts, FrameCounts, Ledger, SessionRecord, TradeCounts
-from tasks.manifest import Day, Place, Receipt, read
+from tasks.manifest import Place, Receipt, read
 from tasks.store import Store
 from tasks.verify.standing import Standing, batches_of, standing
 
@@ -70,6 +70,6 @@ def _is_uploaded(store: Store, batch: Standing, place: Place) -> bool:
     receipt_path = path.with_name(f"_{batch.seal.date}.receipt.json")
     if not path.exists() or not receipt_path.exists():
         return False
-    day, receipt = read(path, Day), read(receipt_path, Receipt)
-    acknowledged = receipt.object is not None and receipt.object.sha256 == day.sha256 and receipt.is_of(place)
-    return acknowledged and batch.manifest in day.batches
+    (file, held), receipt = held_by(path), read(receipt_path, Receipt)
+    acknowledged = file == f"{receipt.batch}.parquet" and receipt.is_of(place)
+    return acknowledged and held.get(str(batch.name)) == batch.manifest

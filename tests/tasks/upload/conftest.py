@@ -87,6 +87,8 @@ class OddStore:
     requests: list[tuple[str, str]] = field(default_factory=list)
     # Gives (status, error code) in place of doing what the request asks, or None to do it.
     answer: Callable[[str, str, Any], tuple[int, str] | None] = lambda method, key, headers: None
+    # Whether it answers a put with the SHA-256 that it was sent, of which it then knows nothing.
+    repeats: bool = False
 
     @property
     def bucket(self) -> Bucket:
@@ -127,6 +129,8 @@ def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
                     odd.objects.pop(key, None)
             self.send_response(status)
             self.send_header("ETag", '"odd"')
+            if odd.repeats and self.command == "PUT":
+                self.send_header("x-amz-checksum-sha256", self.headers["x-amz-checksum-sha256"])
             if status != 204:
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -173,13 +173,13 @@ def test_what_came_as_a_day_counts_as_uploaded_once_the_day_is(
 
 
 def test_a_batch_that_nothing_holds_is_named(whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any) -> None:
-    """With its object gone and no day in the bucket, the batch cannot come, and that is no silence."""
+    """With its object gone and no day in the bucket, the batch cannot come; all else does, and that is no silence."""
     for name in NAMES:
         upload(whole, name, bucket, now)
     remove_merged(whole, object_store, bucket, NAMES[0])
     with pytest.raises(CorruptionError, match=f"{NAMES[0]} is missing, and no merged day holds it"):
         restore(elsewhere, bucket, None, now)
-    assert elsewhere.manifest_of(NAMES[0]) is None
+    assert [elsewhere.manifest_of(name) is not None for name in NAMES] == [False, True, True]
 
 
 def test_a_mirror_reads_the_day_where_the_objects_are_gone(
@@ -195,6 +195,20 @@ def test_a_mirror_reads_the_day_where_the_objects_are_gone(
     assert record.read_bytes() == day_record(whole, "finnhub", DAY).read_bytes()
     assert len(list(record.parent.glob("*.parquet"))) == 1
     assert not list(elsewhere.days.glob(f"feed=*/date={NEXT_DAY}"))
+
+
+def test_of_a_batch_whose_manifest_differs_here_nothing_is_written(
+    whole: Store, bucket: Bucket, elsewhere: Store
+) -> None:
+    """Neither its file nor its quarantine comes beside a manifest that is another's."""
+    send_all(whole, bucket)
+    place = elsewhere.archive / manifest_path(whole, NAMES[2]).relative_to(whole.archive)
+    place.parent.mkdir(parents=True)
+    write_whole(place, b"mine")
+    with pytest.raises(ConflictError, match=place.name):
+        restore(elsewhere, bucket, NEXT_DAY, now)
+    assert [path.name for path in elsewhere.archive.rglob("*") if path.is_file()] == [place.name]
+    assert not list(elsewhere.quarantine.iterdir())
 
 
 @pytest.mark.parametrize("file", ["rejected_rows", "rejected_frames"])

@@ -1,0 +1,117 @@
+"""How does one batch come back from the bucket: its file, or word that its day holds its rows, and its quarantine?"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tasks.batch import BatchName
+from tasks.days import day_of_batch, removed_record
+from tasks.errors import CorruptionError
+from tasks.manifest import Manifest, Removed, decode, encode, quarantined_files
+from tasks.store import Store, write_whole
+from tasks.upload.fetch import bring, content_of, put_here, refuse_other
+from tasks.upload.object_store import ObjectStore
+from tasks.upload.once import quarantine_key
+from tasks.upload.remote_days import RemoteDay
+
+
+class Gone(CorruptionError):
+    """A batch's file is not in the bucket, and no merged day that is here holds its rows."""
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What the bucket has under the prefix, and its merged days of the date at hand.
+
+    `without` takes the quarantine files that it lacks.
+    """
+
+    objects: ObjectStore
+    keys: Collection[str]
+    days: list[RemoteDay] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+
+
+def restore_batch(store: Store, held: Holdings, key: str, told: Manifest | None, now_ns: Callable[[], int]) -> int:
+    """The bytes that had to be fetched, 0 where all stands here already. The manifest is written last."""
+    path = place_of(store, held.objects, key)
+    with store.locked(BatchName.parse(path.name)):
+        content = encode(told) if told is not None else content_of(held.objects, key)
+        refuse_other(held.objects, key, path, content)
+        manifest = decode(content, Manifest, f"{held.objects.bucket}: {key}")
+        came = _restore_file(store, held, key, path, manifest, now_ns)
+        came += _restore_quarantine(store, held, manifest)
+        return came + put_here(held.objects, key, path, content)
+
+
+def _restore_file(
+    store: Store, held: Holdings, key: str, path: Path, manifest: Manifest, now_ns: Callable[[], int]
+) -> int:
+    """The archived file beside a manifest, or the word that its day's file holds its rows."""
+    if manifest.file is None:
+        return 0
+    file_key = beside(held.objects, key, manifest.file)
+    if file_key in held.keys or path.with_name(manifest.file).exists():
+        came = bring(held.objects, file_key, path.with_name(manifest.file), manifest.sha256)
+        removed_record(path).unlink(missing_ok=True)
+        return came
+    return say_merged(store, held.objects, held.days, path, manifest, now_ns)
+
+
+def say_merged(
+    store: Store, objects: ObjectStore, days: Collection[RemoteDay], path: Path, manifest: Manifest,
+    now_ns: Callable[[], int],
+) -> int:  # fmt: skip
+    """Write the record that a batch's rows are in its day's file; gives its bytes, 0 where it stands.
+
+    Raises CorruptionError where no day that is here holds them.
+    """
+    if day_of_batch(store, path, manifest) is None:
+        other = next((each for each in days if each.holds(manifest)), None)
+        said = "no merged day holds it" if other is None else (
+            f"{other.key} holds it beside another day that is here: restore into another data folder"
+        )  # fmt: skip
+        raise Gone(f"{objects.bucket}: the file of {manifest.batch} is missing, and {said}")
+    record = removed_record(path)
+    if record.exists():
+        return 0
+    held_in = tuple(f"{objects.bucket}: {each.file_key}" for each in days if each.holds(manifest))
+    content = encode(
+        Removed(batch=manifest.batch, file=str(manifest.file), removed_ns=now_ns(), why="merged", held_in=held_in)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record, content)
+    return len(content)
+
+
+def _restore_quarantine(store: Store, held: Holdings, manifest: Manifest) -> int:
+    came = 0
+    for name, sha256 in quarantined_files(manifest).items():
+        if PurePosixPath(name).name != name:
+            raise CorruptionError(f"{held.objects.bucket}: the manifest of {manifest.batch} names {name[:80]!r}")
+        key = quarantine_key(held.objects.bucket, name)
+        if key in held.keys or (store.quarantine / name).exists():
+            came += bring(held.objects, key, store.quarantine / name, sha256)
+        else:
+            held.without.append(name)
+    return came
+
+
+def beside(objects: ObjectStore, manifest_key: str, file: str) -> str:
+    """The key of a file beside its manifest. Raises CorruptionError for one of another folder."""
+    if PurePosixPath(file).name != file:
+        raise CorruptionError(f"{objects.bucket}: {manifest_key} names a file of another folder; nothing was fetched")
+    return str(PurePosixPath(manifest_key).with_name(file))
+
+
+def place_of(store: Store, objects: ObjectStore, key: str) -> Path:
+    """Where an object belongs in the archive. Raises CorruptionError for a key that is none of ours."""
+    below = PurePosixPath(key.removeprefix(f"{objects.bucket.prefix}/"))
+    try:
+        feed, date = below.parts[0], below.parts[1]
+        BatchName.parse(below.name)
+    except (ValueError, IndexError) as error:
+        raise CorruptionError(f"{objects.bucket}: {key} is no batch's manifest; `tape verify --remote`") from error
+    if len(below.parts) != 3 or not feed.startswith("feed=") or not date.startswith("date="):
+        raise CorruptionError(f"{objects.bucket}: {key} lies in no day's folder; run `tape verify --remote`")
+    return store.archive / feed / date / below.name
