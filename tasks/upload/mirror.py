@@ -1,8 +1,13 @@
 """How is what a query wants of the bucket brought into a cache, and no more than that?"""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from tasks.batch import BatchName
+from tasks.days import day_of_batch
+from tasks.ledger import SessionRecord
 from tasks.manifest import Manifest, decode, read
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
@@ -12,6 +17,9 @@ from tasks.upload.remote_days import RemoteDay, keys_of_days, remote_days
 from tasks.upload.restore import MANIFEST
 from tasks.upload.restore_batch import beside, place_of, say_merged
 from tasks.upload.restore_days import place_days
+from tasks.upload.sessions import session_key
+
+_Record = TypeVar("_Record")
 
 
 def mirror(
@@ -20,43 +28,58 @@ def mirror(
     """Bring what is wanted of the bucket into a cache, which is laid out as a data folder; gives those manifests.
 
     `wanted` is asked of each day (YYYY-MM-DD, None) before its manifests are fetched, then of each manifest before
-    its file is. A batch whose object is gone comes as its day's file. What the cache holds is not fetched again: an
-    object never changes. Raises as `restore`.
+    its file is. A batch whose object is gone comes as its day's file; with the batches come the records of their
+    sessions. What the cache holds is not fetched again: an object never changes. Raises as `restore`.
     """
     objects, found = ObjectStore(bucket), []
-    keys = objects.keys(f"{bucket.prefix}/feed=")
-    days: dict[str, list[RemoteDay]] = {}
-    for key in sorted(each for each in keys if each.endswith(MANIFEST)):
+    it = _Mirror(cache, objects, objects.keys(f"{bucket.prefix}/"), now_ns)
+    archived = (key for key in it.keys if key.startswith(f"{bucket.prefix}/feed="))
+    for key in sorted(key for key in archived if key.endswith(MANIFEST)):
         path = place_of(cache, objects, key)
         date = path.parent.name.removeprefix("date=")
-        if not wanted(date, None):
-            continue
-        if not path.exists():
-            # A cache's manifest may stand before its file: it says what the bucket holds, not what we do.
-            content = content_of(objects, key)
-            decode(content, Manifest, f"{bucket}: {key}")
-            put_here(objects, key, path, content)
-        manifest = read(path, Manifest)
-        if wanted(date, manifest):
+        if wanted(date, None) and wanted(date, manifest := it.manifest(key, path)):
+            it.bring_file(key, path, manifest)
             found.append(path)
-            _mirror_file(cache, objects, keys, days, key, path, manifest, now_ns)
+    it.bring_sessions({BatchName.parse(path.name).session for path in found})
     return found
 
 
-def _mirror_file(
-    cache: Store, objects: ObjectStore, keys: Collection[str], days: dict[str, list[RemoteDay]], key: str, path: Path,
-    manifest: Manifest, now_ns: Callable[[], int],
-) -> None:  # fmt: skip
-    if manifest.file is None:
-        return
-    file, file_key = path.with_name(manifest.file), beside(objects, key, manifest.file)
-    if file_key in keys or file.exists():
-        bring(objects, file_key, file, manifest.sha256)
-        return
-    date = manifest.seal.date
-    if date not in days:
-        days.clear()  # Dates come in order, and each day's record is long.
-        listed = keys_of_days(objects)
-        days[date] = remote_days(objects, listed, date)
-        place_days(cache, objects, days[date], listed)
-    say_merged(cache, objects, days[date], path, manifest, now_ns)
+@dataclass(frozen=True, slots=True)
+class _Mirror:
+    """A cache, the bucket that it is of, and the keys that the bucket holds under its prefix."""
+
+    cache: Store
+    objects: ObjectStore
+    keys: Collection[str]
+    now_ns: Callable[[], int]
+
+    def manifest(self, key: str, path: Path) -> Manifest:
+        # A cache's manifest may stand before its file: it says what the bucket holds, not what we do.
+        return self._record(key, path, Manifest)
+
+    def bring_file(self, key: str, path: Path, manifest: Manifest) -> None:
+        if manifest.file is None:
+            return
+        file, file_key = path.with_name(manifest.file), beside(self.objects, key, manifest.file)
+        if file_key in self.keys or file.exists():
+            bring(self.objects, file_key, file, manifest.sha256)
+            return
+        days = list[RemoteDay]()
+        if day_of_batch(self.cache, path, manifest) is None:
+            listed = keys_of_days(self.objects, manifest.seal.feed, manifest.seal.date)
+            days = remote_days(self.objects, listed)
+            place_days(self.cache, self.objects, days, listed)
+        say_merged(self.cache, self.objects, days, path, manifest, self.now_ns)
+
+    def bring_sessions(self, sessions: set[str]) -> None:
+        for session in sorted(sessions):
+            key = session_key(self.objects.bucket, session)
+            if key in self.keys:
+                self._record(key, self.cache.sessions / session / "session.json", SessionRecord)
+
+    def _record(self, key: str, path: Path, kind: type[_Record]) -> _Record:
+        if not path.exists():
+            content = content_of(self.objects, key)
+            decode(content, kind, f"{self.objects.bucket}: {key}")
+            put_here(self.objects, key, path, content)
+        return read(path, kind)

@@ -69,7 +69,8 @@ def say_merged(
     if day_of_batch(store, path, manifest) is None:
         other = next((each for each in days if each.holds(manifest)), None)
         said = "no merged day holds it" if other is None else (
-            f"{other.key} holds it beside another day that is here: restore into another data folder"
+            f"it is in {other.file_key}, another machine's day than the one here: read it there by its batch column, "
+            "and give each machine a TAPE_S3_PREFIX of its own"
         )  # fmt: skip
         raise Gone(f"{objects.bucket}: the file of {manifest.batch} is missing, and {said}")
     record = removed_record(path)

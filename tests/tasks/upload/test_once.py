@@ -327,3 +327,9 @@ def test_an_endpoint_that_is_no_plain_url_is_refused_unseen(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Bucket(name="tape", endpoint_url=url)
     assert "secret-in-url" not in str(caught.value)
+
+
+def test_a_prefix_that_ends_as_closed_days_do_is_refused() -> None:
+    """Else the batches of one prefix would stand among the days of another."""
+    with pytest.raises(SettingsError, match="TAPE_S3_PREFIX"):
+        Bucket(name="tape", prefix="trades-by-day")

@@ -1,6 +1,7 @@
 """A whole session in a bucket and back: what is restored into an empty folder holds every law of `tape verify`."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +146,8 @@ def test_a_batch_whose_object_is_gone_comes_as_its_days_file(
     assert (said.batch, said.file, said.why) == (str(NAMES[0]), NAMES[0].archived, "merged")
     assert f"trades-by-day/feed=finnhub/date={DAY}/" in said.held_in[0]
     assert not place.with_name(NAMES[0].archived).exists()
-    assert (day_record(elsewhere, "finnhub", DAY)).exists()
+    assert day_record(elsewhere, "finnhub", DAY).exists()
+    assert verify(elsewhere).broken == ()
     assert restore(elsewhere, bucket, None, now).bytes == 0
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=body)
     restore(elsewhere, bucket, None, now)
@@ -182,6 +184,26 @@ def test_a_batch_that_nothing_holds_is_named(whole: Store, bucket: Bucket, elsew
     assert [elsewhere.manifest_of(name) is not None for name in NAMES] == [False, True, True]
 
 
+def test_of_two_machines_days_one_comes_and_the_other_is_named(
+    whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any, tmp_path: Path
+) -> None:
+    """A date has one merged file here: a batch that only the other one holds does not come, and where it is is said."""
+    other = Store(tmp_path / "other")
+    shutil.copytree(whole.root, other.root)
+    for store, name in ((whole, NAMES[1]), (other, NAMES[0])):
+        for path in list(store.archive.rglob(f"*{name}*")):
+            path.unlink()
+    for store, name in ((whole, NAMES[0]), (other, NAMES[1])):
+        upload(store, name, bucket, now)
+        merge(store, "finnhub", DAY)
+        upload_day(store, "finnhub", DAY, bucket, now, refuse_to_warn)
+        remove_merged(store, object_store, bucket, name)
+    with pytest.raises(CorruptionError, match="trades-by-day/.*TAPE_S3_PREFIX"):
+        restore(elsewhere, bucket, DAY, now)
+    assert sum(elsewhere.manifest_of(name) is not None for name in NAMES) == 1
+    assert verify(elsewhere).batches == 1
+
+
 def test_a_mirror_reads_the_day_where_the_objects_are_gone(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any
 ) -> None:
@@ -195,6 +217,21 @@ def test_a_mirror_reads_the_day_where_the_objects_are_gone(
     assert record.read_bytes() == day_record(whole, "finnhub", DAY).read_bytes()
     assert len(list(record.parent.glob("*.parquet"))) == 1
     assert not list(elsewhere.days.glob(f"feed=*/date={NEXT_DAY}"))
+
+
+def test_a_mirror_has_the_records_of_the_sessions_it_has_batches_of(
+    whole: Store, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
+) -> None:
+    """Fetched once; without a batch of it that is wanted, none comes."""
+    send_all(whole, bucket_by_relay)
+    assert mirror(elsewhere, bucket_by_relay, lambda date, manifest: False, now) == []
+    assert not list(elsewhere.sessions.iterdir())
+    for _ in range(2):
+        relay.seen.clear()
+        mirror(elsewhere, bucket_by_relay, lambda date, manifest: date == DAY, now)
+        path = elsewhere.sessions / SESSION / "session.json"
+        assert path.read_bytes() == (whole.sessions / SESSION / "session.json").read_bytes()
+    assert [path for method, path in relay.seen if method == "GET" and "list-type" not in path] == []
 
 
 def test_of_a_batch_whose_manifest_differs_here_nothing_is_written(
