@@ -1,6 +1,7 @@
-"""How are trades held as numbers alone, so that millions of them are sorted and laid aside fast and small?
+"""How are trades held so that millions of them are sorted and laid aside fast, in little memory?
 
-Each text is a number into a list of all texts seen so far; times are ns since 1970 UTC.
+Symbols and conditions are numbers into a list of all that were seen so far, times are ns since 1970 UTC. Prices and
+sizes stay short texts: a day may have as many different ones as trades.
 """
 
 from collections.abc import Iterable
@@ -14,10 +15,11 @@ import pyarrow as pa
 from tasks.columns import CODED_SCHEMA, TEXTS
 
 _TIMES = ("ts_recv", "ts_event")
+_NUMBERED = ("symbol", "conditions")
 
 
 class Codes:
-    """Turns tables into frames of numbers, and frames back into tables.
+    """Turns tables into such frames, and frames back into tables.
 
     Symbols that are given come first, in the order of their bytes: the numbers of those sort as the symbols do.
     """
@@ -29,7 +31,7 @@ class Codes:
         self._texts = text_array(self._codes)
 
     def of(self, table: pa.Table) -> pl.DataFrame:
-        """A table of `CODED_SCHEMA`'s columns, more or fewer, as numbers."""
+        """A table of `CODED_SCHEMA`'s columns, more or fewer, as a frame."""
         arrays = [self._numbers(name, table[name]) for name in table.column_names]
         return cast(pl.DataFrame, pl.from_arrow(pa.table(arrays, names=table.column_names)))
 
@@ -44,8 +46,8 @@ class Codes:
     def _numbers(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         if name in _TIMES:
             return column.cast(pa.int64())
-        if name not in TEXTS:
-            return column
+        if name not in _NUMBERED:
+            return column.cast(pa.large_string()) if name in TEXTS else column
         return pa.chunked_array(
             [self._known(chunk.dictionary).take(chunk.indices) for chunk in column.chunks], pa.int32()
         )
@@ -55,6 +57,8 @@ class Codes:
         return pl.Series([codes.setdefault(text, len(codes)) for text in texts.to_pylist()], dtype=pl.Int32).to_arrow()
 
     def _coded(self, codes: pl.Series) -> pa.DictionaryArray:
+        if codes.dtype == pl.String:
+            return codes.to_arrow().cast(pa.large_string()).dictionary_encode()
         if len(self._texts) < len(self._codes):
             self._texts = pa.concat_arrays([self._texts, text_array(list(self._codes)[len(self._texts) :])])
         used, places = _by_appearance(codes.to_numpy(), len(self._codes))

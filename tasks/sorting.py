@@ -47,12 +47,14 @@ def in_order(pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Path) ->
 
 def regrouped(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
     """The same rows in the same order, so many at a time; the last time what is left."""
-    held: list[pl.DataFrame] = []
+    held, height = list[pl.DataFrame](), 0
     for piece in pieces:
-        while (missing := rows - sum(map(len, held))) <= len(piece):
-            yield pl.concat([*held, piece[:missing]])
-            held, piece = [], piece[missing:]
-        held += [piece] if len(piece) else []
+        while height + piece.height >= rows:
+            yield pl.concat([*held, piece[: rows - height]])
+            held, height, piece = [], 0, piece[rows - height :]
+        if piece.height:
+            held.append(piece)
+            height += piece.height
     if held:
         yield pl.concat(held)
 

@@ -83,9 +83,14 @@ def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path) ->
 
 
 def _rows(sources: Sequence[Source], codes: Codes) -> Iterator[pl.DataFrame]:
+    for place, table in ahead(_tables(sources)):
+        yield codes.of(table).with_columns(pl.lit(place, pl.Int32).alias("place"))
+
+
+def _tables(sources: Sequence[Source]) -> Iterator[tuple[int, pa.Table]]:
     for place, source in enumerate(sources):
-        for table in ahead(read_groups(source.file, coded=True)):
-            yield codes.of(table).with_columns(pl.lit(place, pl.Int32).alias("place"))
+        for table in read_groups(source.file, coded=True):
+            yield place, table
 
 
 def _check_order(written: Path) -> None:

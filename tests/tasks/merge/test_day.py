@@ -170,7 +170,7 @@ def test_a_damaged_batch_stops_it(archived: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda rows: rows.with_columns(pl.col("price") + 1),
+        lambda rows: rows.with_columns(pl.col("price") + "1"),
         lambda rows: rows.with_columns(pl.col("ts_recv") + 1),
         lambda rows: rows.with_columns(~pl.col("duplicate")),
         lambda rows: rows[:-1],
