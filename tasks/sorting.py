@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 RUN_ROWS = 600_000
-BLOCK_ROWS = 30_000
+BLOCK_ROWS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
