@@ -5,7 +5,7 @@ compares. What stands already is compared, not written; what differs stays as it
 
 The object is looked for before the put, and its SHA-256 asked for after it, until the store has shown (`habits`) that
 it refuses a second one and that its answer to a put tells the SHA-256 of what it holds: then the put alone says both.
-On a store that ignores the condition, or answers 501 to it, the look before stays all there is. There two machines
+On a store that ignores the condition, or answers 501 to it, the two looks stay all there is. There two machines
 that upload different bytes under one name at the same instant could overwrite each other; the comparison after the
 put would tell the first of them. Batch names hold 32 random bits, so that it takes two copies of one session for that.
 
@@ -86,7 +86,7 @@ def send(objects: ObjectStore, wanted: Outgoing) -> ObjectReceipt:
         if stored is not None:
             return _compared(objects, wanted, stored)
     put = _put(objects, wanted)
-    if put is not None and put.sha256 is not None and habits.tells_sha256:
+    if put is not None and put.sha256 is not None and habits.tells_sha256 and habits.refuses_second:
         receipt = _compared(objects, wanted, put)
     else:
         receipt = _looked_at(objects, wanted, put)

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import shutil
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,8 +88,9 @@ class OddStore:
     requests: list[tuple[str, str]] = field(default_factory=list)
     # Gives (status, error code) in place of doing what the request asks, or None to do it.
     answer: Callable[[str, str, Any], tuple[int, str] | None] = lambda method, key, headers: None
-    # Whether it answers a put with the SHA-256 that it was sent, of which it then knows nothing.
+    # Whether it answers a put with the SHA-256 that it was sent, and whether it gives that of what it holds.
     repeats: bool = False
+    knows: bool = False
 
     @property
     def bucket(self) -> Bucket:
@@ -131,6 +133,8 @@ def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
             self.send_header("ETag", '"odd"')
             if odd.repeats and self.command == "PUT":
                 self.send_header("x-amz-checksum-sha256", self.headers["x-amz-checksum-sha256"])
+            if odd.knows and self.command == "HEAD" and refused is None:
+                self.send_header("x-amz-checksum-sha256", b64encode(hashlib.sha256(content).digest()).decode())
             if status != 204:
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -34,15 +34,16 @@ def sent(tmp_path: Path) -> Send:
 
 
 def test_a_store_that_has_shown_its_habits_is_asked_once(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """First look, put, look; then the put's answer is enough; then the look before it is not needed either."""
+    """At first look, put, look; once it was seen to refuse a second put, and to tell the truth, the put alone."""
 
     def asked(key: str) -> list[str]:
         relay.seen.clear()
         sent(bucket_by_relay, key)
         return [method for method, _ in relay.seen]
 
+    careful = ["HEAD", "PUT", "HEAD"]
     assert [asked(str(number)) for number in range(6)] == [
-        ["HEAD", "PUT", "HEAD"], ["HEAD", "PUT"], ["HEAD", "PUT"], ["HEAD", "PUT", "PUT"], ["PUT"], ["PUT"],
+        careful, careful, careful, [*careful, "PUT"], ["PUT"], ["PUT"],
     ]  # fmt: skip
     assert asked("5") == ["PUT", "HEAD"], "what stands already is refused, and compared"
 
@@ -88,6 +89,24 @@ def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: A
         odd_store.requests.clear()
         sent(odd_store.bucket, str(number))
         assert ("GET", str(number)) in odd_store.requests
+
+
+def test_a_store_that_ignores_the_condition_is_looked_at_after_each_put(odd_store: Any, sent: Send) -> None:
+    """Whatever its checksums: another's object that came over ours is seen, and said."""
+    odd_store.repeats = odd_store.knows = True
+    for number in range(8):
+        sent(odd_store.bucket, str(number))
+    assert habits_of(odd_store.bucket).tells_sha256
+    looks: list[str] = []
+
+    def raced(method: str, key: str, headers: Any) -> None:
+        looks.extend([key] if method == "HEAD" else [])
+        if len(looks) == 2:
+            odd_store.objects[key] = b"others"
+
+    odd_store.answer = raced
+    with pytest.raises(ConflictError):
+        sent(odd_store.bucket, "raced")
 
 
 def test_a_bucket_teaches_nothing_about_another(bucket: Bucket, object_store: Any, sent: Send) -> None:
