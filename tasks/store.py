@@ -11,7 +11,8 @@
       locks/              one file for each batch that is being worked on
 
 A file is written beside its place under a name that no reader lists, synced, and renamed. A step's own record
-(seal, report, manifest, receipt) is renamed last: where the record stands, the step is done.
+(seal, report, manifest, receipt) is renamed last: where the record stands, the step is done. The record of a removal
+comes first: where a file is gone, it says why.
 """
 
 import fcntl
