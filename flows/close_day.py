@@ -54,7 +54,10 @@ def close_day(date: dt.date | None = None, data_dir: Path | None = None) -> Clos
     store = Store(settings.data_dir).prepare()
     days, reasons = _merged(settings, _to_close(store, settings, date))
     reasons += _sent(settings, store, date)
-    retained = _retained(settings)
+    try:
+        retained = _retained(settings)
+    except RecorderError as error:
+        retained, reasons = Retained(), [*reasons, f"the retention rule was not applied: {error}"]
     closing = Closing(tuple(days), retained.removed, retained.kept)
     reasons += [f"{each.file}: {each.reason}" for each in retained.kept if each.wrong]
     if reasons:

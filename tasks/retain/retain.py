@@ -73,6 +73,8 @@ def _days(store: Store) -> list[tuple[str, str]]:
 def _of_day(work: _Work, day: tuple[str, str], due: Callable[[_File, ClosedDay | None], list[Why]]) -> None:
     date, feed = day
     store, record = work.store, day_record(work.store, feed, date)
+    if not any((*store.archive_folder(feed, date).glob("[!._]*"), *record.parent.glob("*.parquet"))):
+        return
     with store.locked(f"day-{feed}-{date}"):
         try:
             closed = ClosedDay(store, record, read(record, Day), work.bucket) if record.exists() else None
@@ -88,7 +90,12 @@ def _of_day(work: _Work, day: tuple[str, str], due: Callable[[_File, ClosedDay |
 
 def _files(store: Store, feed: str, date: str, closed: ClosedDay | None) -> Iterator[_File]:
     """The files of that day which are here: those of its batches, then its own."""
-    for record in sorted(store.archive_folder(feed, date).glob("_*.manifest.json")):
+    folder = store.archive_folder(feed, date)
+    # Of old days only the records are left, a thousand times as many: they are not read.
+    for name in sorted({path.name.split(".", 1)[0] for path in folder.glob("[!._]*")}):
+        record = folder / f"_{name}.manifest.json"
+        if not record.exists():
+            continue  # The batch is being archived.
         manifest = read(record, Manifest)
         if manifest.file is not None and record.with_name(manifest.file).exists():
             yield _File(record.with_name(manifest.file), record, manifest)
