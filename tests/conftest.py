@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from faults import FaultServer, Step
-from prefect_server import PrefectServer
+from prefect_server import PrefectServer, shared
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
@@ -233,11 +233,10 @@ def fault_server() -> Iterator[Callable[..., FaultServer]]:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """One Prefect server for all tests of a run, which starts where one first asks for it."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    _send_what_waits()
-    server.stop()
+    of_run, is_worker = tmp_path_factory.getbasetemp(), "PYTEST_XDIST_WORKER" in os.environ
+    with shared(of_run.parent if is_worker else of_run) as server:
+        yield server
+        _send_what_waits()
 
 
 def _send_what_waits() -> None:

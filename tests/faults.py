@@ -270,6 +270,9 @@ class Connection:
         self._io = threading.RLock()
         self._hearer: threading.Thread | None = None
         self._script = threading.Thread(target=self._run, name="fault script", daemon=True)
+
+    def play(self) -> None:
+        """Begin the script."""
         self._script.start()
 
     @property
@@ -539,7 +542,9 @@ class FaultServer:
                 steps = self._scripts[number] if number < len(self._scripts) else self._then
                 if not any(isinstance(step, Accept | Answer) for step in steps):
                     steps = [Accept(), *steps]
-                self.connections.append(Connection(self, accepted, steps))
+                connection = Connection(self, accepted, steps)
+                self.connections.append(connection)  # Before the client can have heard from it.
+                connection.play()
                 self._arrived.notify_all()
 
 

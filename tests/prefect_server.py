@@ -1,5 +1,6 @@
-"""A real Prefect server of the tests' own, and a free port for it."""
+"""A real Prefect server of the tests' own, one for all workers of a run, and a free port for it."""
 
+import fcntl
 import json
 import os
 import socket
@@ -7,8 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,43 @@ class PrefectServer:
         )
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.loads(answer.read() or b"null")
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[PrefectServer]:
+    """The server of this folder, started by whoever comes first and ended by whoever leaves last.
+
+    A server takes ten seconds of CPU to start, and some while it runs: each worker with its own would be a minute more.
+    """
+    state = folder / "prefect.json"
+    with _locked(folder):
+        known = json.loads(state.read_text()) if state.exists() else {"users": 0}
+        server = (
+            PrefectServer(folder / "prefect")
+            if not known["users"]
+            else PrefectServer(folder / "prefect", known["port"])
+        )
+        if not known["users"]:
+            server.start()
+            assert server.process is not None
+            known = {"port": server.port, "pid": server.process.pid, "users": 0}
+        state.write_text(json.dumps(known | {"users": known["users"] + 1}))
+    try:
+        yield server
+    finally:
+        with _locked(folder):
+            known = json.loads(state.read_text())
+            state.write_text(json.dumps(known | {"users": known["users"] - 1}))
+            if known["users"] == 1:
+                with suppress(ProcessLookupError):
+                    os.killpg(known["pid"], 9)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def free_port() -> int:
