@@ -102,6 +102,22 @@ def _ranges(rows: list[list[str]]) -> list[ConnectionRange]:
     ]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the long tests, shared out to the workers: else one works on while the others are done.
+
+    A worker gets a stretch of the list first, and what is left of another's when its own is done (worksteal).
+    """
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if item not in set(long)]
+    share = -(-len(short) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (*long[worker::workers], *short[worker * share : (worker + 1) * share])
+    ]
+
+
 @dataclass
 class WeedServer:
     """A real S3 store on loopback: SeaweedFS, its data in `folder`."""

@@ -19,7 +19,7 @@ import msgspec
 from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
-from tasks.capture.past import Past, past_of
+from tasks.capture.past import Past, past_of, seals_of
 from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
 from tasks.capture.status import Status, boot_id, read_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
@@ -109,14 +109,24 @@ def killed_sessions(store: Store) -> list[str]:
 
 def _through_ns(store: Store, request: CaptureRequest, status: Status | None) -> int:
     """Up to which time everything that was heard is in a journal."""
-    spool = store.spool / request.session
-    trusted = [trust(spool, BatchName.parse(path.name)) for path in spool.glob("*.sums")]
-    reached = [each.last.through_ns for each in trusted if each is not None]
-    # A lane without a journal may have had trades waiting: then only the status can tell.
-    in_journals = min(reached) if len(reached) == request.lanes else 0
+    reached = _reached_ns(store, request.session)
+    # A lane that has written nothing may have had trades waiting: then only the status can tell.
+    in_journals = min(reached.values()) if len(reached) == request.lanes else 0
     # The disk may have kept the status and lost what it speaks of, where the machine went down.
     said = 0 if status is None else status.through_ns if status.boot == boot_id() else status.durable_ns
     return max(request.started_ns, said, in_journals)
+
+
+def _reached_ns(store: Store, session: str) -> dict[int, int]:
+    """Up to which time each lane has written what it heard; of a lane that has written nothing, nothing."""
+    spool = store.spool / session
+    seals = [*seals_of(store, session).values(), *(read(path, Seal) for path in spool.glob("*.seal.json"))]
+    ends = {BatchName.parse(each.batch): each.connections[-1].last_recv_ns for each in seals if each.connections}
+    for name in map(BatchName.parse, (path.name for path in spool.glob("*.sums"))):
+        trusted = trust(spool, name)
+        if trusted is not None:
+            ends[name] = trusted.last.through_ns
+    return {name.lane: end_ns for name, end_ns in sorted(ends.items())}
 
 
 def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> list[Seal]:

@@ -148,3 +148,22 @@ def test_a_gap_begins_where_the_disk_was_when_the_machine_went_down(
     assert gap.reason == WENT_DOWN
     assert rows[-1].ts_recv_ns <= gap.start_ns < status.through_ns
     assert gap.start_ns == max(first.through_ns, rows[-1].ts_recv_ns)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_gap_begins_after_what_was_sealed_whatever_the_status_says(
+    store: Store, fault_server: StartServer, session: StartSession, lanes: int
+) -> None:
+    """Killed between two journals, after the last status: the gap begins where the sealed batches end."""
+    server = fault_server([Subscribed("A", "B"), Send(trades(8, 0, "AB")), Answered()])
+    recording = session(server.url, "AB", lanes=lanes)
+    recording.when(lambda status: status.trades == 8)
+    recording.end()
+    folder = recording.request.folder
+    status = read_status(folder)
+    assert status is not None
+    write_status(folder, replace(status, through_ns=recording.request.started_ns + 1))
+    (folder / "session.json").unlink()
+    record = close_killed(store, recording.request.session, time.time_ns())
+    (gap,) = record.gaps
+    assert gap.start_ns == sealed_rows(store, record.session)[-1].ts_recv_ns

@@ -208,7 +208,9 @@ def test_a_killed_recorder_loses_nothing_that_was_journalled_and_its_gap_is_name
         recorder.record()
     store, session = Store(tmp_path), recorder.request.session
     journalled = len(sealed_rows(tmp_path, session)) + sum(
-        path.read_bytes().count(b"\n") - 1 for path in (store.spool / session).glob("*.csv.open")
+        # Killed between a journal's creation and its header, there is none yet.
+        max(0, path.read_bytes().count(b"\n") - 1)
+        for path in (store.spool / session).glob("*.csv.open")
     )
     assert killed_sessions(store) == [session]
     result = close_killed(store, session, time.time_ns())
