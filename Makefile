@@ -14,7 +14,7 @@ demo: $(MADE) ## record half a minute of a generated tape, with no key, server o
 	@$(BIN)/tape demo $(ARGS)
 
 test: $(MADE) ## run the tests; make test ARGS="-k journal" runs some
-	@PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/pytest -m "not slow" -n 3 --dist worksteal $(ARGS)
+	@PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/pytest -m "not slow" -n 4 --dist worksteal $(ARGS)
 
 check: $(MADE) ## lint, format and types
 	@$(BIN)/ruff check .

@@ -83,7 +83,8 @@ def _kill(pid: int) -> None:
         return
 
 
-@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_worker(
     tape: Any, until: Any, shell: Callable[[str], str], worker: Callable[[], Any]
 ) -> None:

@@ -50,7 +50,6 @@ def archive_here(tape: Any) -> Callable[[], Any]:
     return archive
 
 
-@pytest.mark.long
 def test_a_tape_comes_back_as_it_was(tape: Any, until: Any, part_of_a_day: Path) -> None:
     """A tape served at full speed, recorded, archived and exported is equal to itself, byte for byte."""
     given = gzip.decompress(part_of_a_day.read_bytes())
@@ -74,7 +73,6 @@ def test_a_tape_comes_back_as_it_was(tape: Any, until: Any, part_of_a_day: Path)
     assert verdict["trades"] == 60_000
 
 
-@pytest.mark.long
 def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -> None:
     """Sealed batches are validated and archived while recording goes on, and the session ends at its time."""
     with serve_in_thread(generate(3, 120), ReplayOptions(speed=1.0)) as server:
@@ -95,8 +93,7 @@ def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -
     assert not list(tape.data.glob("locks/*"))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_anything_then_archive(tape: Any, until: Any, archive_here: Callable[[], Any], seed: int) -> None:
     """Flow and recorder killed, either first, at a random moment: `tape archive` archives what was journalled, once."""
     data = tape.data
@@ -136,7 +133,6 @@ def exported(tape: Any) -> list[list[str]]:
     return [line.split(",")[1:5] for line in (tape.folder / "out.csv").read_text().splitlines()[1:]]
 
 
-@pytest.mark.long
 def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, until: Any) -> None:
     """Kill -9 of the recorder alone: the task starts another into the same session; the gap is named and ends."""
     with serve_in_thread(generate(5, 120), ReplayOptions(speed=1.0)) as server:
@@ -156,7 +152,6 @@ def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, u
     assert tape.verdict().holds
 
 
-@pytest.mark.long
 def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(tape: Any, until: Any) -> None:
     """Kill -9 of the flow alone: the recorder goes on; a new run attaches to it and archives everything."""
     with serve_in_thread(generate(6, 120), ReplayOptions(speed=1.0)) as server:
@@ -254,7 +249,6 @@ def seen_processes() -> Callable[[], bytes]:
     return look
 
 
-@pytest.mark.long
 def test_no_secret_is_anywhere(
     tape: Any, until: Any, bucket_settings: dict[str, str], seen_processes: Callable[[], bytes]
 ) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -28,7 +26,6 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.long
 def test_the_command_and_a_variable_change_what_a_session_hears(tape: Any) -> None:
     """`tape symbols` and the followed variable add and remove symbols of a live session; the ledger says when."""
     first, second, third = SYMBOLS[:3]

@@ -65,7 +65,6 @@ def test_a_day_without_trading_ahead_is_skipped(tape: Any, day: dt.date, why: st
     assert not list(tape.data.glob("sessions/*"))
 
 
-@pytest.mark.long
 def test_a_trading_day_is_recorded_until_its_own_early_close(tape: Any, closing_early: str) -> None:
     """A run that a schedule starts records until the calendar's close of that very day, plus the margin."""
     from flows.trading_day import trading_day

@@ -65,7 +65,7 @@ def seal(store: Store) -> Seal:
     return record
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory so")
 def test_five_million_rows(store: Store) -> None:
     """Validate and compress each stay below 800 MB, no row is lost, and both parts are the journal again."""

@@ -228,7 +228,6 @@ for at in range(1, 400):
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("header", [None, b"no journal\n"], ids=["rows", "structural"])
 def test_killed_at_any_change_of_the_folder(
     store: Store, sealed_batch: SealBatch, tmp_path: Path, header: bytes | None
