@@ -10,6 +10,8 @@ RecorderError
 Every message is one line that says what happened, where, and what to do next. None holds a secret.
 """
 
+from typing import Any
+
 
 class RecorderError(Exception):
     """The root of every error that this project raises on purpose."""
@@ -33,3 +35,8 @@ class CorruptionError(TerminalError):
 
 class ConflictError(TerminalError):
     """Something that differs already stands where this was to be written; names both."""
+
+
+def may_mend(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether a task of Prefect's that ended in this state is to be tried again: its `retry_condition_fn`."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)

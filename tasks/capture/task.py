@@ -31,17 +31,12 @@ from tasks.capture.supervise import Recorder, record_of, recover, start_or_attac
 from tasks.capture.supervise import change_symbols as change_symbols
 from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
-from tasks.errors import TerminalError, TransientError
+from tasks.errors import TerminalError, may_mend
 from tasks.ledger import SessionRecord
 from tasks.store import Store
 
 _PROGRESS_EVERY_S = 5.0
 _LOG_EVERY_S = 30.0
-
-
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether trying again may help: the recorder died, and a new one goes on with its session."""
-    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 @task(
@@ -52,7 +47,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retries=100,
     retry_delay_seconds=1,
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=may_mend,
 )
 def capture(
     request: CaptureRequest,

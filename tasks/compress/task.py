@@ -1,7 +1,6 @@
 """The compression of a batch as Prefect sees it."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -9,14 +8,10 @@ from prefect.tasks import exponential_backoff
 
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress as compress_batch
-from tasks.errors import TransientError
+from tasks.errors import may_mend
 from tasks.forms import Form as Form
 from tasks.manifest import Manifest
 from tasks.store import Store
-
-
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 @task(
@@ -27,7 +22,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=may_mend,
 )
 def compress(data_dir: Path, batch: str, form: Form) -> Manifest:
     """Archive the validated batch of that name in that data folder, in that form."""

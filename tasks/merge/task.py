@@ -1,20 +1,15 @@
 """The close of a day as Prefect sees it."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from tasks.errors import TransientError
+from tasks.errors import may_mend
 from tasks.manifest import Day
 from tasks.merge.day import merge as merge_day
 from tasks.store import Store
-
-
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 @task(
@@ -25,7 +20,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=may_mend,
 )
 def merge(data_dir: Path, feed: str, date: str) -> Day | None:
     """Merge the archived batches of that feed and day."""

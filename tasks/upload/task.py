@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from tasks.batch import BatchName
-from tasks.errors import RecorderError, TransientError
+from tasks.errors import RecorderError, may_mend
 from tasks.manifest import Receipt
 from tasks.store import Store
 from tasks.upload import days, once, sessions
@@ -37,17 +37,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _may_mend(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
-
-
 _RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "retries": 8,
     "retry_delay_seconds": exponential_backoff(2),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _may_mend,
+    "retry_condition_fn": may_mend,
 }
 
 

@@ -1,7 +1,6 @@
 """The validation of a batch as Prefect sees it."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -9,15 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from tasks.batch import BatchName
-from tasks.errors import TransientError
+from tasks.errors import may_mend
 from tasks.manifest import Report
 from tasks.store import Store
 from tasks.validate.schema import Limits as Limits
 from tasks.validate.split import split
-
-
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 @task(
@@ -28,7 +23,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     retries=3,
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=may_mend,
 )
 def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
     """Split the sealed batch of that name in that data folder; its report stands among the run's artifacts."""
