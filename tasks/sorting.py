@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-RUN_ROWS = 600_000
+RUN_ROWS = 400_000
 BLOCK_ROWS = 15_000
 
 

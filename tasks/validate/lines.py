@@ -102,10 +102,9 @@ def _numbers(texts: pl.Series) -> pl.Series:
 
 def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
     """The slice read typed, or None where it is not proven that writing the values again gives `text`."""
-    if b"\x7f" in text or b'"' in text:
+    lines, others = _controls(text)
+    if others or b"\x7f" in text or b'"' in text:
         return None
-    # Where these are all line feeds there are as many rows, and else more of them than rows.
-    lines = _controls(text)
     try:
         frame = pl.read_csv(io.BytesIO(text), has_header=False, schema=types, quote_char=None)
     except PolarsError:
@@ -122,11 +121,14 @@ def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
     return frame.with_columns(fields=pl.lit(len(JOURNAL_COLUMNS), pl.Int32), printable=pl.lit(value=True))
 
 
-def _controls(text: bytes) -> int:
-    """How many bytes are below a space, line feeds included; counted in pieces that stay in the processor's cache."""
-    codes = np.frombuffer(text, np.uint8)
-    starts = range(0, len(codes), _CACHED_BYTES)
-    return sum(int(np.count_nonzero(codes[start : start + _CACHED_BYTES] < 0x20)) for start in starts)
+def _controls(text: bytes) -> tuple[int, int]:
+    """How many line feeds there are, and other bytes below a space; in pieces that stay in the processor's cache."""
+    codes, lines, controls = np.frombuffer(text, np.uint8), 0, 0
+    for start in range(0, len(codes), _CACHED_BYTES):
+        piece = codes[start : start + _CACHED_BYTES]
+        lines += int(np.count_nonzero(piece == 0x0A))
+        controls += int(np.count_nonzero(piece < 0x20))
+    return lines, controls - lines
 
 
 def _digits(values: Ints) -> int:
