@@ -31,8 +31,7 @@ Format = Literal["parquet", "csv.zst", "csv.gz"]
 
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
-    # More pays where a text dictionary's indices or times stand; the rest is noise, or small already.
-    "compression_level": {name: 6 if name in {"ts_event", "price", "size"} else 3 for name in SCHEMA.names},
+    "compression_level": 3,  # At 6 a file is a fiftieth smaller, for a sixteenth of the archive's CPU.
     "use_dictionary": ["connection", "symbol", "price", "size", "conditions"],
     "column_encoding": {
         "ts_recv": "PLAIN",
