@@ -20,7 +20,7 @@ from tasks.manifest import Day
 from tasks.market.hours import exchange_zone
 from tasks.merge.task import merge
 from tasks.retain.task import Gone, Kept, Remote, Retained, Rule, retain
-from tasks.store import Store
+from tasks.store import Store, feed_and_date
 from tasks.upload.task import days_awaiting_upload, remove, stands
 
 
@@ -70,7 +70,7 @@ def close_day(date: dt.date | None = None, data_dir: Path | None = None) -> Clos
 def _to_close(store: Store, settings: Settings, date: dt.date | None) -> list[tuple[str, str]]:
     """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
     folders = sorted(store.archive.glob(f"feed=*/date={date or '*'}"))
-    found = [(path.parent.name.removeprefix("feed="), path.name.removeprefix("date=")) for path in folders]
+    found = [feed_and_date(path) for path in folders]
     if date is not None:
         return found
     # Batches of symbols that never close have UTC's days, the others the exchange's.

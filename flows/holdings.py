@@ -11,9 +11,9 @@ from tasks.batch import BatchName, is_session_name
 from tasks.days import is_closed
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Gap, Ledger
-from tasks.query.holdings import Holding, by_day, day_of, holding, lag_ms
+from tasks.query.holdings import Holding, by_day, holding, lag_ms
 from tasks.query.sources import sources_of
-from tasks.store import Store
+from tasks.store import Store, feed_and_date
 from tasks.verify.account import ledger_for
 from tasks.verify.standing import sessions_of
 
@@ -120,7 +120,7 @@ def _counts(held: Holding) -> Row:
 
 def _closed(store: Store, manifests: list[Path]) -> bool:
     """Whether the merged files of that day hold all of these."""
-    feeds = {(path.parents[1].name.removeprefix("feed="), day_of(path)) for path in manifests}
+    feeds = {feed_and_date(path.parent) for path in manifests}
     return all(is_closed(store, *each) for each in feeds)
 
 

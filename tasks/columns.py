@@ -1,5 +1,6 @@
 """Which columns does an archived trade have, in which order, of which type, unit and source?"""
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -43,6 +44,12 @@ def in_ms(schema: pa.Schema) -> pa.Schema:
     """That schema with `ts_event` in milliseconds."""
     place = schema.get_field_index("ts_event")
     return schema.set(place, _MS_FIELD)
+
+
+def explained(schema: pa.Schema) -> str:
+    """What the schema says of each column, as JSON: for readers that show a file's metadata, but no column's."""
+    said = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in schema}
+    return json.dumps(said)
 
 
 def plain(schema: pa.Schema) -> pa.Schema:

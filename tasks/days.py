@@ -89,6 +89,11 @@ def removed(record: Path) -> Removed | None:
     return read(path, Removed) if path.exists() else None
 
 
+def day_receipt(record: Path) -> Path:
+    """Where the receipt of that day's record lies, or would lie."""
+    return record.with_name(record.name.replace(".day.json", ".receipt.json"))
+
+
 def nowhere_here(manifest_path: Path, manifest: Manifest) -> RecorderError:
     """The error of rows that are asked for and lie neither in the batch's own file nor in its day's."""
     why, file = removed(manifest_path), manifest_path.with_name(str(manifest.file))

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import deltas, text_form
-from tasks.columns import CODED_SCHEMA, SCHEMA, TEXTS, in_ms, plain
+from tasks.columns import CODED_SCHEMA, SCHEMA, TEXTS, explained, in_ms, plain
 from tasks.errors import CorruptionError
 
 Layout = Literal["plain", "max"]
@@ -98,8 +98,7 @@ def _write_group(writer: pq.ParquetWriter, table: pa.Table, schema: pa.Schema) -
 
 def file_schema(coded: pa.Schema, form: Form, facts: dict[str, str]) -> pa.Schema:
     """The schema with what the file says of itself: `facts` by name, and each column's unit, source and meaning."""
-    columns = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in coded}
-    said = {**facts, "layout": form.name, "columns": json.dumps(columns)}
+    said = {**facts, "layout": form.name, "columns": explained(coded)}
     if form.layout == "max":
         said["restored_by"] = json.dumps(deltas.RESTORED_BY)
     return plain(coded).with_metadata(said)

@@ -6,6 +6,7 @@ each is the SHA-256 of the rest, so that a record vouches for itself before it v
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -215,6 +216,7 @@ def quarantined_files(manifest: Manifest) -> dict[str, str]:
 
 
 Record = TypeVar("Record")
+SOFTWARE = f"stock-tracing {version('stock-tracing')}"
 
 _END = b"\n}\n"
 _DIGEST = b',\n  "record_sha256": "%s"'

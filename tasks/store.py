@@ -16,6 +16,7 @@ comes first: where a file is gone, it says why.
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,6 +119,17 @@ class Store:
                     return
             finally:
                 os.close(descriptor)
+
+
+def feed_and_date(folder: Path) -> tuple[str, str]:
+    """The feed and date (YYYY-MM-DD) of a day's folder, `feed=F/date=D`, of the archive or of the days."""
+    return folder.parent.name.removeprefix("feed="), folder.name.removeprefix("date=")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 (hex) of a file's bytes. Raises FileNotFoundError and OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished(path: Path) -> Path:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +25,7 @@ from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
 from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import ConnectionRange, Seal, encode, read
-from tasks.store import Store, sync, write_whole
+from tasks.store import Store, sha256_of, sync, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     watch = WatchList(store.sessions / name.session / WATCHLIST_FILE, trusted.heading.symbols)
     record = _seal_of(trusted, folder / name.journal, now_ns, gaps, watch.ever)
     quarantined = {name.rejected_frames: folder / frames_open(name), **cut}
-    hashes = {key: _sha256(path) for key, path in quarantined.items() if path.exists() and path.stat().st_size}
+    hashes = {key: sha256_of(path) for key, path in quarantined.items() if path.exists() and path.stat().st_size}
     cut_bytes = sum(path.stat().st_size for path in cut.values())
     record = replace(record, quarantine=hashes, cut_bytes=cut_bytes)
     for path in (folder / name.journal, folder / frames_open(name)):
@@ -248,7 +247,7 @@ def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook, symbol
     return Seal(
         batch=heading.batch, feed=heading.feed, date=heading.date, symbols=symbols, lanes=heading.lanes,
         opened_ns=heading.opened_ns, sealed_ns=now_ns, rows=trusted.rows, bytes=trusted.end,
-        sha256=_sha256(journal),
+        sha256=sha256_of(journal),
         frames=FrameCounts(received=last.received, trade=last.trade, control=last.control, rejected=last.rejected),
         trades_refused=last.refused_trades, connections=ranges,
         per_symbol=dict(sorted(per_symbol.items())), gaps=gaps.touching(heading.opened_ns, now_ns), recovered=True,
@@ -261,11 +260,3 @@ def _rows(journal: Path) -> Iterator[tuple[int, int, int, str]]:
         for line in lines:
             connection, seq, ts_recv_ns, _, symbol, _ = line.split(b",", 5)
             yield int(connection), int(seq), int(ts_recv_ns), symbol.decode()
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

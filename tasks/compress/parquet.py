@@ -4,10 +4,8 @@ A step that may be killed at any instruction and run again: it gives the same by
 only clears away what the batch came from.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ from tasks.batch import BatchName
 from tasks.columns import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
 from tasks.errors import CorruptionError, TerminalError
 from tasks.forms import Form, read_groups, writing
-from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
+from tasks.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
+from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
 
-_SOFTWARE = f"stock-tracing {version('stock-tracing')}"
 _PLAIN = Form()
 _NO_TIME = np.iinfo(np.int64)
 
@@ -71,21 +68,21 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     digest, size = "", 0
     facts = {
         "title": "trades as received", "feed": seal.feed, "date": seal.date, "session": name.session,
-        "batch": str(name), "software": _SOFTWARE,
+        "batch": str(name), "software": SOFTWARE,
     }  # fmt: skip
     if report.valid:
         _check(validated, report)  # First: a damaged Arrow file may take the process down, not only raise.
         with _removed_on_failure(unfinished(archived)):
             _write(facts, form, report, validated, unfinished(archived), times)
             _compare(validated, unfinished(archived), report)
-            digest = _sha256(unfinished(archived))
+            digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size
         publish(archived)
     return Manifest(
         batch=str(name),
         file=archived.name if report.valid else None,
         layout=form.name,
-        software=_SOFTWARE,
+        software=SOFTWARE,
         rows=report.valid,
         bytes=size,
         sha256=digest,
@@ -109,14 +106,9 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
 
 def _check(validated: Path, report: Report) -> None:
     with _reading(validated):
-        sha256 = _sha256(validated)
+        sha256 = sha256_of(validated)
     if sha256 != report.validated_sha256:
         raise CorruptionError(f"{validated}: its bytes are not those of its report; split the batch again from a copy")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(facts: dict[str, str], form: Form, report: Report, validated: Path, target: Path, times: "_Times") -> None:

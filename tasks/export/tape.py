@@ -6,7 +6,6 @@ the number of lanes and files. Where a batch's own file was removed, its rows co
 """
 
 import gzip
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from tasks.batch import BatchName
 from tasks.days import day_of_batch, day_record, nowhere_here, unmerged
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Day, Manifest, read
-from tasks.store import Store, publish, unfinished
+from tasks.store import Store, publish, sha256_of, unfinished
 from tasks.trade import NS_PER_MS, TAPE_COLUMNS
 
 _WINDOW_TRADES = 1_000_000
@@ -81,9 +80,8 @@ def _held(store: Store, archived: Archived) -> Archived:
         held.append((file, manifest))
         expected[file] = sha256
     for file, sha256 in expected.items():
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
-                raise CorruptionError(f"{file}: its SHA-256 is not that of its record; restore it from a copy")
+        if sha256_of(file) != sha256:
+            raise CorruptionError(f"{file}: its SHA-256 is not that of its record; restore it from a copy")
     return held
 
 

@@ -9,17 +9,14 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 from tasks.batch import BatchName
 from tasks.days import day_of_batch, day_record, removed, removed_record, unmerged
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Day, Manifest, encode, read
+from tasks.manifest import SOFTWARE, Day, Manifest, encode, read
 from tasks.merge.written import Source, compare, write
-from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
-
-_SOFTWARE = f"stock-tracing {version('stock-tracing')}"
+from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
 
 
 def merge(store: Store, feed: str, date: str) -> Day | None:
@@ -83,7 +80,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
     made_of = hashlib.sha256("\n".join(f"{each.batch} {each.sha256}" for each in manifests).encode()).hexdigest()
     target, digest, size = record.with_name(f"{date}-{made_of[:12]}.parquet"), "", 0
     if rows:
-        facts = {"title": "trades of a day", "feed": feed, "date": date, "software": _SOFTWARE}
+        facts = {"title": "trades of a day", "feed": feed, "date": date, "software": SOFTWARE}
         symbols = {symbol for each in held for symbol in each.report.per_symbol}
         ms, aside = all(each.report.event_in_ms for each in held), _aside(record)
         shutil.rmtree(aside, ignore_errors=True)
@@ -100,7 +97,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
         digest, size = _sha256(unfinished(target)), unfinished(target).stat().st_size
         publish(target)
     return Day(
-        feed=feed, date=date, file=target.name if rows else None, software=_SOFTWARE, rows=rows, bytes=size,
+        feed=feed, date=date, file=target.name if rows else None, software=SOFTWARE, rows=rows, bytes=size,
         sha256=digest, batches=manifests,
     )  # fmt: skip
 
@@ -131,7 +128,6 @@ def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except FileNotFoundError as error:
         raise CorruptionError(f"{path}: is missing beside its manifest; restore it from a copy") from error

@@ -4,7 +4,6 @@ Both in passes over the batches and over the file, however large the day is; mem
 """
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.ahead import ahead
 from tasks.codes import Codes, text_array
-from tasks.columns import CODED_SCHEMA, in_ms, plain
+from tasks.columns import CODED_SCHEMA, explained, in_ms, plain
 from tasks.days import DAY_SCHEMA, ROW, rows_in_order
 from tasks.errors import CorruptionError
 from tasks.forms import WRITER_OPTIONS, read_groups
@@ -54,8 +53,7 @@ def write(
     """
     coded = CODED_SCHEMA.append(_BATCH.with_type(CODED_SCHEMA.field("symbol").type))
     coded = in_ms(coded) if ms else coded
-    columns = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in coded}
-    said = plain(coded).with_metadata({**facts, "layout": "day", "columns": json.dumps(columns)})
+    said = plain(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
     by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
     codes, names = Codes(symbols), text_array(each.batch for each in sources)
     ordered = regrouped(in_order(_rows(sources, codes), ORDER, aside), ROWS_PER_GROUP)

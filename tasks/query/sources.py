@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.batch import BatchName
 from tasks.days import day_record, held_by, nowhere_here
 from tasks.manifest import Manifest, read, record_sha256, sha256_said
-from tasks.store import Store, publish, unfinished
+from tasks.store import Store, feed_and_date, publish, unfinished
 
 LAYOUT_OF_VIEWS = "A"
 
@@ -54,7 +54,7 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     Of a closed day the record has all manifests: of each one beside it only the last bytes are read, which tell
     whether it is the same. A day's manifests can be more bytes than one symbol's trades.
     """
-    record = day_record(store, *_feed_and_date(path))
+    record = day_record(store, *feed_and_date(path.parent))
     if record.exists():
         file, held = held_by(record)
         manifest = held.get(str(BatchName.parse(path.name)))
@@ -66,13 +66,9 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
 
 def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
     """Those batches of the day, or none where it has no other with that symbol."""
-    _, held = held_by(day_record(store, *_feed_and_date(day)))
+    _, held = held_by(day_record(store, *feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
     return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
-
-
-def _feed_and_date(path: Path) -> tuple[str, str]:
-    return path.parents[1].name.removeprefix("feed="), path.parent.name.removeprefix("date=")
 
 
 def _plain(store: Store, file: Path, manifest: Manifest) -> Path:

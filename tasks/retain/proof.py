@@ -4,15 +4,15 @@ Here, the SHA-256 of the day's file beside its record, computed once for each da
 word, asked once for each object. A receipt alone proves nothing.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.batch import BatchName
+from tasks.days import day_receipt
 from tasks.errors import CorruptionError, RecorderError, TransientError
 from tasks.manifest import Day, Manifest, ObjectReceipt, Receipt, read
 from tasks.retain.rule import Remote
-from tasks.store import Store
+from tasks.store import Store, sha256_of
 
 
 class NotYet(RecorderError):
@@ -88,7 +88,7 @@ class ClosedDay:
     def there(self) -> str:
         """Where the bucket holds its file, proven. Raises as `Bucket.proven`."""
         assert self.bucket is not None  # noqa: S101 - asked only where one is set
-        receipt = receipt_of(self.record.with_name(f"_{self.day.date}.receipt.json"))
+        receipt = receipt_of(day_receipt(self.record))
         if receipt is not None and (receipt.object is None or receipt.object.sha256 != self.day.sha256):
             raise NotYet(f"{self.record}: the bucket has an earlier merge of the day")
         return self.bucket.proven(receipt, f"{self.record}: the day")
@@ -120,9 +120,3 @@ def batch_receipt(manifest_path: Path) -> Receipt | None:
 def receipt_of(path: Path) -> Receipt | None:
     """The receipt that lies there, None where there is none. Raises CorruptionError."""
     return read(path, Receipt) if path.exists() else None
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

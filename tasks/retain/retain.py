@@ -14,9 +14,9 @@ from tasks.batch import BatchName
 from tasks.days import day_record, removed_record
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.manifest import Day, Manifest, Removed, encode, read
-from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_receipt, batch_there, sha256_of
+from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_receipt, batch_there
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule, Why
-from tasks.store import Store, at_work_in, sync, write_whole
+from tasks.store import Store, at_work_in, feed_and_date, sha256_of, sync, write_whole
 
 _NO_BUCKET = "no bucket is set, so that what is here is the only copy: by age or for space nothing is removed"
 
@@ -67,7 +67,7 @@ def retain(
 def _days(store: Store) -> list[tuple[str, str]]:
     """Date and feed of every day of which anything is archived, oldest first."""
     found = {*store.archive.glob("feed=*/date=*"), *store.days.glob("feed=*/date=*")}
-    return sorted({(path.name.removeprefix("date="), path.parent.name.removeprefix("feed=")) for path in found})
+    return sorted((date, feed) for feed, date in {feed_and_date(path) for path in found})
 
 
 def _of_day(work: _Work, day: tuple[str, str], due: Callable[[_File, ClosedDay | None], list[Why]]) -> None:

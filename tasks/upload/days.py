@@ -8,10 +8,10 @@ all in it; the day of another machine, of other batches, stays.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.days import day_record, removed
+from tasks.days import day_receipt, day_record, removed
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Day, ObjectReceipt, Receipt, encode, read
-from tasks.store import Store, write_whole
+from tasks.store import Store, feed_and_date, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import as_acknowledged, receipt_of
@@ -33,7 +33,7 @@ def upload_day(
         day = read(record, Day) if record.exists() else None
         if day is None or day.file is None:
             return None
-        receipt_path = receipt_beside(record)
+        receipt_path = day_receipt(record)
         standing = receipt_of(receipt_path, bucket)
         sent = send_all(bucket, list(_wanted(record, day, day.file, bucket, standing)), standing)
         if standing is not None and standing.objects == tuple(sent):
@@ -47,17 +47,12 @@ def upload_day(
         return receipt
 
 
-def receipt_beside(record: Path) -> Path:
-    """Where the receipt of that day's record lies."""
-    return record.with_name(record.name.replace(".day.json", ".receipt.json"))
-
-
 def days_awaiting_upload(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
     """The feed and date of each closed day of which this bucket has acknowledged nothing, or an earlier merge."""
     return [
-        (record.parent.parent.name.removeprefix("feed="), record.parent.name.removeprefix("date="))
+        feed_and_date(record.parent)
         for record in sorted(store.days.glob("feed=*/date=*/_*.day.json"))
-        if _awaits_upload(record, receipt_of(receipt_beside(record), bucket))
+        if _awaits_upload(record, receipt_of(day_receipt(record), bucket))
     ]
 
 

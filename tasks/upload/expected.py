@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.batch import BatchName
-from tasks.days import day_record, held_by, removed
+from tasks.days import day_receipt, day_record, held_by, removed
 from tasks.errors import CorruptionError
 from tasks.manifest import Day, Manifest, Receipt, quarantined_files, read
-from tasks.store import Store
+from tasks.store import Store, sha256_of
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import day_keys, receipt_beside
+from tasks.upload.days import day_keys
 from tasks.upload.once import quarantine_key, receipt_of
-from tasks.upload.send import sha256_of
 from tasks.upload.sessions import RECEIPT, ended_sessions, session_key
 
 
@@ -43,7 +42,7 @@ class Records:
         """Every closed day that has rows."""
         for record in sorted(self._store.days.glob("feed=*/date=*/_*.day.json")):
             folder = f"{self._bucket.by_day}/{record.parent.relative_to(self._store.days).as_posix()}"
-            receipt = receipt_of(receipt_beside(record), self._bucket)
+            receipt = receipt_of(day_receipt(record), self._bucket)
             try:
                 day = read(record, Day)
             except CorruptionError as error:
@@ -94,7 +93,7 @@ class Records:
 
     def _is_in_uploaded_day(self, manifest: Manifest) -> bool:
         record = day_record(self._store, manifest.seal.feed, manifest.seal.date)
-        receipt = receipt_of(receipt_beside(record), self._bucket)
+        receipt = receipt_of(day_receipt(record), self._bucket)
         if receipt is None or not record.exists():
             return False
         file, batches = held_by(record)

@@ -4,9 +4,8 @@ import io
 from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError
-from tasks.store import publish, unfinished, write_whole
+from tasks.store import publish, sha256_of, unfinished, write_whole
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.send import sha256_of
 
 
 def content_of(objects: ObjectStore, key: str) -> bytes:

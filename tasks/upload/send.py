@@ -13,7 +13,6 @@ A file of `Bucket.multipart_from_bytes` or more goes in parts, and is downloaded
 none of what it was sent in parts. By default that is what one put cannot take (5 GiB).
 """
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError, TerminalError, TransientError
 from tasks.manifest import ObjectReceipt, Receipt
+from tasks.store import sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.habits import habits_of
 from tasks.upload.multipart import put_in_parts
@@ -52,12 +52,6 @@ def outgoing(file: Path, key: str, sha256: str | None = None) -> Outgoing:
     if sha256 not in (None, found):
         raise CorruptionError(f"{file}: its bytes are not those of its record; restore it from a copy")
     return Outgoing(file, key, size, found)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def send_all(bucket: Bucket, wanted: Iterable[Outgoing], standing: Receipt | None) -> list[ObjectReceipt]:

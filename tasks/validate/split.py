@@ -4,7 +4,6 @@ A step that may be killed at any instruction and run again: it gives the same fi
 only clears away what the batch came from.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from tasks.ahead import ahead
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, publish, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
 from tasks.trade import JOURNAL_HEADER
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
@@ -79,8 +78,7 @@ def _split_checked(store: Store, name: BatchName, seal: Seal, limits: Limits) ->
 
 def _check(journal: Path, seal_path: Path, seal: Seal) -> None:
     try:
-        with journal.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(journal)
     except FileNotFoundError as error:
         raise TerminalError(f"{journal}: no such sealed batch; look for it beside {seal_path}") from error
     if (journal.stat().st_size, sha256) != (seal.bytes, seal.sha256):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tasks.days import day_record, held_by, removed
+from tasks.days import day_receipt, day_record, held_by, removed
 from tasks.errors import TerminalError
 from tasks.ledger import BatchCounts, FrameCounts, Ledger, SessionRecord, TradeCounts
 from tasks.manifest import Place, Receipt, read
@@ -67,7 +67,7 @@ def _is_uploaded(store: Store, batch: Standing, place: Place) -> bool:
     if batch.manifest is None or (said := removed(batch.record)) is None or said.why != "merged":
         return False
     path = day_record(store, batch.seal.feed, batch.seal.date)
-    receipt_path = path.with_name(f"_{batch.seal.date}.receipt.json")
+    receipt_path = day_receipt(path)
     if not path.exists() or not receipt_path.exists():
         return False
     (file, held), receipt = held_by(path), read(receipt_path, Receipt)

@@ -1,8 +1,9 @@
 """How is a law that does not hold said, and how are files hashed to find out?"""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from tasks import store
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,6 @@ def broken(law: str, file: Path, message: str) -> Broken:
 def sha256_of(path: Path) -> str | None:
     """The file's SHA-256 (hex), None where there is no file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return store.sha256_of(path)
     except FileNotFoundError:
         return None

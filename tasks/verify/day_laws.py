@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.batch import BatchName
-from tasks.days import removed, removed_record
+from tasks.days import day_receipt, removed, removed_record
 from tasks.errors import CorruptionError
 from tasks.manifest import Day, Manifest, Receipt, read
 from tasks.store import Store
@@ -36,7 +36,7 @@ def _laws_of(store: Store, path: Path, day: Day) -> Iterator[Broken]:
     if path.parent != store.day_folder(day.feed, day.date) or path.name != f"_{day.date}.day.json":
         yield broken("place", path, f"belongs to {store.day_folder(day.feed, day.date)} by its own word")
     receipt: Receipt | None = None
-    receipt_path = path.with_name(f"_{day.date}.receipt.json")
+    receipt_path = day_receipt(path)
     try:
         receipt = read(receipt_path, Receipt) if receipt_path.exists() else None
     except (CorruptionError, OSError) as error:

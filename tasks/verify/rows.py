@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.days import day_of_batch, day_record, removed, removed_record, unmerged
+from tasks.days import day_of_batch, day_receipt, day_record, removed, removed_record, unmerged
 from tasks.errors import CorruptionError
 from tasks.manifest import Day, Manifest, Receipt, Removed, read
 from tasks.store import Store
@@ -106,7 +106,7 @@ def _is_in_bucket(batch: Standing, manifest: Manifest, gone: Removed, record: Pa
     own = batch.receipt
     if gone.why != "merged" and own is not None and own.object is not None and own.object.sha256 == manifest.sha256:
         return True
-    receipt_path = record.with_name(f"_{batch.seal.date}.receipt.json")
+    receipt_path = day_receipt(record)
     if not record.exists() or not receipt_path.exists():
         return False
     day, receipt = read(record, Day), read(receipt_path, Receipt)

@@ -11,13 +11,13 @@ import pytest
 from relay import Relay
 
 from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
+from tasks.days import day_receipt, day_record, removed_record
 from tasks.errors import CorruptionError, TerminalError, TransientError
 from tasks.manifest import Day, Receipt, Removed, encode, read
 from tasks.merge.day import merge
 from tasks.store import Store, write_whole
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import days_awaiting_upload, receipt_beside, upload_day
+from tasks.upload.days import days_awaiting_upload, upload_day
 
 SESSION = "20261124T143000Z-9f3c01ab"
 DATE = "2026-11-24"
@@ -66,7 +66,7 @@ def test_a_day_goes_up_with_its_record_last(
         record.with_name(str(day.file)).read_bytes(), record.read_bytes()
     ]  # fmt: skip
     assert (receipt.batch, receipt.object and receipt.object.sha256) == (str(day.file)[:-8], day.sha256)
-    assert read(receipt_beside(record), Receipt) == receipt
+    assert read(day_receipt(record), Receipt) == receipt
     assert days_awaiting_upload(whole, bucket_by_relay) == []
     relay.seen.clear()
     assert send(whole, bucket_by_relay) == receipt
