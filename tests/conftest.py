@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from faults import FaultServer, Step
 from prefect_server import PrefectServer, shared
+from pydantic import SecretStr
 
 from tasks.batch import BatchName
 from tasks.ledger import FrameCounts
 from tasks.manifest import ConnectionRange, Seal, encode
 from tasks.store import Store, write_whole
 from tasks.trade import JOURNAL_HEADER
+from tasks.upload.bucket import Bucket
 
 SealBatch = Callable[..., BatchName]
 
@@ -234,6 +236,17 @@ def weed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeedServer
 def object_store(weed_server: WeedServer) -> ObjectStoreForTest:
     """A real S3 store on loopback with a fresh bucket: `.server.endpoint_url`, `.server.kill()`, `.bucket`, …"""
     return ObjectStoreForTest(weed_server, weed_server.fresh_bucket())
+
+
+@pytest.fixture
+def bucket(object_store: Any) -> Bucket:
+    """The test's own bucket, as the settings give it."""
+    server = object_store.server
+    return Bucket(
+        name=object_store.bucket, endpoint_url=server.endpoint_url, access_key_id=server.access_key_id,
+        secret_access_key=SecretStr(server.secret_access_key), addressing="path", max_attempts=1,
+        connect_timeout_s=2.0, read_timeout_s=10.0,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Sessions for the tests of faults."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,17 @@ def session(tmp_path: Path) -> Iterator[StartSession]:
     for each in started:
         each.session.stop()
         each.join()
+
+
+@pytest.fixture
+def disk_goes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The journals' writes wait for this event."""
+    goes, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            goes.wait(20)
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    return goes

@@ -1,6 +1,5 @@
 """What a feed had sent before it went away is recorded, though nothing can be sent to it any more."""
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,20 +31,6 @@ class Burst:
         content = b"".join(each.content() + bytes(Frame(PING, b"still there?")) for each in messages)
         assert 48 << 10 < len(content) < 60 << 10
         connection.send([trade for each in messages for trade in each.trades], content, len(content), None, 0.0)
-
-
-@pytest.fixture
-def disk_goes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The journals' writes wait for this event."""
-    goes, real = threading.Event(), os.write
-
-    def write(descriptor: int, content: bytes) -> int:
-        if threading.current_thread().name.startswith("lane-"):
-            goes.wait(20)
-        return real(descriptor, content)
-
-    monkeypatch.setattr(os, "write", write)
-    return goes
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["lost", "stopped"])

@@ -21,17 +21,9 @@ StartSession = Callable[..., Recording]
 
 
 def test_back_pressure_holds_the_sender_and_loses_nothing(
-    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
     """While the disk takes nothing, the queue stays within its bound and the server cannot send; then all is there."""
-    goes, real = threading.Event(), os.write
-
-    def write(descriptor: int, content: bytes) -> int:
-        if threading.current_thread().name.startswith("lane-"):
-            goes.wait(20)
-        return real(descriptor, content)
-
-    monkeypatch.setattr(os, "write", write)
     # Two kernel buffers and ours are smaller than this: 20 MB of trades with many digits.
     fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000, 0, "AB")]
     messages = [Send(fat[at : at + 100]) for at in range(0, len(fat), 100)]
@@ -44,7 +36,7 @@ def test_back_pressure_holds_the_sender_and_loses_nothing(
     assert sent < len(fat)
     status = recording.status()
     assert 0 < status.queue_bytes <= 100_000 + (32 << 10)
-    goes.set()
+    disk_goes.set()
     connection.wait_heard("pong")
     record = recording.end()
     assert_all_there(store, record, server)
@@ -53,21 +45,13 @@ def test_back_pressure_holds_the_sender_and_loses_nothing(
 
 
 def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
-    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
     """The journal holds up the reading for a second, the feed closes: the gap's reason says both."""
-    goes, real = threading.Event(), os.write
-
-    def write(descriptor: int, content: bytes) -> int:
-        if threading.current_thread().name.startswith("lane-"):
-            goes.wait(20)
-        return real(descriptor, content)
-
-    monkeypatch.setattr(os, "write", write)
     sends = [Send(trades(500, 500 * n)) for n in range(20)]
     server = fault_server([Subscribed("A"), *sends, Close(1008, "too slow")])
     recording = session(server.url, queue_bytes=10_000, backoff=Backoff(0.0))
-    threading.Timer(1.3, goes.set).start()
+    threading.Timer(1.3, disk_goes.set).start()
     recording.when(lambda status: status.open_gaps)
     record = recording.end()
     assert_all_there(store, record, server)
@@ -79,17 +63,9 @@ def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
 
 
 def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
-    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
     """We do not read, the feed's own buffer fills, it resets: what it threw away was old, and the gap begins before."""
-    goes, real = threading.Event(), os.write
-
-    def write(descriptor: int, content: bytes) -> int:
-        if threading.current_thread().name.startswith("lane-"):
-            goes.wait(20)
-        return real(descriptor, content)
-
-    monkeypatch.setattr(os, "write", write)
     fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000)]
     server = fault_server(
         [Subscribed("A"), *(Send(fat[at : at + 100]) for at in range(0, len(fat), 100))], [Subscribed("A")]
@@ -101,7 +77,7 @@ def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
         time.sleep(0.3)
     reset_ns = time.time_ns()
     connection.reset()
-    goes.set()
+    disk_goes.set()
     server.connection(1).wait_heard("subscribe")
     record = recording.end()
     rows = sealed_rows(store, record.session)

@@ -4,10 +4,8 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
@@ -61,17 +59,6 @@ def close(store: Store, date: str = DATE) -> Path:
     day = merge(store, "finnhub", date)
     assert day is not None
     return store.day_folder("finnhub", date) / str(day.file)
-
-
-@pytest.fixture
-def bucket(object_store: Any) -> Bucket:
-    """The test's own bucket."""
-    server = object_store.server
-    return Bucket(
-        name=object_store.bucket, endpoint_url=server.endpoint_url, access_key_id=server.access_key_id,
-        secret_access_key=SecretStr(server.secret_access_key), addressing="path", max_attempts=1,
-        connect_timeout_s=2.0, read_timeout_s=10.0,
-    )  # fmt: skip
 
 
 @pytest.fixture

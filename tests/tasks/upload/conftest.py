@@ -56,17 +56,6 @@ def archived(store: Store) -> Callable[..., BatchName]:
 
 
 @pytest.fixture
-def bucket(object_store: Any) -> Bucket:
-    """The test's own bucket, as the settings give it."""
-    server = object_store.server
-    return Bucket(
-        name=object_store.bucket, endpoint_url=server.endpoint_url, access_key_id=server.access_key_id,
-        secret_access_key=SecretStr(server.secret_access_key), addressing="path", max_attempts=1,
-        connect_timeout_s=2.0, read_timeout_s=10.0,
-    )  # fmt: skip
-
-
-@pytest.fixture
 def relay(object_store: Any) -> Iterator[Relay]:
     """A relay before the real store, through which faults come: `.answer`, `.passing`, `.seen`, `.port`."""
     with relayed(object_store.server.ports[0]) as it:
