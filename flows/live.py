@@ -23,7 +23,7 @@ from tasks.batch import BatchName
 from tasks.store import Store
 
 if TYPE_CHECKING:
-    from tasks.capture.task import Status
+    from tasks.status import Status
 
 _LIVE_EVERY_S = 0.25
 _LINE_EVERY_S = 5.0

@@ -8,7 +8,7 @@ from the socket and again where they are read, the rows where they are written, 
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["complete", "stopped", "failed", "killed"]
+Outcome = Literal["recording", "complete", "stopped", "failed", "killed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +52,53 @@ class SymbolChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one run wants of a recorder: these symbols, from `start_ns` to `until_ns` (UTC ns).
+
+    `owner` names the run for a person. `start_ns` is when the recording was due, which may lie before its session
+    began: the time between was asked for and not recorded. `hours` are the stretches (UTC ns) in that time in which
+    the symbols' exchange trades. `changes` were made to `symbols` since; `withdrawn_ns` is when the run was cancelled.
+    """
+
+    id: str
+    owner: str
+    symbols: tuple[str, ...]
+    start_ns: int
+    until_ns: int
+    hours: tuple[tuple[int, int], ...] = ()
+    changes: tuple[SymbolChange, ...] = ()
+    withdrawn_ns: int | None = None
+
+    @property
+    def end_ns(self) -> int:
+        """When it ends (UTC ns): at its time, or when it was withdrawn before that."""
+        return self.until_ns if self.withdrawn_ns is None else min(self.until_ns, self.withdrawn_ns)
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        """The symbols as they are asked for now, after all changes."""
+        wanted = dict.fromkeys(self.symbols)
+        for change in self.changes:
+            wanted.pop(change.symbol, None)
+            if change.action == "added":
+                wanted[change.symbol] = None
+        return tuple(wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """What the capture says of one session when it has ended: `sessions/<session>/session.json`.
 
     `outcome` is complete (its deadline came), stopped (it was told to end early), failed (`error` says why) or
-    killed (a later start recovered what it had written). `batches` counts the sealed batches of each lane.
+    killed (a later start recovered what it had written); recording says that it has not ended: then the record is
+    made from what is known so far, and is no file. `batches` counts the sealed batches of each lane.
     `symbols` were asked for at some time, `changes` says when that was not from start to end.
     `silences` are stretches in which a symbol kept silent though its rhythm let expect many trades: a halt, or a feed
     that does not send it; they end when it was heard again, or with the session.
     `never_heard` names the symbols from which no trade came; `refused` those the vendor would not send.
     `frames_lost` were received but not written, because writing failed; they lie within a gap.
+    `requests` are those that it served, withdrawn ones included; `zone` is the time zone of the exchange's days.
+    `vendor_errors` counts the error messages of the vendor by their text.
     """
 
     session: str
@@ -82,6 +119,9 @@ class SessionRecord:
     frames_lost: int = 0
     changes: tuple[SymbolChange, ...] = ()
     silences: tuple[Gap, ...] = ()
+    requests: tuple[Request, ...] = ()
+    zone: str = "America/New_York"
+    vendor_errors: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

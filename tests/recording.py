@@ -25,8 +25,8 @@ from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.session import Session
-from tasks.capture.status import Status, read_status
 from tasks.ledger import SessionRecord
+from tasks.status import Status, read_status
 from tasks.store import Store
 from tasks.trade import JOURNAL_HEADER, NS_PER_MS, NS_PER_S, Trade
 from tasks.verify.account import ledger_for

@@ -18,10 +18,10 @@ from tasks.capture.frames import CLOSE, PING, PONG, FrameCutter
 from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed, Received
 from tasks.capture.request import CaptureRequest
-from tasks.capture.status import State
 from tasks.capture.subscriptions import Subscriptions
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.errors import TransientError
+from tasks.status import State
 from tasks.trade import NS_PER_S
 
 log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
 from tasks.capture.past import Past, past_of, seals_of
 from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
-from tasks.capture.status import Status, boot_id, read_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
 from tasks.ledger import FrameCounts, SessionRecord
 from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import ConnectionRange, Seal, encode, read
+from tasks.status import Status, boot_id, read_status
 from tasks.store import Store, sha256_of, sync, write_whole
 
 

@@ -23,11 +23,11 @@ from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, ROOM_FILE, recover_sp
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.capture.silence import SilenceWatch
-from tasks.capture.status import State, Status, boot_id, read_status, write_status
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, wanted
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import encode
+from tasks.status import State, Status, boot_id, read_status, write_status
 from tasks.store import Store, write_whole
 from tasks.trade import NS_PER_S
 

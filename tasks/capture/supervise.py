@@ -17,12 +17,12 @@ from tasks.batch import BatchName
 from tasks.capture import recorder
 from tasks.capture.recovery import RECORD_FILE, close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest, read_request, save_request
-from tasks.capture.status import Status, read_status
 from tasks.capture.watchlist import want, wanted
 from tasks.errors import ConflictError, TerminalError, TransientError
 from tasks.ledger import SessionRecord
 from tasks.locks import SESSION_LOCK, is_held, key_lock_path
 from tasks.manifest import read
+from tasks.status import Status, read_status
 from tasks.store import Store
 
 LOG_FILE = "recorder.log"

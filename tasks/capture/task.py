@@ -26,13 +26,13 @@ from tasks.batch import BatchName, session_name
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest as CaptureRequest
 from tasks.capture.routes import lanes_for as lanes_for
-from tasks.capture.status import Status as Status
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
 from tasks.capture.supervise import change_symbols as change_symbols
 from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
 from tasks.errors import TerminalError, may_mend
 from tasks.ledger import SessionRecord
+from tasks.status import Status
 from tasks.store import Store
 
 _PROGRESS_EVERY_S = 5.0

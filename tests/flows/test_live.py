@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 
 from flows import live
-from tasks.capture.status import Status
 from tasks.ledger import Gap
+from tasks.status import Status
 from tasks.store import Store
 
 _STATUS = Status(

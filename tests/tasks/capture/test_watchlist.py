@@ -13,7 +13,6 @@ from faults import FaultServer, Send, Stall, Subscribed
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.session import Session
-from tasks.capture.status import read_status
 from tasks.capture.supervise import change_symbols
 from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, want, wanted
 from tasks.errors import TerminalError
@@ -21,6 +20,7 @@ from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
+from tasks.status import read_status
 from tasks.store import Store
 from tasks.trade import NS_PER_S, Trade
 
