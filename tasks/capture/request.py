@@ -8,15 +8,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tasks.errors import CorruptionError
+from tasks.ledger import Request
+from tasks.requests import this_process
+from tasks.sessions import REQUEST_FILE
 from tasks.store import write_whole
 from tasks.trade import NS_PER_S
-
-REQUEST_FILE = "request.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
-    """A session: from `started_ns` to `deadline_ns` (UTC ns), these symbols, from this feed.
+    """A session as its first run asks for it: from `started_ns` to `deadline_ns` (UTC ns), these symbols, this feed.
+
+    It goes on for as long as any run wants it: see `tasks/requests.py`.
 
     `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
     but those of symbols that never close (`routes.py`). `batch_for_ns` and
@@ -50,6 +53,14 @@ class CaptureRequest:
     def folder(self) -> Path:
         """The session's own folder."""
         return self.data_dir / "sessions" / self.session
+
+
+def own_request(session: CaptureRequest) -> Request:
+    """What the session's first run wants of it, where that run says nothing else."""
+    return Request(
+        id=session.session, owner="", symbols=session.symbols, start_ns=session.started_ns,
+        until_ns=session.deadline_ns, hours=session.market_hours, process=this_process(),
+    )  # fmt: skip
 
 
 def save_request(request: CaptureRequest) -> None:

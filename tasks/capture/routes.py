@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from typing import Literal
 from zlib import crc32
 
+from tasks.coverage import never_closes
+
 UTC = "UTC"
-
-
-def never_closes(symbol: str) -> bool:
-    """Whether the symbol trades around the clock: the vendor names crypto and currencies as VENUE:PAIR."""
-    return ":" in symbol
 
 
 def lanes_for(symbols: Sequence[str], lanes: int | Literal["ticker"]) -> int:
