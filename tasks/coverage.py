@@ -106,6 +106,11 @@ def requests_in(record: SessionRecord) -> tuple[Request, ...]:
     )  # fmt: skip
 
 
+def session_coverage(record: SessionRecord) -> Coverage:
+    """How much of what was asked of one session it could receive."""
+    return coverage(requests_in(record), [record])
+
+
 def never_closes(symbol: str) -> bool:
     """Whether the symbol trades around the clock: the vendor names crypto and currencies as VENUE:PAIR."""
     return ":" in symbol
@@ -227,10 +232,3 @@ def without(spans: Spans, others: Spans) -> Spans:
 def length(spans: Spans) -> int:
     """How long they last together, in ns."""
     return sum(end - start for start, end in spans)
-
-
-def shown(share: float | None) -> str:
-    """A share as a person reads it; one that is not whole never looks whole."""
-    if share is None:
-        return "–"
-    return "100 %" if share >= 1 else f"{min(share, 0.999) * 100:.1f} %"

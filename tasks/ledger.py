@@ -204,7 +204,7 @@ class Ledger:
             ),
             ("rows archived", trades.archived, "sum over symbols", sum(self.per_symbol.values())),
             ("batches sealed", sum(self.record.batches), "batches found", batches.sealed),
-            ("gaps of a symbol that overlap", _overlaps(self.record.gaps), "none", 0),
+            ("gaps that overlap", _overlaps(self.record.gaps), "none", 0),
         ]
         if self.upload_expected:
             laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))

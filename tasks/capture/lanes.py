@@ -17,8 +17,9 @@ from tasks.capture.clock import Clock
 from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal
-from tasks.capture.request import CaptureRequest, date_in, day_of
+from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
+from tasks.dates import date_in, span_of
 from tasks.store import Store
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
@@ -283,12 +284,13 @@ class Lane(threading.Thread):
     def _open(self, now_ns: int) -> Journal:
         request = self._request
         name = BatchName(request.session, self._number, self.batches)
+        date = date_in(self._zone, now_ns)
         heading = Heading(
-            batch=str(name), feed=request.feed, date=date_in(self._zone, now_ns), symbols=request.symbols,
+            batch=str(name), feed=request.feed, date=date, symbols=request.symbols,
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
-        self._day_ns = day_of(self._zone, now_ns)
+        self._day_ns = span_of(date, self._zone)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)
         return self._journal

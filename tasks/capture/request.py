@@ -1,9 +1,7 @@
 """What is one session asked to do? Written to `sessions/<session>/request.json`; holds no secret."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -81,16 +79,3 @@ def read_request(folder: Path) -> CaptureRequest:
     except msgspec.MsgspecError as error:
         raise CorruptionError(f"{path}: not a request ({error}); restore it from a copy") from error
     return replace(request, data_dir=folder.parents[1])
-
-
-def date_in(zone: str, ns: int) -> str:
-    """The day (YYYY-MM-DD) that a UTC time in ns falls on in that zone."""
-    return datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d")
-
-
-def day_of(zone: str, ns: int) -> tuple[int, int]:
-    """From when until when, in UTC ns, the day lasts that a UTC time in ns falls on in that zone."""
-    date = datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).date()
-    midnights = (datetime.combine(day, datetime.min.time(), ZoneInfo(zone)) for day in (date, date + timedelta(days=1)))
-    start, end = (int(midnight.timestamp()) * NS_PER_S for midnight in midnights)
-    return start, end

@@ -12,8 +12,8 @@ from faults import Connection, Drop, FaultServer, Send, Stall, Step, Subscribed
 from recording import Answered, Recording, Row, assert_all_there, sealed_rows, trades
 
 from tasks.capture.clock import Clock
-from tasks.capture.request import date_in
 from tasks.capture.routes import lanes_for
+from tasks.dates import date_in
 from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.store import Store
