@@ -9,11 +9,11 @@ from flows import report
 from flows.report import count
 from flows.rows import print_rows
 from tasks.batch import BatchName, is_session_name
-from tasks.coverage import session_coverage
+from tasks.coverage import day_coverage, notable, session_coverage
 from tasks.days import is_closed
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Gap, Ledger, SessionRecord
-from tasks.query.day_view import day_coverage, days_of
+from tasks.query.day_view import days_of
 from tasks.query.holdings import Holding, by_day, holding, lag_ms
 from tasks.query.sources import sources_of
 from tasks.store import Store, feed_and_date
@@ -97,7 +97,7 @@ def _day(store: Store, day: str, manifests: list[Path], sessions: list[_Session]
         "date": day,
         "sessions": len(sessions),
         **_counts(held),
-        "gaps": len(covered.gaps),
+        "gaps": len(notable(covered.gaps)),
         "coverage": covered.share,
         "market_hours": covered.hours_share,
         "closed": bool(manifests) and _closed(store, manifests),
@@ -137,8 +137,8 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
         "waiting": sum(each.ledger.batches.waiting for each in sessions if each.ledger),
         "coverage": covered.share,
         "market_hours": covered.hours_share,
-        "coverage_by_symbol": covered.per_symbol,
-        "gaps": [msgspec.to_builtins(gap) for gap in (ledger.record.gaps if ledger else covered.gaps)],
+        "coverage_by_symbol": {symbol: each.share for symbol, each in covered.per_symbol.items()},
+        "gaps": [msgspec.to_builtins(gap) for gap in (ledger.record.gaps if ledger else notable(covered.gaps))],
         "quarantined": held.quarantined + held.refused,
         "refused": held.refused,
         "reasons": held.reasons,

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.coverage import session_coverage
-from tasks.dates import utc_text
 from tasks.duration import format_duration
 from tasks.ledger import Gap, Ledger
+from tasks.zones import utc_text
 
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,7 +38,7 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
         **whole,
         "coverage": covered.share,
         "market_hours": covered.hours_share,
-        "coverage_by_symbol": covered.per_symbol,
+        "coverage_by_symbol": {symbol: each.share for symbol, each in covered.per_symbol.items()},
         "waiting": ledger.batches.waiting,
         "balances": ledger.balances,
         "imbalances": ledger.imbalances(),

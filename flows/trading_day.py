@@ -76,13 +76,14 @@ def short_of(account: Account, least: float) -> str | None:
     coverage = account.coverage
     if not account.trades:
         return f"no trade was received in {format_duration(account.request.end_ns - account.request.start_ns)}"
-    short = {symbol: share for symbol, share in coverage.hours_per_symbol.items() if share < least}
+    shares = {symbol: each.hours_share for symbol, each in coverage.per_symbol.items()}
+    short = {symbol: share for symbol, share in shares.items() if share is not None and share < least}
     if not short:
         return None
     worst = sorted(short, key=lambda symbol: short[symbol])[:5]
     longest = max(coverage.gaps, key=lambda gap: (gap.end_ns or gap.start_ns) - gap.start_ns)
     return (
-        f"coverage of market hours is {coverage.hours_share:.1%}, {len(short)} of {len(coverage.hours_per_symbol)} "
+        f"coverage of market hours is {coverage.hours_share:.1%}, {len(short)} of {len(shares)} "
         f"symbols are below {least:.0%} ({', '.join(f'{symbol} {short[symbol]:.1%}' for symbol in worst)}); "
         f"the longest gap: {longest.reason}"
     )

@@ -19,8 +19,8 @@ from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
-from tasks.dates import date_in, span_of
 from tasks.store import Store
+from tasks.zones import date_in, day_span
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
 _LINGER_S = 0.003
@@ -290,7 +290,7 @@ class Lane(threading.Thread):
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
-        self._day_ns = span_of(date, self._zone)
+        self._day_ns = day_span(date, self._zone)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)
         return self._journal

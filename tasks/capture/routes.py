@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 from zlib import crc32
 
-from tasks.coverage import never_closes
-
-UTC = "UTC"
+from tasks.zones import UTC, never_closes
 
 
 def lanes_for(symbols: Sequence[str], lanes: int | Literal["ticker"]) -> int:

@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tasks.batch import BatchName
-from tasks.coverage import Coverage, coverage
+from tasks.coverage import coverage
 from tasks.days import day_receipt, day_record, held_by, removed
 from tasks.errors import TerminalError
-from tasks.ledger import BatchCounts, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
+from tasks.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
 from tasks.manifest import Place, Receipt, read
 from tasks.sessions import record_of
 from tasks.store import Store

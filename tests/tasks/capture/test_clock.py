@@ -13,11 +13,11 @@ from recording import Answered, Recording, Row, assert_all_there, sealed_rows, t
 
 from tasks.capture.clock import Clock
 from tasks.capture.routes import lanes_for
-from tasks.dates import date_in
 from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.store import Store
 from tasks.trade import NS_PER_MS, NS_PER_S
+from tasks.zones import date_in
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]
