@@ -80,7 +80,7 @@ def record(
     from flows.record_session import record_session
 
     with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
-        ledgers, well = _ledgers_of(
+        ledgers, failure = _ledgers_of(
             lambda: [
                 record_session(
                     symbols=list(settings.symbols),
@@ -93,7 +93,7 @@ def record(
                 )
             ]
         )
-    _print_ledgers(ledgers, as_json, settings.data_dir, single=True, well=well)
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=True, failure=failure)
 
 
 @symbols_app.command("list")
@@ -138,8 +138,8 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     settings = load_settings(data_dir=data_dir)
     from flows.process_batches import process_batches
 
-    ledgers, well = _ledgers_of(lambda: process_batches(data_dir=data_dir))
-    _print_ledgers(ledgers, as_json, settings.data_dir, single=False, well=well)
+    ledgers, failure = _ledgers_of(lambda: process_batches(data_dir=data_dir))
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 
 
 @app.command()
@@ -220,30 +220,32 @@ def main() -> None:
         sys.exit(FAILED)
 
 
-def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], bool]:
-    """The ledgers that a flow gives, also where it fails because of what they say; and whether it did not fail."""
+def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], str | None]:
+    """The ledgers that a flow gives, also where it fails because of what they say; and why it failed."""
     from flows.log_lines import expected_errors_in_a_line
     from flows.process_batches import NotArchived
     from flows.record_session import SessionFailed
 
     expected_errors_in_a_line()
     try:
-        return run(), True
+        return run(), None
     except (SessionFailed, NotArchived) as failure:
-        errors.print(f"[red]tape:[/red] {failure}")
-        return ([failure.ledger] if isinstance(failure, SessionFailed) else failure.ledgers), False
+        return ([failure.ledger] if isinstance(failure, SessionFailed) else failure.ledgers), str(failure)
 
 
-def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool, well: bool) -> None:
+def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool, failure: str | None) -> None:
+    """What was recorded; last, and on stderr, why it is not what was asked for."""
     if as_json:
         shown = [report.as_json(ledger) for ledger in ledgers]
         print(msgspec.json.encode(shown[0] if single else {"sessions": shown}).decode())
     else:
         for ledger in ledgers:
             report.print_ledger(ledger, data_dir)
-        if well and not ledgers:
+        if failure is None and not ledgers:
             print("nothing waited to be archived")
-    if not well or not all(ledger.balances for ledger in ledgers):
+    if failure is not None:
+        errors.print(f"[red]tape:[/red] {failure}")
+    if failure is not None or not all(ledger.balances for ledger in ledgers):
         raise typer.Exit(FAILED)
 
 

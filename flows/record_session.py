@@ -77,14 +77,15 @@ def record_session(
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
-    return recorded(settings, request_for(settings, now_ns, deadline_ns)).ledger
+    return recorded(settings, request_for(settings, now_ns, deadline_ns), now_ns).ledger
 
 
-def recorded(settings: Settings, wanted: Request, *, wait_for_key: bool = False) -> Recorded:
-    """Have what a run wants recorded and archived; gives what came of it.
+def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key: bool = False) -> Recorded:
+    """Have what a run wants recorded and archived, a run that began at `begun_ns` (UTC ns); gives what came of it.
 
     Raises SessionFailed where it was not recorded as asked, NotArchived where a batch could not be archived.
     """
+    session = session_for(settings, wanted, begun_ns)
     store = Store(settings.data_dir).prepare()
     recover_sessions(store.root)
     futures: dict[BatchName, Steps] = {}
@@ -92,14 +93,12 @@ def recorded(settings: Settings, wanted: Request, *, wait_for_key: bool = False)
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    session = capture(
-        session_for(settings, wanted), wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key
-    )
+    served_in = capture(session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
     for name in waiting(store, settings):
-        if name.session == session and name not in futures:
+        if name.session == served_in and name not in futures:
             begin(name)
-    unarchived = finish(list(futures.values()), send_records(settings, [session]))
-    return judged(store, session, wanted, settings, unarchived)
+    unarchived = finish(list(futures.values()), send_records(settings, [served_in]))
+    return judged(store, served_in, wanted, settings, unarchived)
 
 
 def judged(store: Store, session: str, wanted: Request, settings: Settings, unarchived: str | None) -> Recorded:
@@ -154,15 +153,14 @@ def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
     )
 
 
-def session_for(settings: Settings, wanted: Request) -> CaptureRequest:
-    """The session that a new recorder would record for this run."""
-    now_ns = time.time_ns()
+def session_for(settings: Settings, wanted: Request, begun_ns: int) -> CaptureRequest:
+    """The session that a new recorder would record for this run, which began at `begun_ns` (UTC ns)."""
     return CaptureRequest(
-        session=session_name(now_ns, os.urandom),
+        session=session_name(begun_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),
         feed_url=settings.feed_url,
         symbols=wanted.symbols,
-        started_ns=now_ns,
+        started_ns=begun_ns,
         deadline_ns=wanted.until_ns,
         market_hours=wanted.hours,
         zone=exchange_zone(settings.calendar).key,

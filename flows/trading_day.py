@@ -62,7 +62,7 @@ def trading_day(
     if time.time_ns() >= hours.close_ns:
         return _judged_late(settings, day, wanted)
     _wait_until(hours.open_ns)
-    done = recorded(settings, wanted, wait_for_key=True)
+    done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
     process_batches(data_dir=data_dir)
     close_day(date=day, data_dir=data_dir)
     reason = short_of(done.account, settings.min_coverage)
