@@ -125,6 +125,37 @@ class SessionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CoveredTime:
+    """How long trades were asked for and could be received, in ns; the same within the hours of the market."""
+
+    asked_ns: int = 0
+    received_ns: int = 0
+    hours_asked_ns: int = 0
+    hours_received_ns: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """The share of the asked-for time in which trades could be received; None where none was asked for."""
+        return self.received_ns / self.asked_ns if self.asked_ns else None
+
+    @property
+    def hours_share(self) -> float | None:
+        """The same within market hours; None where the asked-for time has none, or they are not known."""
+        return self.hours_received_ns / self.hours_asked_ns if self.hours_asked_ns else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage(CoveredTime):
+    """What was asked for and what could be received, the times added up over the symbols.
+
+    `gaps` are all that was asked for and could not be received; of one symbol they do not overlap.
+    """
+
+    per_symbol: dict[str, CoveredTime] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TradeCounts:
     """Trades of one session by stage.
 

@@ -2,17 +2,13 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tasks.ledger import Gap
 from tasks.manifest import encode, read
+from tasks.sessions import SavedGaps
 from tasks.store import write_whole
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    gaps: tuple[Gap, ...]
 
 
 class GapBook:
@@ -24,7 +20,7 @@ class GapBook:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._gaps: list[Gap] = list(read(path, _Saved).gaps) if path.exists() else []
+        self._gaps: list[Gap] = list(read(path, SavedGaps).gaps) if path.exists() else []
 
     def open(self, symbols: Iterable[str], start_ns: int, reason: str) -> None:
         """These symbols cannot be heard from `start_ns` on; those already in a gap stay in theirs."""
@@ -69,4 +65,4 @@ class GapBook:
         )
 
     def _save(self) -> None:
-        write_whole(self._path, encode(_Saved(tuple(self._gaps))))
+        write_whole(self._path, encode(SavedGaps(tuple(self._gaps))))

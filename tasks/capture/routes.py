@@ -8,12 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 from zlib import crc32
 
-UTC = "UTC"
-
-
-def never_closes(symbol: str) -> bool:
-    """Whether the symbol trades around the clock: the vendor names crypto and currencies as VENUE:PAIR."""
-    return ":" in symbol
+from tasks.zones import UTC, never_closes
 
 
 def lanes_for(symbols: Sequence[str], lanes: int | Literal["ticker"]) -> int:

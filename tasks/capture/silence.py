@@ -8,9 +8,9 @@ from tasks.capture.clock import Clock
 from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
-from tasks.capture.routes import never_closes
 from tasks.ledger import Gap
 from tasks.trade import NS_PER_S
+from tasks.zones import never_closes
 
 log = logging.getLogger(__name__)
 

@@ -13,17 +13,11 @@ from pathlib import Path
 
 from tasks.ledger import SymbolChange
 from tasks.manifest import encode, read
+from tasks.sessions import SavedWatchList
 from tasks.store import write_whole
 
 WATCHLIST_FILE = "watchlist.json"
 WANTED_FILE = "wanted.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    current: tuple[str, ...]
-    ever: tuple[str, ...]
-    changes: tuple[SymbolChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +31,7 @@ class WatchList:
     def __init__(self, path: Path, symbols: tuple[str, ...]) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._list = read(path, _Saved) if path.exists() else _Saved(symbols, symbols, ())
+        self._list = read(path, SavedWatchList) if path.exists() else SavedWatchList(symbols, symbols, ())
 
     @property
     def current(self) -> tuple[str, ...]:

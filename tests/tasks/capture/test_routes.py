@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.capture.routes import UTC, Routes, lanes_for
+from tasks.capture.routes import Routes, lanes_for
+from tasks.zones import UTC
 
 NEW_YORK = "America/New_York"
 MIXED = ("A", "X:A", "B", "C", "X:B", "D")

@@ -1,0 +1,50 @@
+"""How are stretches of time joined, cut out of each other and added up?
+
+A span is (start, end) in ns, its end excluded. `Spans` are in order, do not touch each other, and none is empty.
+"""
+
+from collections.abc import Iterable
+
+Span = tuple[int, int]
+Spans = tuple[Span, ...]
+
+
+def union(spans: Iterable[Span]) -> Spans:
+    """All that lies in any of these, which may overlap and be in any order."""
+    joined: list[Span] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def intersect(left: Spans, right: Spans) -> Spans:
+    """All that lies in both."""
+    found: list[Span] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start, end = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if start < end:
+            found.append((start, end))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
+
+
+def subtract(whole: Spans, parts: Spans) -> Spans:
+    """All of `whole` that does not lie in `parts`."""
+    if not parts or not whole:
+        return whole
+    first, last = min(whole[0][0], parts[0][0]), max(whole[-1][1], parts[-1][1])
+    edges = [first, *(edge for part in parts for edge in part), last]
+    outside = tuple(span for span in zip(edges[::2], edges[1::2], strict=True) if span[0] < span[1])
+    return intersect(whole, outside)
+
+
+def length(spans: Spans) -> int:
+    """How long they last together, in ns."""
+    return sum(end - start for start, end in spans)

@@ -1,0 +1,196 @@
+"""What did one request get: how much of its time was covered, and how many trades came in it?
+
+The request names no session: whichever sessions of its feed ran in its time served it, those that record included.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.archive import read_groups
+from tasks.batch import BatchName
+from tasks.coverage import asked_spans, coverage
+from tasks.days import nowhere_here
+from tasks.errors import CorruptionError
+from tasks.ledger import Coverage, Request, SessionRecord
+from tasks.sessions import records_of
+from tasks.spans import Spans
+from tasks.store import Store
+from tasks.trade import JOURNAL_COLUMNS
+from tasks.verify.rows import Rows
+from tasks.verify.standing import Standing, standing
+
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A request, how much of it was received, and its trades: those of its symbols, received while it asked for them.
+
+    `per_symbol` has every symbol that it ever asked for.
+    """
+
+    request: Request
+    coverage: Coverage
+    per_symbol: dict[str, int]
+
+    @property
+    def trades(self) -> int:
+        """All of its trades."""
+        return sum(self.per_symbol.values())
+
+
+def account_of(store: Store, request: Request, feed: str = "finnhub") -> Account:
+    """The account of that request over every session of the feed, as far as is known now.
+
+    Trades count once they are journalled: of what is not validated yet every row counts, of the rest every valid one.
+    Rows are read of the batches alone that lie partly within the request. Raises CorruptionError where a file cannot
+    be read, and TerminalError where such a batch's rows are in the bucket alone.
+    """
+    records = [record for record in records_of(store, feed) if _overlaps(request, record)]
+    asked, found = asked_spans(request), Counter[str]()
+    with TemporaryDirectory(prefix="tape-account-") as folder:
+        rows = Rows(store, Path(folder))
+        for record in records:
+            for counted in _trades(store, record.session, asked, rows):
+                found.update(counted)
+    symbols = dict.fromkeys((*request.symbols, *(change.symbol for change in request.changes)))
+    per_symbol = {symbol: found[symbol] for symbol in symbols}
+    return Account(request=request, coverage=coverage([request], records), per_symbol=per_symbol)
+
+
+def _overlaps(request: Request, record: SessionRecord) -> bool:
+    later = record.outcome == "recording" or request.start_ns <= record.ended_ns
+    return later and record.started_ns < request.end_ns
+
+
+def _trades(store: Store, session: str, asked: dict[str, Spans], rows: Rows) -> Iterator[dict[str, int]]:
+    """How many of the session's trades were asked for, by symbol, batch after batch."""
+    # The journals first: one that is sealed meanwhile is met again as a batch, and counted as that alone.
+    journals = _journals(store, session)
+    names = _recorded(store, session)
+    yield from (_within(frame, asked) for name, frame in journals.items() if name not in names)
+    for name in sorted(names):
+        batch = standing(store, name)
+        first_ns, last_ns, per_symbol = _said(batch)
+        wanted = {symbol: spans for symbol, spans in asked.items() if symbol in per_symbol}
+        inside = {symbol for symbol, spans in wanted.items() if _all_in(spans, first_ns, last_ns)}
+        yield {symbol: per_symbol[symbol] for symbol in inside}
+        partly = {s: spans for s, spans in wanted.items() if s not in inside and _any_in(spans, first_ns, last_ns)}
+        if partly:
+            yield _read(store, batch, partly, rows)
+
+
+def _journals(store: Store, session: str) -> dict[BatchName, pl.DataFrame]:
+    """The rows of journals that have no seal yet: in the spool, or moved and about to get theirs."""
+    found: dict[BatchName, pl.DataFrame] = {}
+    for path in (*store.spool.glob(f"{session}/*.csv.open"), *store.sealed.glob(f"{session}-*.csv")):
+        name = BatchName.parse(path.name)
+        if not (store.sealed / name.seal).exists():
+            with suppress(FileNotFoundError):  # It moved on.
+                found[name] = _journal_rows(path)
+    return found
+
+
+def _recorded(store: Store, session: str) -> set[BatchName]:
+    """The session's batches that have a record, looked for in the order in which they move on."""
+    paths = [*store.sealed.glob(f"{session}-*.seal.json"), *store.validated.glob(f"{session}-*.report.json")]
+    paths += store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")
+    return {BatchName.parse(path.name) for path in paths}
+
+
+def _read(store: Store, batch: Standing, asked: dict[str, Spans], rows: Rows) -> dict[str, int]:
+    """How many of a batch's rows were asked for, by reading them."""
+    for _ in range(_LOOKS):
+        found = Counter[str]()
+        try:
+            for frame in _rows_of(store, batch, rows):
+                found.update(_within(frame, asked))
+        except FileNotFoundError:
+            batch = standing(store, batch.name)  # It moved on while it was read.
+        else:
+            return found
+    raise CorruptionError(f"{batch.record}: the rows of {batch.name} are not beside it; run `tape verify`")
+
+
+def _said(batch: Standing) -> tuple[int, int, dict[str, int]]:
+    """The first and last receive time of a batch's rows, and how many each symbol has, valid ones where that is known.
+
+    The seal's own times are of all rows, so they hold for the valid ones too.
+    """
+    ranges = batch.seal.connections
+    per_symbol = batch.report.per_symbol if batch.report is not None else batch.seal.per_symbol
+    if not ranges:
+        return 0, 0, {}
+    return min(each.first_recv_ns for each in ranges), max(each.last_recv_ns for each in ranges), per_symbol
+
+
+def _all_in(spans: Spans, first_ns: int, last_ns: int) -> bool:
+    return any(start <= first_ns and last_ns < end for start, end in spans)
+
+
+def _any_in(spans: Spans, first_ns: int, last_ns: int) -> bool:
+    return any(start <= last_ns and first_ns < end for start, end in spans)
+
+
+def _within(frame: pl.DataFrame, asked: dict[str, Spans]) -> dict[str, int]:
+    """How many rows of a frame (symbol, ts_recv) lie in what was asked for, by symbol."""
+    found = {}
+    for (symbol,), rows in frame.filter(pl.col("symbol").is_in(list(asked))).group_by("symbol"):
+        times_ns = np.sort(rows["ts_recv"].to_numpy())
+        found[str(symbol)] = sum(
+            int(np.searchsorted(times_ns, end) - np.searchsorted(times_ns, start)) for start, end in asked[str(symbol)]
+        )
+    return found
+
+
+def _rows_of(store: Store, batch: Standing, rows: Rows) -> Iterable[pl.DataFrame]:
+    """Symbol and ts_recv (UTC ns) of a batch's rows, wherever the batch stands; valid ones where that is known."""
+    if batch.manifest is not None:
+        found = rows.of(batch, batch.manifest)
+        if found.said:
+            raise CorruptionError(f"{found.said[0].file}: {found.said[0].message}")
+        if found.readable is None:
+            raise nowhere_here(batch.record, batch.manifest)
+        return map(_columns, read_groups(found.readable))
+    if batch.report is not None:
+        return _validated(store.validated / batch.name.validated)
+    return [_journal_rows(store.sealed / batch.name.sealed)]
+
+
+def _validated(path: Path) -> Iterator[pl.DataFrame]:
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            for part in stream:
+                yield _columns(pa.Table.from_batches([part]))
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:200]
+        raise CorruptionError(f"{path}: cannot be read ({said}); restore it from a copy") from error
+
+
+def _columns(table: pa.Table) -> pl.DataFrame:
+    times = pc.cast(table["ts_recv"], pa.int64())
+    frame = pl.from_arrow(pa.table({"symbol": table["symbol"].cast(pa.large_string()), "ts_recv": times}))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table always gives a frame
+    return frame
+
+
+def _journal_rows(path: Path) -> pl.DataFrame:
+    """Symbol and ts_recv of a journal's whole lines."""
+    content = path.read_bytes()
+    _, _, lines = content[: content.rfind(b"\n") + 1].partition(b"\n")
+    if not lines:
+        return pl.DataFrame(schema={"symbol": pl.String, "ts_recv": pl.Int64})
+    frame = pl.read_csv(
+        lines, has_header=False, quote_char=None, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True,
+        new_columns=list(JOURNAL_COLUMNS),
+    )  # fmt: skip
+    return frame.select("symbol", pl.col("ts_recv").cast(pl.Int64, strict=False)).drop_nulls()
