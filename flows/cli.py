@@ -74,7 +74,7 @@ def record(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record trades until a time is up, and archive them meanwhile. Exits 0 only where the ledger balances."""
+    """Record trades until a time is up, and archive them meanwhile. Exits 0 only if it was recorded and balances."""
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
     from flows.record_session import record_session

@@ -40,7 +40,7 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the days and the sessions that were recorded, and how far each has come."""
     from flows.holdings import days_and_sessions, print_days_and_sessions
 
-    days, sessions = days_and_sessions(_store(load_settings(data_dir=data_dir)))
+    days, sessions = days_and_sessions(_store(load_settings(data_dir=data_dir)), time.time_ns())
     if as_json:
         print_json({"days": days, "sessions": sessions})
     else:
@@ -58,7 +58,7 @@ def show(
     settings = load_settings(data_dir=data_dir)
     if not is_session_name(what):
         _date(what, "the argument")
-    found, ledger = shown(_store(settings), what)
+    found, ledger = shown(_store(settings), what, time.time_ns())
     if as_json:
         print_json({**found, "ledger": report.as_json(ledger) if ledger else None})
     else:
@@ -116,7 +116,7 @@ def query(
     store, manifests = _manifests(settings, remote, None if date is None else _date(date, "--date"), None)
     with connect(sources_of(store, manifests)) as database:
         if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
-            add_sessions(database, store, manifests)
+            add_sessions(database, store, manifests, date)
         answer = ask(database, sql)
         if as_json:
             for row in answer.rows:

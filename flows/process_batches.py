@@ -180,8 +180,11 @@ def bucket_of(settings: Settings) -> Bucket | None:
 
 
 def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
-    """The ledger of a session that has ended, None of one that still records."""
-    if not (store.sessions / session / "session.json").exists():
+    """The ledger of a session, as far as it has come; None where nothing is known of the session itself."""
+    if (
+        not (store.sessions / session / "request.json").exists()
+        and not (store.sessions / session / "session.json").exists()
+    ):
         return None
     bucket = bucket_of(settings)
     return ledger_for(store, session, None if bucket is None else bucket.place)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -23,9 +24,12 @@ from flows.settings import Settings, load_settings
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
 from tasks.errors import TerminalError
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, Request
 from tasks.market.hours import exchange_zone, trading_hours
+from tasks.requests import this_process
 from tasks.store import Store
+from tasks.trade import NS_PER_S
+from tasks.verify.account import Account, account_of
 
 
 class SessionFailed(TerminalError):
@@ -34,6 +38,14 @@ class SessionFailed(TerminalError):
     def __init__(self, message: str, ledger: Ledger) -> None:
         super().__init__(message)
         self.ledger = ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of a run: its session's ledger, and the account of what the run itself asked for."""
+
+    ledger: Ledger
+    account: Account
 
 
 def _run_name() -> str:
@@ -63,7 +75,16 @@ def record_session(
     be archived: it is then recorded, and `process_batches` takes it up.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
-    request = request_for(settings, record_for, until, time.time_ns())
+    now_ns = time.time_ns()
+    deadline_ns = deadline_for(settings, record_for, until, now_ns)
+    return recorded(settings, request_for(settings, now_ns, deadline_ns)).ledger
+
+
+def recorded(settings: Settings, wanted: Request, *, wait_for_key: bool = False) -> Recorded:
+    """Have what a run wants recorded and archived; gives what came of it.
+
+    Raises SessionFailed where it was not recorded as asked, NotArchived where a batch could not be archived.
+    """
     store = Store(settings.data_dir).prepare()
     recover_sessions(store.root)
     futures: dict[BatchName, Steps] = {}
@@ -71,48 +92,81 @@ def record_session(
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    record = capture(request, key_of(settings), begin, settings.symbols_variable)
+    session = capture(
+        session_for(settings, wanted), wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key
+    )
     for name in waiting(store, settings):
-        if name.session == record.session and name not in futures:
+        if name.session == session and name not in futures:
             begin(name)
-    records = send_records(settings, [record.session])
-    return closed(store, record.session, settings, finish(list(futures.values()), records))
+    unarchived = finish(list(futures.values()), send_records(settings, [session]))
+    return judged(store, session, wanted, settings, unarchived)
 
 
-def closed(store: Store, session: str, settings: Settings, unarchived: str | None) -> Ledger:
-    """The ledger of a session that has ended, shown in the UI; `unarchived` says why some batches are not archived.
+def judged(store: Store, session: str, wanted: Request, settings: Settings, unarchived: str | None) -> Recorded:
+    """What came of a run, shown in the UI; `unarchived` says why some batches are not archived.
 
     Raises SessionFailed or NotArchived where it is not as it should be.
     """
     ledger = ledger_of(store, session, settings)
     if ledger is None:
-        raise TerminalError(f"{session} has no record yet: its recorder still runs")
+        raise TerminalError(f"{session} has neither a record nor a recorder; run `tape archive`")
     show(ledger)
-    record = ledger.record
-    if record.outcome in ("failed", "killed"):
+    mine = next((each for each in ledger.record.requests if each.id == wanted.id), wanted)
+    found = Recorded(ledger, account_of(store, mine))
+    reason = _not_recorded(found)
+    if reason is not None:
         also = "" if unarchived is None else f"; {unarchived}"
-        raise SessionFailed(f"{session} {record.outcome}: {record.error}{also}", ledger)
+        raise SessionFailed(f"{session}: {reason}{also}", ledger)
     if unarchived is not None:
         raise NotArchived(unarchived, [ledger])
     if not ledger.balances:
         raise SessionFailed(f"{session} does not balance: {'; '.join(ledger.imbalances())}", ledger)
     get_run_logger().info("%s balances: %s trades archived", session, f"{ledger.trades.archived:,}")
-    return ledger
+    return found
 
 
-def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
-    """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
-    deadline_ns = deadline_for(settings, record_for, until, now_ns)
+def _not_recorded(found: Recorded) -> str | None:
+    """Why that is not what was asked for, or None where it is. Silence is: nobody can make a market trade."""
+    record, trades, request = found.ledger.record, found.ledger.trades, found.account.request
+    if record.outcome in ("failed", "killed"):
+        return f"{record.outcome}: {record.error}"
+    gaps = found.account.coverage.gaps
+    if not found.account.coverage.received_ns:
+        return f"never connected: {gaps[-1].reason if gaps else 'it was stopped before'}"
+    if trades.received and not trades.valid:
+        return f"none of the {trades.received:,} trades that came could be kept; see quarantine/ for the reasons"
+    if record.outcome == "stopped" and request.withdrawn_ns is None and record.ended_ns < request.until_ns:
+        short_s = (request.until_ns - record.ended_ns) / NS_PER_S
+        return f"the recorder was stopped {short_s:,.0f} s before the time that was asked for"
+    return None
+
+
+def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
+    """What this run wants of a recorder, from `due_ns` to `until_ns` (UTC ns): a late start counts as not recorded."""
+    return Request(
+        id=session_name(time.time_ns(), os.urandom),
+        owner=flow_run.name or "tape",
+        symbols=settings.symbols,
+        start_ns=due_ns,
+        until_ns=until_ns,
+        hours=trading_hours(due_ns, until_ns, settings.calendar),
+        process=this_process(),
+    )
+
+
+def session_for(settings: Settings, wanted: Request) -> CaptureRequest:
+    """The session that a new recorder would record for this run."""
+    now_ns = time.time_ns()
     return CaptureRequest(
         session=session_name(now_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),
         feed_url=settings.feed_url,
-        symbols=settings.symbols,
+        symbols=wanted.symbols,
         started_ns=now_ns,
-        deadline_ns=deadline_ns,
-        market_hours=trading_hours(now_ns, deadline_ns, settings.calendar),
+        deadline_ns=wanted.until_ns,
+        market_hours=wanted.hours,
         zone=exchange_zone(settings.calendar).key,
-        lanes=lanes_for(settings.symbols, settings.lanes),
+        lanes=lanes_for(wanted.symbols, settings.lanes),
         batch_for_ns=settings.batch_for_ns,
         batch_bytes=settings.batch_bytes,
         queue_bytes=settings.queue_bytes,

@@ -1,7 +1,6 @@
 """How do a ledger, a verdict and a doctor's findings look in a terminal, and as JSON?"""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +8,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tasks.coverage import session_coverage
+from tasks.duration import format_duration
 from tasks.ledger import Gap, Ledger
+from tasks.zones import utc_text
 
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,17 +29,29 @@ class Finding(Protocol):
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
-    """A ledger as one flat object: the session's record, the counts by stage, and whether they agree."""
+    """A ledger as one flat object: the session's record, the counts by stage, its coverage, and whether all agree."""
     whole: dict[str, Any] = msgspec.to_builtins(ledger)
     record = whole.pop("record")
-    return {**record, **whole, "balances": ledger.balances, "imbalances": ledger.imbalances()}
+    covered = session_coverage(ledger.record)
+    return {
+        **record,
+        **whole,
+        "coverage": covered.share,
+        "market_hours": covered.hours_share,
+        "coverage_by_symbol": {symbol: each.share for symbol, each in covered.per_symbol.items()},
+        "waiting": ledger.batches.waiting,
+        "balances": ledger.balances,
+        "imbalances": ledger.imbalances(),
+    }
 
 
 def print_ledger(ledger: Ledger, data_dir: Path) -> None:
-    """The ledger as a table of laws, then the gaps, then where the files lie."""
+    """The ledger as a table of laws, then the gaps, then where the files lie; last what was achieved."""
     record = ledger.record
-    title = f"{record.session}: {len(record.symbols)} symbols, {record.outcome}"
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(
+        title=f"{record.session}: {count(len(record.symbols), 'symbol')}, {record.outcome}",
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
     for heading in ("law", "count", "must equal", "count", ""):
         table.add_column(heading, justify="right" if "count" in heading else "left")
     for left, a, right, b in ledger.laws():
@@ -45,22 +59,65 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     out.print(table)
     trades, frames = ledger.trades, ledger.frames
     out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
-    out.print(f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined:,} quarantined")
-    out.print(f"gaps: {len(record.gaps)}" + ("" if record.gaps else ", every symbol could be heard throughout"))
-    for gap in record.gaps[:20]:
-        out.print(f"  {gap_line(gap)}")
-    if len(record.gaps) > 20:
-        out.print(f"  … and {len(record.gaps) - 20} more in {data_dir}/sessions/{record.session}/session.json")
-    if record.never_heard:
-        out.print(f"never heard: {', '.join(record.never_heard[:20])}{' …' if len(record.never_heard) > 20 else ''}")
+    reasons = {**ledger.reasons, **({"refused": trades.refused} if trades.refused else {})}
+    why = ", ".join(f"{name} {number:,}" for name, number in reasons.items())
+    out.print(
+        f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined + trades.refused:,} quarantined"
+        + (f" ({why})" if why else ""),
+        soft_wrap=True,
+    )
+    print_gaps(record.gaps, f"{data_dir}/sessions/{record.session}/session.json lists them")
+    for text, number in record.vendor_errors.items():
+        out.print(f"the feed said {count(number, 'time')}: {text}", soft_wrap=True)
+    for name, symbols in (("never heard", record.never_heard), ("refused by the feed", record.refused)):
+        if symbols:
+            out.print(f"{name}: {', '.join(symbols[:20])}{' …' if len(symbols) > 20 else ''}", soft_wrap=True)
     for name, place in (
         ("archive", f"archive/feed={record.feed}/"),
         ("quarantine", "quarantine/"),
         ("log", f"sessions/{record.session}/recorder.log"),
     ):
         out.print(f"{name + ':':<11} {data_dir / place}", soft_wrap=True)
-    verdict = "[green]the ledger balances[/green]" if ledger.balances else "[red]the ledger does NOT balance[/red]"
-    out.print(verdict)
+    out.print(achieved(ledger), soft_wrap=True)
+    waiting = ledger.batches.waiting
+    also = f"; {count(waiting, 'batch')} {'waits' if waiting == 1 else 'wait'} to be archived" if waiting else ""
+    verdict = "[green]the accounts balance[/green]" if ledger.balances else "[red]the accounts do NOT balance[/red]"
+    out.print(verdict + also, soft_wrap=True)
+
+
+def achieved(ledger: Ledger) -> str:
+    """What a session came to, in a line: trades, symbols that spoke, coverage, gaps."""
+    record = ledger.record
+    covered, lasted = session_coverage(record), format_duration((record.ended_ns - record.started_ns) // 10**9 * 10**9)
+    spoke = f"{len(record.symbols) - len(record.never_heard):,} of {count(len(record.symbols), 'symbol')}"
+    rest = f"{share(covered.share)} of the time asked for was received, {count(len(record.gaps), 'gap')}"
+    if record.listening_ns is None:
+        return f"never connected in {lasted}; {rest}"
+    if not ledger.trades.received:
+        return f"connected for {lasted}, and no trade came; {rest}"
+    return f"{count(ledger.trades.received, 'trade')} of {spoke} in {lasted}; {rest}"
+
+
+def print_gaps(gaps: Sequence[Gap], where_all_are: str) -> None:
+    """How many gaps there are, and the first of them."""
+    out.print(f"gaps: {len(gaps):,}" + ("" if gaps else ", every symbol could be received throughout"))
+    for gap in gaps[:20]:
+        out.print(f"  {gap_line(gap)}", soft_wrap=True)
+    if len(gaps) > 20:
+        out.print(f"  … and {len(gaps) - 20:,} more; {where_all_are}", soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """So many of something: `1 symbol`, `2 symbols`, `3 batches`."""
+    plural = noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def share(part: float | None) -> str:
+    """A share from 0 to 1 as a person reads it; one that is not whole never looks whole."""
+    if part is None:
+        return "–"
+    return "100 %" if part >= 1 else f"{min(part, 0.999) * 100:.1f} %"
 
 
 def print_verdict(verdict: Any) -> None:
@@ -85,11 +142,9 @@ def print_findings(findings: Sequence[Finding]) -> bool:
 
 
 def gap_line(gap: Gap) -> str:
-    """From when to when, why, and whom it kept from being heard."""
-    end_ns = gap.end_ns if gap.end_ns is not None else gap.start_ns
+    """From when to when, why, and which symbols could not be received."""
     names = ", ".join(gap.symbols[:5]) + (f" and {len(gap.symbols) - 5} more" if len(gap.symbols) > 5 else "")
-    return f"{_utc(gap.start_ns)} to {_utc(end_ns)} ({(end_ns - gap.start_ns) / 1e9:.3f} s): {gap.reason}: {names}"
-
-
-def _utc(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+    if gap.end_ns is None:
+        return f"since {utc_text(gap.start_ns)}: {gap.reason}: {names}"
+    seconds = (gap.end_ns - gap.start_ns) / 1e9
+    return f"{utc_text(gap.start_ns)} to {utc_text(gap.end_ns)} ({seconds:.3f} s): {gap.reason}: {names}"

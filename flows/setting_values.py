@@ -96,6 +96,14 @@ def count(*, at_least: int, at_most: int) -> Callable[[object], int]:
     return read
 
 
+def share(given: object) -> float:
+    """A share such as `95%`; gives it as a number from 0 to 1."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", str(given).strip())
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f"{str(given)[:40]!r} is not a share (write 95% or 99.5%)")
+    return float(match[1]) / 100
+
+
 def lanes(given: object) -> int | Literal["ticker"]:
     """A number of lanes, or `ticker`: one for each symbol."""
     if str(given).strip().lower() == "ticker":

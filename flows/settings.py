@@ -124,6 +124,12 @@ class Settings(BaseSettings):
         "4h",
         "How long after the close it goes on: the closing auction's prints come minutes late.",
     )
+    min_coverage: Annotated[float, BeforeValidator(read.share)] = _setting(
+        "TAPE_MIN_COVERAGE",
+        "95%",
+        "99%",
+        "A trading day in which a symbol could be received for less than this share of market hours fails.",
+    )
     keep_batches_for_ns: KeptFor = _setting(
         "TAPE_KEEP_BATCHES_FOR",
         "forever",

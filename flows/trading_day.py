@@ -14,13 +14,21 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.close_day import close_day
-from flows.process_batches import process_batches
-from flows.record_session import record_session
-from flows.settings import load_settings
-from tasks.errors import SettingsError
-from tasks.ledger import Ledger
-from tasks.market.hours import TradingDay, exchange_zone, trading_day_for
+from flows.process_batches import TWO_AT_A_TIME, process_batches
+from flows.record_session import recorded, request_for
+from flows.settings import Settings, load_settings
+from tasks.capture.task import recover_sessions
+from tasks.duration import format_duration
+from tasks.errors import SettingsError, TerminalError
+from tasks.ledger import Ledger, Request
+from tasks.market.hours import exchange_zone, trading_day_for
+from tasks.store import Store
 from tasks.trade import NS_PER_S
+from tasks.verify.account import Account, account_of
+
+
+class DayShort(TerminalError):
+    """The day was not recorded as the settings ask: no trade came, or too little of its market hours is covered."""
 
 
 def _run_name() -> str:
@@ -31,7 +39,7 @@ def _run_name() -> str:
         return "trading day"
 
 
-@flow(name="trading-day", flow_run_name=_run_name)
+@flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
 def trading_day(
     symbols: list[str] | None = None,
     date: dt.date | None = None,
@@ -40,35 +48,64 @@ def trading_day(
 ) -> Ledger | Any:
     """Record the exchange's day `date` (today, in its time zone), archive whatever is left of it, and close it.
 
-    Ends as `Skipped` where the exchange is closed that day, or the day's recording would be over already.
+    Ends as `Skipped` where the exchange is closed that day. Raises DayShort where too little of the day was recorded,
+    by this run and by all others.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir)
     day = date or _today(settings.calendar)
     hours = trading_day_for(
         day, settings.calendar, before_open_ns=settings.open_before_ns, after_close_ns=settings.close_after_ns
     )
-    reason = _reason_to_skip(day, hours, settings.calendar, time.time_ns())
-    if hours is None or reason is not None:
-        get_run_logger().info("%s", reason)
-        return Completed(name="Skipped", message=reason)
+    if hours is None:
+        return _skipped(f"{settings.calendar} does not trade on {day}")
+    wanted = request_for(settings, hours.open_ns, hours.close_ns)
+    if time.time_ns() >= hours.close_ns:
+        return _judged_late(settings, day, wanted)
     _wait_until(hours.open_ns)
-    end = dt.datetime.fromtimestamp(hours.close_ns / NS_PER_S, dt.UTC).isoformat()
-    ledger = record_session(symbols=symbols, until=end, feed_url=feed_url, data_dir=data_dir)
+    done = recorded(settings, wanted, wait_for_key=True)
     process_batches(data_dir=data_dir)
     close_day(date=day, data_dir=data_dir)
-    return ledger
+    reason = short_of(done.account, settings.min_coverage)
+    if reason is not None:
+        raise DayShort(f"{day}: {reason}")
+    return done.ledger
+
+
+def short_of(account: Account, least: float) -> str | None:
+    """Why that account is not a day that was recorded, or None where it is: `least` is a share, from 0 to 1."""
+    coverage = account.coverage
+    if not account.trades:
+        return f"no trade was received in {format_duration(account.request.end_ns - account.request.start_ns)}"
+    shares = {symbol: each.hours_share for symbol, each in coverage.per_symbol.items()}
+    short = {symbol: share for symbol, share in shares.items() if share is not None and share < least}
+    if not short:
+        return None
+    worst = sorted(short, key=lambda symbol: short[symbol])[:5]
+    longest = max(coverage.gaps, key=lambda gap: (gap.end_ns or gap.start_ns) - gap.start_ns)
+    return (
+        f"coverage of market hours is {coverage.hours_share:.1%}, {len(short)} of {len(shares)} "
+        f"symbols are below {least:.0%} ({', '.join(f'{symbol} {short[symbol]:.1%}' for symbol in worst)}); "
+        f"the longest gap: {longest.reason}"
+    )
 
 
 def _today(calendar: str) -> dt.date:
     return dt.datetime.now(exchange_zone(calendar)).date()
 
 
-def _reason_to_skip(day: dt.date, hours: TradingDay | None, calendar: str, now_ns: int) -> str | None:
-    if hours is None:
-        return f"{calendar} does not trade on {day}"
-    if now_ns >= hours.close_ns:
-        return f"the recording of {calendar} on {day} would be over already"
-    return None
+def _skipped(reason: str) -> Any:
+    get_run_logger().info("%s", reason)
+    return Completed(name="Skipped", message=reason)
+
+
+def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
+    """The end of a run that began when the day was over: green only where other runs had recorded the day."""
+    store = Store(settings.data_dir).prepare()
+    recover_sessions(store.root)
+    reason = short_of(account_of(store, wanted), settings.min_coverage)
+    if reason is not None:
+        raise DayShort(f"{day} was over before this run began, and had not been recorded: {reason}")
+    return _skipped(f"{day} was over before this run began, and had been recorded")
 
 
 def _wait_until(start_ns: int) -> None:

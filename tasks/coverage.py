@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 from tasks.ledger import Coverage, CoveredTime, Gap, Request, SessionRecord, SymbolChange
 from tasks.spans import Span, Spans, intersect, length, subtract, union
+from tasks.trade import NS_PER_S
 from tasks.zones import day_span, never_closes, zone_of
 
 BEGAN_LATE = "the recording began late"
 ENDED_EARLY = "the recording ended early"
 NO_RECORDING = "no recording"
 NOT_CONNECTED = "the feed was not connected"
+
+_STARTING = (BEGAN_LATE, NO_RECORDING)
+_STARTING_NS = 10 * NS_PER_S
 
 _Piece = tuple[int, int, str]
 
@@ -85,7 +89,7 @@ def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
 
 
 def requests_of_record(record: SessionRecord) -> tuple[Request, ...]:
-    """What was asked of that session; where its record does not say, its symbols until its deadline or its stop."""
+    """What was asked of that session; where its record does not say, its symbols until its deadline or a stop."""
     if record.requests:
         return record.requests
     until_ns = record.ended_ns if record.outcome == "stopped" else record.deadline_ns
@@ -95,6 +99,20 @@ def requests_of_record(record: SessionRecord) -> tuple[Request, ...]:
             until_ns=until_ns, changes=record.changes,
         ),
     )  # fmt: skip
+
+
+def session_coverage(record: SessionRecord) -> Coverage:
+    """How much of what was asked of one session it could receive."""
+    return coverage(requests_of_record(record), [record])
+
+
+def notable(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
+    """The gaps without the seconds in which a recording starts: nobody would call a handshake a gap."""
+    return tuple(gap for gap in gaps if gap.reason not in _STARTING or _length_ns(gap) >= _STARTING_NS)
+
+
+def _length_ns(gap: Gap) -> int:
+    return (gap.start_ns if gap.end_ns is None else gap.end_ns) - gap.start_ns
 
 
 def asked_spans(request: Request) -> dict[str, Spans]:

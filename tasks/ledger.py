@@ -55,9 +55,10 @@ class SymbolChange:
 class Request:
     """What one run wants of a recorder: these symbols, from `start_ns` to `until_ns` (UTC ns).
 
-    `owner` names the run for a person. `start_ns` is when the recording was due, which may lie before its session
-    began: the time between was asked for and not recorded. `hours` are the stretches (UTC ns) in that time in which
-    the symbols' exchange trades. `changes` were made to `symbols` since; `withdrawn_ns` is when the run was cancelled.
+    `owner` names the run for a person, `process` tells its process from all others. `start_ns` is when the recording
+    was due, which may lie before its session began: the time between was asked for and not recorded. `hours` are the
+    stretches (UTC ns) in that time in which the symbols' exchange trades. `changes` were made to `symbols` since;
+    `withdrawn_ns` is when the run was cancelled.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Request:
     hours: tuple[tuple[int, int], ...] = ()
     changes: tuple[SymbolChange, ...] = ()
     withdrawn_ns: int | None = None
+    process: str = ""
 
     @property
     def end_ns(self) -> int:
@@ -161,6 +163,7 @@ class TradeCounts:
 
     received = journalled + refused; journalled = valid + quarantined; valid = archived. `refused` trades stood
     in a readable message but cannot be a row (no symbol, no time, …): they lie in quarantine as received.
+    `to_validate` journalled and `to_archive` valid ones are on their way: they wait for the next stage.
     `duplicates` equal an earlier print of their batch in every vendor field; they are kept, and counted here.
     """
 
@@ -171,6 +174,8 @@ class TradeCounts:
     quarantined: int = 0
     archived: int = 0
     duplicates: int = 0
+    to_validate: int = 0
+    to_archive: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,10 +187,18 @@ class BatchCounts:
     archived: int = 0
     uploaded: int = 0
 
+    @property
+    def waiting(self) -> int:
+        """Those that wait to be archived."""
+        return self.sealed - self.archived
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """One session's account. `per_symbol` counts the archived trades of each symbol."""
+    """One session's account. `per_symbol` counts the archived trades of each symbol, `reasons` why rows did not pass.
+
+    Its laws count what waits for a stage as being on its way: a batch that is not archived yet is not lost.
+    """
 
     record: SessionRecord
     frames: FrameCounts
@@ -193,6 +206,7 @@ class Ledger:
     batches: BatchCounts
     upload_expected: bool = False
     per_symbol: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
 
     def laws(self) -> list[tuple[str, int, str, int]]:
         """Every law as (what, count, what it must equal, count)."""
@@ -207,11 +221,21 @@ class Ledger:
             ),
             ("frames read", frames.received, "trade + control + rejected", read),
             ("trades received", trades.received, "journalled + refused", trades.journalled + trades.refused),
-            ("rows journalled", trades.journalled, "valid + quarantined", trades.valid + trades.quarantined),
-            ("rows valid", trades.valid, "rows archived", trades.archived),
+            (
+                "rows journalled",
+                trades.journalled,
+                "valid + quarantined" + (" + waiting" if trades.to_validate else ""),
+                trades.valid + trades.quarantined + trades.to_validate,
+            ),
+            (
+                "rows valid",
+                trades.valid,
+                "rows archived" + (" + waiting" if trades.to_archive else ""),
+                trades.archived + trades.to_archive,
+            ),
             ("rows archived", trades.archived, "sum over symbols", sum(self.per_symbol.values())),
             ("batches sealed", sum(self.record.batches), "batches found", batches.sealed),
-            ("batches found", batches.sealed, "batches archived", batches.archived),
+            ("gaps that overlap", _overlaps(self.record.gaps), "none", 0),
         ]
         if self.upload_expected:
             laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))
@@ -225,3 +249,14 @@ class Ledger:
     def balances(self) -> bool:
         """Whether every law holds."""
         return not self.imbalances()
+
+
+def _overlaps(gaps: tuple[Gap, ...]) -> int:
+    """How many gaps begin before an earlier one of the same symbol has ended."""
+    ends: dict[str, float] = {}
+    count = 0
+    for gap in sorted(gaps, key=lambda gap: gap.start_ns):
+        count += any(gap.start_ns < ends.get(symbol, 0) for symbol in gap.symbols)
+        end = float("inf") if gap.end_ns is None else gap.end_ns
+        ends.update({symbol: max(end, ends.get(symbol, 0)) for symbol in gap.symbols})
+    return count

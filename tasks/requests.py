@@ -5,24 +5,37 @@ files a request of its own, and one that is cancelled withdraws only that.
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.errors import TerminalError
+from tasks.errors import CorruptionError, TerminalError
 from tasks.ledger import Request, SymbolChange
 from tasks.manifest import encode, read
+from tasks.status import boot_id
 from tasks.store import write_whole
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "requests"
 _CLOSED = "closed"
 
 
 def requests_of(session_folder: Path) -> tuple[Request, ...]:
-    """Every request of the session in that folder, in the order of their names. Raises CorruptionError."""
-    return tuple(read(path, Request) for path in sorted((session_folder / _FOLDER).glob("[!.]*.json")))
+    """Every request of the session in that folder, in the order of their names.
+
+    One that is damaged is logged and left out: what the others want is recorded all the same.
+    """
+    found = []
+    for path in sorted((session_folder / _FOLDER).glob("[!.]*.json")):
+        try:
+            found.append(read(path, Request))
+        except CorruptionError as error:
+            log.warning("%s", error)
+    return tuple(found)
 
 
 def stamp_of(session_folder: Path) -> int:
@@ -33,14 +46,32 @@ def stamp_of(session_folder: Path) -> int:
         return 0
 
 
-def join(session_folder: Path, request: Request) -> bool:
-    """File a request, or file it again; False where the session takes no more because its recorder is ending."""
+def join(session_folder: Path, request: Request, at_ns: int) -> bool:
+    """File a request at `at_ns` (UTC ns), once; False where the session takes no more because its recorder is ending.
+
+    A request whose run was killed lasts until its time. Where the new one asks for all that it asked for, it takes
+    its place: cancelling the run that follows a killed one must end the recording.
+    """
     with _locked(session_folder) as folder:
         if (folder / _CLOSED).exists():
             return False
         if not (folder / f"{request.id}.json").exists():
+            for other in active(requests_of(session_folder), at_ns):
+                if _covers(request, other) and not is_running(other.process):
+                    _save(folder, replace(other, withdrawn_ns=at_ns))
             _save(folder, request)
         return True
+
+
+def this_process() -> str:
+    """What tells this process from all others of this machine, also of those that get its number later."""
+    return _named(os.getpid())
+
+
+def is_running(process: str) -> bool:
+    """Whether the process that `this_process` named so still runs on this machine."""
+    number = process.partition("/")[0]
+    return number.isdigit() and _named(int(number)) == process
 
 
 def close(session_folder: Path, still_wanted: Callable[[tuple[Request, ...]], bool]) -> bool:
@@ -68,19 +99,30 @@ def withdraw(session_folder: Path, request_id: str, at_ns: int) -> bool:
         return any(request.id != request_id and at_ns < request.end_ns for request in found)
 
 
-def change(session_folder: Path, wish: Callable[[Request], Iterable[str]], at_ns: int) -> tuple[str, ...]:
-    """Have each request that has not ended at `at_ns` (UTC ns) ask for what `wish` gives; gives their union then.
+def change(
+    session_folder: Path,
+    wish: Callable[[tuple[str, ...]], Iterable[str]],
+    at_ns: int,
+    request_id: str | None = None,
+) -> tuple[str, ...]:
+    """Have the requests ask for what `wish` makes of their union, from `at_ns` (UTC ns) on; gives the union then.
 
-    Raises TerminalError where nothing would be left of all of them.
+    What it adds is added to each that has not ended, what it leaves out is removed from each. With `request_id` only
+    that one is changed, by its own list. Raises TerminalError where no symbol would be left.
     """
     with _locked(session_folder) as folder:
         now = active(requests_of(session_folder), at_ns)
-        changed = [_changed(request, tuple(wish(request)), at_ns) for request in now]
+        mine = [request for request in now if request_id in (None, request.id)]
+        before = symbols_of(mine)
+        after = tuple(dict.fromkeys(wish(before)))
+        added, removed = [each for each in after if each not in before], {*before} - {*after}
+        changed = [_changed(each, added, removed, at_ns) if each in mine else each for each in now]
         union = symbols_of(changed)
         if not union:
             raise TerminalError("no symbol would be left; end the session instead")
-        for request in changed:
-            _save(folder, request)
+        for each in changed:
+            if each not in now:
+                _save(folder, each)
         return union
 
 
@@ -94,11 +136,24 @@ def symbols_of(requests: Iterable[Request]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(symbol for request in requests for symbol in request.current))
 
 
-def _changed(request: Request, wish: tuple[str, ...], at_ns: int) -> Request:
+def _changed(request: Request, added: Iterable[str], removed: Iterable[str], at_ns: int) -> Request:
     before = request.current
-    changes = [SymbolChange(at_ns=at_ns, symbol=symbol, action="removed") for symbol in before if symbol not in wish]
-    changes += [SymbolChange(at_ns=at_ns, symbol=symbol, action="added") for symbol in wish if symbol not in before]
+    changes = [SymbolChange(at_ns=at_ns, symbol=symbol, action="removed") for symbol in before if symbol in removed]
+    changes += [SymbolChange(at_ns=at_ns, symbol=symbol, action="added") for symbol in added if symbol not in before]
     return replace(request, changes=(*request.changes, *changes)) if changes else request
+
+
+def _covers(request: Request, other: Request) -> bool:
+    return request.until_ns >= other.end_ns and {*request.current} >= {*other.current}
+
+
+def _named(pid: int) -> str:
+    """A process by its number, its start and the machine's: numbers are given again."""
+    with suppress(OSError):
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if state != "Z":  # One that has ended and whose parent has not asked about it.
+            return f"{pid}/{rest[18]}/{boot_id()}"
+    return ""
 
 
 def _save(folder: Path, request: Request) -> None:

@@ -21,6 +21,7 @@ class Status:
     is in its run `boot`.
 
     `per_symbol` counts trades of every symbol asked for so far, `symbols` are those asked for now.
+    `settled` are the requests that have ended and of which every trade is in a sealed batch.
     `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
     """
 
@@ -48,6 +49,7 @@ class Status:
     error: str | None = None
     per_symbol: dict[str, int] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
 
 
 def boot_id() -> str:

@@ -1,4 +1,4 @@
-"""By whose midnights does a symbol's day begin and end?
+"""By whose midnights does a symbol's day begin and end, and which date is it when?
 
 Symbols that never close have days of UTC, the others days of their exchange.
 """
@@ -30,3 +30,19 @@ def day_span(day: str, zone: str) -> Span:
     midnights = (datetime.combine(each, datetime.min.time(), ZoneInfo(zone)) for each in (first, first + timedelta(1)))
     start_ns, end_ns = (int(midnight.timestamp()) * NS_PER_S for midnight in midnights)
     return start_ns, end_ns
+
+
+def date_in(zone: str, ns: int) -> str:
+    """The date (YYYY-MM-DD) that a UTC time in ns falls on in that zone."""
+    return datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d")
+
+
+def dates_between(zone: str, start_ns: int, end_ns: int) -> list[str]:
+    """The dates (YYYY-MM-DD) in that zone that a stretch of time (UTC ns) touches, in order."""
+    first, last = (date.fromisoformat(date_in(zone, ns)) for ns in (start_ns, max(start_ns, end_ns - 1)))
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+
+
+def utc_text(ns: int) -> str:
+    """A UTC time in ns as `2026-11-26 14:30:00.000Z`, in ms."""
+    return f"{datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(UTC)):%Y-%m-%d %H:%M:%S}.{ns // 10**6 % 1000:03d}Z"

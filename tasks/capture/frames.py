@@ -14,6 +14,8 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 _FIN = 0x80
 _WHOLE_TEXT = _FIN | TEXT
+# Far above what any server sends; without a limit, empty fragments would keep a message open for ever.
+_MAX_FRAGMENTS = 1 << 20
 _VALID_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
 
@@ -55,20 +57,21 @@ class FrameCutter:
         self._max_bytes = max_bytes
         self._rest = bytearray()
         self._wanted = 2  # Below this many bytes in `_rest`, cutting again cannot succeed.
-        self._fragments: list[bytes] = []
-        self._fragments_bytes = 0
+        # Not a list: thousands of fragments of two bytes would cost thirty times their content.
+        self._fragments = bytearray()
+        self._fragment_count = 0
         self._fragmented: int | None = None
         self._broken = False
 
     @property
     def is_within_message(self) -> bool:
         """Whether a message has begun that has not ended; after a violation, for ever."""
-        return bool(self._rest or self._fragments or self._broken)
+        return bool(self._rest or self._fragment_count or self._broken)
 
     @property
     def pending(self) -> bytes:
         """The bytes of a message that has not ended; what a lost connection leaves unread."""
-        return b"".join(self._fragments) + bytes(self._rest)
+        return bytes(self._fragments + self._rest)
 
     def cut(self, chunk: bytes) -> Cut:
         """The messages that `chunk` completes. Every chunk of the stream must be passed, in order."""
@@ -81,7 +84,7 @@ class FrameCutter:
             self._rest.clear()
         taken = self._cut_all(chunk, cut)
         if cut.violation is not None:
-            cut.refused.append(b"".join((*self._fragments, chunk[taken:])))
+            cut.refused.append(bytes(self._fragments) + chunk[taken:])
             self._fragments.clear()
             self._broken = True
         elif taken < len(chunk):
@@ -111,7 +114,7 @@ class FrameCutter:
                 if length >> 63:
                     cut.violation = Violation(1002, "a frame length of 2^63 and more")
                     break
-            if length > max_bytes or (length and self._fragments_bytes + length > max_bytes and not first & 0x08):
+            if length > max_bytes or (length and len(self._fragments) + length > max_bytes and not first & 0x08):
                 cut.violation = self._header_violation(first, length) or Violation(
                     1009, f"a message above the limit of {max_bytes:,} bytes"
                 )
@@ -149,12 +152,15 @@ class FrameCutter:
         kind = opcode if opcode != CONTINUATION else self._fragmented
         if not first & _FIN:
             self._fragmented = kind
-            self._fragments.append(payload)
-            self._fragments_bytes += length
+            if self._fragment_count == _MAX_FRAGMENTS:
+                cut.violation = Violation(1009, f"a message of more than {_MAX_FRAGMENTS:,} fragments")
+                return
+            self._fragments += payload
+            self._fragment_count += 1
             return
-        message = b"".join((*self._fragments, payload))
+        message = bytes(self._fragments) + payload
         self._fragments.clear()
-        self._fragments_bytes = 0
+        self._fragment_count = 0
         self._fragmented = None
         (cut.texts if kind == TEXT else cut.binaries).append(message)
 

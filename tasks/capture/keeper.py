@@ -42,7 +42,7 @@ class JournalKeeper(threading.Thread):
         self._gaps = gaps
         self._clock = clock
         self._on_failure = on_failure
-        self._inbox: queue.SimpleQueue[Journal | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Journal | Callable[[], object] | None] = queue.SimpleQueue()
         self._open: list[Journal] = []
 
     def watch(self, journal: Journal) -> None:
@@ -52,6 +52,10 @@ class JournalKeeper(threading.Thread):
     def seal(self, journal: Journal) -> None:
         """Seal this journal: its lane writes to it no more."""
         self._inbox.put(journal)
+
+    def tell(self, done: Callable[[], object]) -> None:
+        """Call this once everything that was handed in before is sealed."""
+        self._inbox.put(done)
 
     def finish(self) -> None:
         """Seal what was handed in, then end; `join` waits for it."""
@@ -73,8 +77,11 @@ class JournalKeeper(threading.Thread):
                     continue
                 if journal is None:
                     return
-                self._open.remove(journal)
-                self._seal(journal)
+                if isinstance(journal, Journal):
+                    self._open.remove(journal)
+                    self._seal(journal)
+                else:
+                    journal()
         except BaseException as error:
             self._on_failure(error)
 

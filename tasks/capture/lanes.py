@@ -17,9 +17,10 @@ from tasks.capture.clock import Clock
 from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal
-from tasks.capture.request import CaptureRequest, date_in, day_of
+from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.store import Store
+from tasks.zones import date_in, day_span
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
 _LINGER_S = 0.003
@@ -58,6 +59,17 @@ class Portion:
     through_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """Asks a lane to end its journal here; `done` is called once all that came before is sealed."""
+
+    done: Callable[[], object]
+    size_bytes: int = 0
+
+
+Item = Received | Portion | Roll
+
+
 class LaneClosed(Exception):
     """The lane takes no more: its writer has failed, or has been told to finish."""
 
@@ -68,17 +80,17 @@ class ByteQueue:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._changed = threading.Condition()
-        self._items: list[Received | Portion] = []
+        self._items: list[Item] = []
         self._closed = False
         self.bytes = 0
         self.blocked_s = 0.0
 
-    def put(self, item: Received | Portion) -> None:
+    def put(self, item: Item) -> None:
         """Add an item; waits while the queue is full. Raises LaneClosed."""
         with self._changed:
-            if self.bytes and self.bytes + item.size_bytes > self._limit_bytes and not self._closed:
+            if item.size_bytes and self._is_full_for(item):
                 start = time.monotonic()
-                while self.bytes and self.bytes + item.size_bytes > self._limit_bytes and not self._closed:
+                while self._is_full_for(item):
                     self._changed.wait()
                 self.blocked_s += time.monotonic() - start
             if self._closed:
@@ -87,7 +99,10 @@ class ByteQueue:
             self.bytes += item.size_bytes
             self._changed.notify_all()
 
-    def take_all(self, timeout_s: float) -> list[Received | Portion]:
+    def _is_full_for(self, item: Item) -> bool:
+        return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self._closed
+
+    def take_all(self, timeout_s: float) -> list[Item]:
         """Everything that waits, waiting up to `timeout_s` for a first item. Then `taken` must be told."""
         with self._changed:
             if not self._items and not self._closed:
@@ -117,6 +132,7 @@ class Keeper(Protocol):
 
     def watch(self, journal: Journal) -> None: ...
     def seal(self, journal: Journal) -> None: ...
+    def tell(self, done: Callable[[], object]) -> None: ...
 
 
 class Router:
@@ -230,9 +246,15 @@ class Lane(threading.Thread):
         journal = self._journal
         return self._sealed_counts + (Counter(dict(journal.per_symbol)) if journal else Counter())
 
-    def _write(self, items: list[Received | Portion]) -> None:
+    def _write(self, items: list[Item]) -> None:
         block, waiting, size = Block(), 0, 0
         for item in items:
+            if isinstance(item, Roll):
+                self._append(block, waiting)
+                self._hand_over()
+                self._keeper.tell(item.done)
+                block, waiting, size = Block(), 0, 0
+                continue
             portion = item if isinstance(item, Portion) else self._router.read(item)[0]
             # Not the day: past midnight, or after a reconnect with a wall clock that was put back over it.
             if self._journal is not None and not self._day_ns[0] <= portion.ts_recv_ns < self._day_ns[1]:
@@ -262,12 +284,13 @@ class Lane(threading.Thread):
     def _open(self, now_ns: int) -> Journal:
         request = self._request
         name = BatchName(request.session, self._number, self.batches)
+        date = date_in(self._zone, now_ns)
         heading = Heading(
-            batch=str(name), feed=request.feed, date=date_in(self._zone, now_ns), symbols=request.symbols,
+            batch=str(name), feed=request.feed, date=date, symbols=request.symbols,
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
-        self._day_ns = day_of(self._zone, now_ns)
+        self._day_ns = day_span(date, self._zone)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)
         return self._journal

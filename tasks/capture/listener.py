@@ -19,8 +19,9 @@ from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed, Received
 from tasks.capture.request import CaptureRequest
 from tasks.capture.subscriptions import Subscriptions
-from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
+from tasks.capture.watchlist import WatchList
 from tasks.errors import TransientError
+from tasks.sessions import WATCHLIST_FILE
 from tasks.status import State
 from tasks.trade import NS_PER_S
 
@@ -139,7 +140,7 @@ class Listener(threading.Thread):
         self._wake()
 
     def renew(self, reason: str, silent_from_ns: int) -> None:
-        """Give the connection up for a new one: it is open, and has sent no trade since then."""
+        """Give the connection up for a new one: it is open, but nothing could be heard since then (UTC ns)."""
         self._silent = (reason, silent_from_ns)
         self._wake()
 
@@ -267,6 +268,8 @@ class Listener(threading.Thread):
             if reason is not None:
                 self._ended_in_order = True
                 return reason
+            if self._silent is not None:
+                return self._silent[0]
             last_ns, asked = self._clock.monotonic_ns(), False
             self._obey(connection)
         self._leave(connection)

@@ -19,11 +19,12 @@ from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
 from tasks.capture.past import Past, past_of, seals_of
-from tasks.capture.request import REQUEST_FILE, CaptureRequest, read_request
-from tasks.capture.watchlist import WATCHLIST_FILE, WatchList
+from tasks.capture.request import CaptureRequest, own_request, read_request
+from tasks.capture.watchlist import WatchList
 from tasks.ledger import FrameCounts, SessionRecord
-from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import ConnectionRange, Seal, encode, read
+from tasks.requests import requests_of
+from tasks.sessions import GAPS_FILE, RECORD_FILE, REQUEST_FILE, WATCHLIST_FILE, is_recording
 from tasks.status import Status, boot_id, read_status
 from tasks.store import Store, sha256_of, sync, write_whole
 
@@ -38,8 +39,6 @@ class Trusted:
     end: int
 
 
-RECORD_FILE = "session.json"
-GAPS_FILE = "gaps.json"
 # Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
 ROOM_FILE = ".room.tmp"
 KILLED = "the recorder was killed"
@@ -72,17 +71,21 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     (folder / ROOM_FILE).unlink(missing_ok=True)
     past = resume(store, request, now_ns)
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
-    gaps.finish(request.deadline_ns)
+    requests = requests_of(folder) or (own_request(request),)
+    ended_ns = max(*(each.end_ns for each in requests), status.through_ns if status else 0)
+    gaps.finish(ended_ns)
     failed = status is not None and status.error is not None  # It could not write its record.
     received = max(past.frames, status.frames) if failed and status else past.frames
     record = SessionRecord(
         session=session, feed=request.feed, symbols=watch.ever, started_ns=request.started_ns,
-        listening_ns=status.listening_ns if status else None, ended_ns=request.deadline_ns,
-        deadline_ns=request.deadline_ns, outcome="failed" if failed else "killed", error=_why(status),
+        listening_ns=status.listening_ns if status else None, ended_ns=ended_ns,
+        deadline_ns=max(each.until_ns for each in requests), error=_why(status),
+        outcome="failed" if failed else "killed",
         connections=max(past.connections, status.connection if status else 0),
         frames_received=received, frames_lost=received - past.frames, batches=past.batches, gaps=gaps.all(),
         never_heard=tuple(symbol for symbol in watch.ever if not past.per_symbol[symbol]),
         refused=status.refused_symbols if status else (), changes=watch.changes,
+        requests=requests, zone=request.zone,
     )  # fmt: skip
     write_whole(folder / RECORD_FILE, encode(record))
     with suppress(FileNotFoundError):
@@ -102,7 +105,7 @@ def killed_sessions(store: Store) -> list[str]:
     return sorted(
         path.parent.name
         for path in store.sessions.glob(f"*/{REQUEST_FILE}")
-        if not (path.parent / RECORD_FILE).exists() and not is_held(path.parent / SESSION_LOCK)
+        if not (path.parent / RECORD_FILE).exists() and not is_recording(path.parent)
     )
 
 

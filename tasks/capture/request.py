@@ -1,22 +1,23 @@
 """What is one session asked to do? Written to `sessions/<session>/request.json`; holds no secret."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from tasks.errors import CorruptionError
+from tasks.ledger import Request
+from tasks.requests import this_process
+from tasks.sessions import REQUEST_FILE
 from tasks.store import write_whole
 from tasks.trade import NS_PER_S
-
-REQUEST_FILE = "request.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
-    """A session: from `started_ns` to `deadline_ns` (UTC ns), these symbols, from this feed.
+    """A session as its first run asks for it: from `started_ns` to `deadline_ns` (UTC ns), these symbols, this feed.
+
+    It goes on for as long as any run wants it: see `tasks/requests.py`.
 
     `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
     but those of symbols that never close (`routes.py`). `batch_for_ns` and
@@ -52,6 +53,14 @@ class CaptureRequest:
         return self.data_dir / "sessions" / self.session
 
 
+def own_request(session: CaptureRequest) -> Request:
+    """What the session's first run wants of it, where that run says nothing else."""
+    return Request(
+        id=session.session, owner="", symbols=session.symbols, start_ns=session.started_ns,
+        until_ns=session.deadline_ns, hours=session.market_hours, process=this_process(),
+    )  # fmt: skip
+
+
 def save_request(request: CaptureRequest) -> None:
     """Write the request into its session's folder, which is made."""
     request.folder.mkdir(parents=True, exist_ok=True)
@@ -70,16 +79,3 @@ def read_request(folder: Path) -> CaptureRequest:
     except msgspec.MsgspecError as error:
         raise CorruptionError(f"{path}: not a request ({error}); restore it from a copy") from error
     return replace(request, data_dir=folder.parents[1])
-
-
-def date_in(zone: str, ns: int) -> str:
-    """The day (YYYY-MM-DD) that a UTC time in ns falls on in that zone."""
-    return datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).strftime("%Y-%m-%d")
-
-
-def day_of(zone: str, ns: int) -> tuple[int, int]:
-    """From when until when, in UTC ns, the day lasts that a UTC time in ns falls on in that zone."""
-    date = datetime.fromtimestamp(ns // NS_PER_S, ZoneInfo(zone)).date()
-    midnights = (datetime.combine(day, datetime.min.time(), ZoneInfo(zone)) for day in (date, date + timedelta(days=1)))
-    start, end = (int(midnight.timestamp()) * NS_PER_S for midnight in midnights)
-    return start, end

@@ -11,22 +11,25 @@ import os
 import shutil
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from tasks.capture.clock import Clock
+from tasks.capture.demand import Demand
 from tasks.capture.gaps import GapBook
 from tasks.capture.keeper import JournalKeeper
-from tasks.capture.lanes import Lane, LaneClosed, Received, Router
+from tasks.capture.lanes import Lane, LaneClosed, Received, Roll, Router
 from tasks.capture.listener import Backoff, Listener
 from tasks.capture.past import past_of
-from tasks.capture.recovery import GAPS_FILE, RECORD_FILE, ROOM_FILE, recover_spool, resume
+from tasks.capture.recovery import ROOM_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.capture.silence import SilenceWatch
-from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, wanted
-from tasks.errors import CorruptionError, RecorderError, TerminalError
+from tasks.capture.watchlist import WatchList
+from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import encode
+from tasks.sessions import GAPS_FILE, RECORD_FILE, WATCHLIST_FILE
 from tasks.status import State, Status, boot_id, read_status, write_status
 from tasks.store import Store, write_whole
 from tasks.trade import NS_PER_S
@@ -45,8 +48,11 @@ class Session:
         self._request = request
         self._store = Store(request.data_dir).prepare()
         self._clock = clock or Clock()
-        # From here on the deadline is a duration: a stepped wall clock must not end or prolong the session.
-        self._deadline_mono_ns = self._clock.monotonic_ns() + request.deadline_ns - self._clock.wall_ns()
+        self._demand = Demand(request, self._clock)
+        self._asleep_ns, self._awake_until_ns = self._clock.asleep_ns(), self._clock.wall_ns()
+        self._ended: set[str] = set()
+        self._settling: set[str] = set()
+        self._lanes_settled: Counter[str] = Counter()
         self._wake = threading.Event()
         self._stopped = False
         self._counted: Counter[str] = Counter()
@@ -58,7 +64,6 @@ class Session:
         self._past = resume(self._store, request, self._clock.wall_ns())
         self._gaps = GapBook(request.folder / GAPS_FILE)
         self._watch = WatchList(request.folder / WATCHLIST_FILE, request.symbols)
-        self._wanted: tuple[str, ...] | None = None
         self._keeper = JournalKeeper(
             self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail, self._through_ns
         )
@@ -88,9 +93,10 @@ class Session:
             thread.start()
         while not self._is_over():
             self._report(None)
-            self._follow_wishes()
+            self._notice_suspend()
+            self._follow_demand()
             self._silence.look(self._counts())
-            self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._left_s())))
+            self._wake.wait(min(_STATUS_EVERY_S, max(0.0, self._demand.left_s)))
         self._end()
         self._counted_ns = 0
         (self._request.folder / ROOM_FILE).unlink(missing_ok=True)
@@ -110,24 +116,45 @@ class Session:
                     f"{self._request.disk_reserve_bytes:,}; make room or lower TAPE_DISK_RESERVE"
                 )
             )
-        return self._stopped or self._failure is not None or self._left_s() <= 0
-
-    def _follow_wishes(self) -> None:
-        """Hear what is wanted by now; a list that cannot be read is told, and changes nothing."""
         try:
-            wish = wanted(self._request.folder)
-        except CorruptionError as error:
-            log.warning("%s", error)
-            return
+            self._demand.look()
         except OSError as error:
             self._fail(error)
-            return
-        if wish is not None and wish != self._wanted:
-            self._wanted = wish
-            self._listener.change(wish)
+        now = self._stopped or self._failure is not None
+        if not now and self._demand.active:
+            return False
+        try:
+            return self._demand.end(now=now)
+        except OSError as error:
+            self._fail(error)
+            return True
 
-    def _left_s(self) -> float:
-        return (self._deadline_mono_ns - self._clock.monotonic_ns()) / NS_PER_S
+    def _follow_demand(self) -> None:
+        """Record what the active requests ask for, and seal what was received for one that has ended."""
+        symbols = self._demand.symbols
+        if symbols and {*symbols} != {*self._watch.current}:
+            self._listener.change(symbols)
+        ended = {request.id for request in self._demand.all} - {request.id for request in self._demand.active}
+        # Those that were seen to have ended at the look before: what came until then is in the queues by now.
+        if self._ended - self._settling:
+            with contextlib.suppress(LaneClosed):
+                for lane in self._lanes:
+                    lane.queue.put(Roll(partial(self._note_settled, self._ended)))
+        self._settling |= self._ended
+        self._ended = ended
+
+    def _note_settled(self, ended: set[str]) -> None:
+        """One lane has sealed what was received for these requests, told by the keeper; the last lane counts."""
+        for request in ended:
+            self._lanes_settled[request] += 1
+
+    def _notice_suspend(self) -> None:
+        """A machine that was suspended heard nothing meanwhile, and its connection is hardly alive."""
+        asleep_ns, now_ns = self._clock.asleep_ns(), self._clock.wall_ns()
+        slept_ns, self._asleep_ns = asleep_ns - self._asleep_ns, asleep_ns
+        if slept_ns > NS_PER_S:
+            self._listener.renew(f"the machine was suspended for {slept_ns / NS_PER_S:.0f} s", self._awake_until_ns)
+        self._awake_until_ns = now_ns
 
     def _end(self) -> None:
         """Listener first, so that nothing more comes; then the lanes, then the keeper, which seals."""
@@ -187,7 +214,7 @@ class Session:
         gaps = self._gaps.all()
         status = Status(
             session=request.session, pid=os.getpid(), state=state or listener.state, started_ns=request.started_ns,
-            deadline_ns=request.deadline_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
+            deadline_ns=self._demand.until_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
             through_ns=self._through_ns(), durable_ns=self._keeper.durable_ns, boot=boot_id(),
             connection=listener.connection,
             frames=listener.frames + self._past.frames,
@@ -201,6 +228,7 @@ class Session:
             error=_describe(self._failure) if self._failure else None,
             per_symbol={symbol: counts[symbol] for symbol in self._watch.ever},
             symbols=self._watch.current,
+            settled=tuple(sorted(each for each, lanes in self._lanes_settled.items() if lanes >= len(self._lanes))),
         )  # fmt: skip
         try:
             write_status(request.folder, status)
@@ -210,26 +238,29 @@ class Session:
 
     def _account(self) -> SessionRecord:
         """The session's record, once every thread has ended."""
-        request, listener = self._request, self._listener
+        request, listener, requests = self._request, self._listener, self._demand.all
+        was_stopped = self._stopped or self._demand.was_withdrawn
         # A wall clock that was put back must not end the session before what it holds.
         ended_ns = max(self._clock.wall_ns(), request.started_ns, listener.latest_ns)
         if self._failure is not None:
             # What was asked for and not recorded reaches to the deadline.
             self._gaps.open(self._watch.current, max(request.started_ns, self._through_ns()), _describe(self._failure))
             recover_spool(self._store, request.session, ended_ns, self._gaps)
-            ended_ns = max(ended_ns, request.deadline_ns)
+            ended_ns = max(ended_ns, self._demand.until_ns)
         self._gaps.finish(ended_ns)
         past = past_of(self._store, request.session, request.lanes)
         received = listener.frames + self._past.frames
         return SessionRecord(
             session=request.session, feed=request.feed, symbols=self._watch.ever, started_ns=request.started_ns,
-            listening_ns=listener.listening_ns, ended_ns=ended_ns, deadline_ns=request.deadline_ns,
-            outcome="failed" if self._failure else "stopped" if self._stopped else "complete",
+            listening_ns=listener.listening_ns, ended_ns=ended_ns,
+            deadline_ns=max(each.until_ns for each in requests),
+            outcome="failed" if self._failure else "stopped" if was_stopped else "complete",
             error=_describe(self._failure) if self._failure else None, connections=listener.connection,
             frames_received=received, frames_lost=received - past.frames if self._failure else 0,
             batches=past.batches, gaps=self._gaps.all(),
             never_heard=tuple(symbol for symbol in self._watch.ever if not past.per_symbol[symbol]),
             refused=listener.refused, changes=self._watch.changes, silences=self._silence.ended(ended_ns),
+            requests=requests, zone=request.zone,
         )  # fmt: skip
 
 

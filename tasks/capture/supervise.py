@@ -6,6 +6,7 @@ that folder; its output goes to `recorder.log` there. Nothing of it depends on t
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from pathlib import Path
 
 from tasks.batch import BatchName
 from tasks.capture import recorder
-from tasks.capture.recovery import RECORD_FILE, close_killed, killed_sessions
-from tasks.capture.request import CaptureRequest, read_request, save_request
-from tasks.capture.watchlist import want, wanted
+from tasks.capture.recovery import close_killed, killed_sessions
+from tasks.capture.request import CaptureRequest, own_request, read_request, save_request
 from tasks.errors import ConflictError, TerminalError, TransientError
-from tasks.ledger import SessionRecord
+from tasks.ledger import Request, SessionRecord
 from tasks.locks import SESSION_LOCK, is_held, key_lock_path
 from tasks.manifest import read
+from tasks.requests import change, join, reopen, withdraw
+from tasks.sessions import RECORD_FILE
 from tasks.status import Status, read_status
 from tasks.store import Store
 
@@ -31,16 +33,23 @@ _LOOK_EVERY_S = 0.2
 # The recorders that this process watches, the newest last: what a live view shows and a Ctrl-C stops.
 watched: list["Recorder"] = []
 _START_S = 30.0
+# A recorder that ends unsubscribes, takes what is in flight and seals: seconds, on a slow disk a minute.
+_END_S = 120.0
 
 
 class Recorder:
-    """A recorder that runs, or has run, for one session. `attached` says that somebody else had started it."""
+    """A recorder that runs, or has run, for one session, as one of the runs that want it sees it.
 
-    def __init__(self, request: CaptureRequest, process: "subprocess.Popen[bytes] | None") -> None:
+    `request` is the session's, `wanted` what this run wants of it. `attached` says that another run had started it.
+    """
+
+    def __init__(
+        self, request: CaptureRequest, process: "subprocess.Popen[bytes] | None", wanted: Request | None = None
+    ) -> None:
         self.request = request
+        self.wanted = wanted or own_request(request)
         self.attached = process is None
         self._process = process
-        watched.append(self)
 
     @property
     def is_alive(self) -> bool:
@@ -49,28 +58,31 @@ class Recorder:
             return self._process.poll() is None
         return is_held(self.request.folder / SESSION_LOCK)
 
+    @property
+    def came_second(self) -> bool:
+        """Whether it ended because another recorder had taken the key, or the session, a moment before."""
+        return self._process is not None and self._process.poll() == recorder.BUSY
+
     def status(self) -> Status | None:
         """The recorder's newest word on how it stands, or None before the first."""
         return read_status(self.request.folder)
 
     def stop(self) -> None:
-        """Tell it to end in order. It unsubscribes, takes what is in flight, and seals."""
-        if self.is_alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid if self._process is not None else self._pid_of_another(), signal.SIGTERM)
+        """Want no more of it: it ends in order, unless another run wants it. It unsubscribes, takes the rest, seals."""
+        withdraw(self.request.folder, self.wanted.id, time.time_ns())
 
-    def _pid_of_another(self) -> int:
-        """Its pid, from the lock that it holds; written right after it was taken."""
-        lock = self.request.folder / SESSION_LOCK
-        _until(lambda: bool(lock.read_text()) or not self.is_alive, _START_S)
-        return int(lock.read_text())
+    @property
+    def is_done(self) -> bool:
+        """Whether all that this run wanted is in sealed batches, though the recorder may go on for others."""
+        status = self.status()
+        return status is not None and self.wanted.id in status.settled
 
     def sealed(self) -> Iterator[BatchName]:
-        """The session's batches as they are sealed, each once; ends when the recorder has ended."""
+        """The session's batches as they are sealed, each once; ends with the recorder, or when this run is done."""
         seen: set[BatchName] = set()
         alive = True
         while alive:
-            alive = self.is_alive  # Before the look: what it sealed last is then not missed.
+            alive = self.is_alive and not self.is_done  # Before the look: what it sealed last is then not missed.
             for name in Store(self.request.data_dir).sealed_batches():
                 if name.session == self.request.session and name not in seen:
                     seen.add(name)
@@ -81,16 +93,13 @@ class Recorder:
     def record(self) -> SessionRecord:
         """What the session came to, once the recorder has ended.
 
-        Raises TransientError where it died without a record (a new start goes on with the session), and
-        ConflictError where another recorder held its key.
+        Raises TransientError where it died without a record: a new start goes on with the session.
         """
         record = record_of(self.request)
         if record is not None:
             return record
         code = self._process.returncode if self._process is not None else None
         log_path = self.request.folder / LOG_FILE
-        if code == recorder.BUSY:
-            raise ConflictError(f"another recorder took this API key first; its log line is in {log_path}")
         how = "" if code is None else f" ({signal.Signals(-code).name})" if code < 0 else f" (exit status {code})"
         raise TransientError(f"the recorder of {self.request.session} died{how}; see {log_path}")
 
@@ -112,17 +121,17 @@ def recording_session(store: Store, session: str | None) -> tuple[Path, Status]:
     return found[0], status
 
 
-def change_symbols(folder: Path, change: Callable[[tuple[str, ...]], Iterable[str]]) -> None:
-    """Have the session in that folder hear what `change` makes of its list; waits until it does.
+def change_symbols(
+    folder: Path, wish: Callable[[tuple[str, ...]], Iterable[str]], request_id: str | None = None
+) -> None:
+    """Have the session in that folder record what `wish` makes of its list; waits until it does.
+
+    With `request_id` only what that run wants is changed, else what every run wants.
 
     Raises TerminalError where nothing would be left to hear, TransientError where the recorder does not follow.
     """
-    status = read_status(folder)
-    now = status.symbols if status is not None else read_request(folder).symbols
-    if not tuple(change(wanted(folder) or now)):
-        raise TerminalError("no symbol would be left; end the session instead")
-    wish = set(want(folder, change, now))
-    _until(lambda: set(getattr(read_status(folder), "symbols", ())) == wish, _START_S)
+    union = change(folder, wish, time.time_ns(), request_id)
+    _until(lambda: set(getattr(read_status(folder), "symbols", ())) == set(union), _START_S)
 
 
 def record_of(request: CaptureRequest) -> SessionRecord | None:
@@ -133,36 +142,56 @@ def record_of(request: CaptureRequest) -> SessionRecord | None:
         return None
 
 
-def start_or_attach(request: CaptureRequest, key: str) -> Recorder:
-    """The recorder for that request: the one that already records with this key, or a new one.
+def start_or_attach(session: CaptureRequest, key: str, wanted: Request | None = None) -> Recorder:
+    """The recorder for what a run wants: the one that already records with this key, or a new one.
 
-    A recorder of the same symbols into the same folder is attached to, whatever session it is. Raises
-    ConflictError where the key is in use for something else, TerminalError where a recorder cannot be started.
+    A recorder that runs for others records for this run too, whatever its symbols and its end. Raises ConflictError
+    where the key is in use in another data folder, TerminalError where a recorder cannot be started.
     """
-    running = _running(request, key)
-    if running is not None:
-        return Recorder(running, None)
-    save_request(request)
-    return _start(request, key)
+    wanted = wanted or own_request(session)
+    while True:
+        running = _running(session, key)
+        if running is None:
+            save_request(session)
+            reopen(session.folder)
+            join(session.folder, wanted, time.time_ns())
+            started = _start(session, key, wanted)
+            if not started.came_second:
+                return _watched(started)
+            _discard_unused(session.folder)
+        elif join(running.folder, wanted, time.time_ns()):
+            return _watched(Recorder(running, None, wanted))
+        else:  # That one is ending, and takes no more: the key is free in a moment.
+            _until(lambda: not is_held(key_lock_path(session.feed_url, key)), _END_S)
 
 
-def _running(request: CaptureRequest, key: str) -> CaptureRequest | None:
-    """The request of the recorder that holds this key, or None where there is none."""
-    lock = key_lock_path(request.feed_url, key)
+def _watched(recorder: Recorder) -> Recorder:
+    watched.append(recorder)
+    return recorder
+
+
+def _discard_unused(folder: Path) -> None:
+    """Remove the folder of a session that never began: it would be taken for one whose recorder was killed."""
+    if read_status(folder) is None:
+        shutil.rmtree(folder)
+
+
+def _running(session: CaptureRequest, key: str) -> CaptureRequest | None:
+    """The session of the recorder that holds this key, or None where there is none."""
+    lock = key_lock_path(session.feed_url, key)
     if not is_held(lock):
         return None
     _until(lambda: bool(lock.read_text()) or not is_held(lock), _START_S)
     folder = Path(lock.read_text())
-    running = read_request(folder)
-    if folder.parent != request.folder.resolve().parent or set(running.symbols) != set(request.symbols):
+    if folder.parent != session.folder.resolve().parent:
         raise ConflictError(
-            f"this API key is in use by the recorder of {folder} ({', '.join(running.symbols[:5])}, …); "
-            f"a key allows one connection: wait for its end, or stop process {(folder / SESSION_LOCK).read_text()}"
+            f"this API key is in use by the recorder of {folder}; a key allows one connection: wait for its end, "
+            f"or stop process {(folder / SESSION_LOCK).read_text()}"
         )
-    return running
+    return read_request(folder)
 
 
-def _start(request: CaptureRequest, key: str) -> Recorder:
+def _start(request: CaptureRequest, key: str, wanted: Request) -> Recorder:
     with (request.folder / LOG_FILE).open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tasks.capture.recorder", str(request.folder)],
@@ -172,7 +201,7 @@ def _start(request: CaptureRequest, key: str) -> Recorder:
             start_new_session=True,  # A Ctrl-C, a killed worker or a closed terminal must not reach it.
             env=_environment(),
         )
-    started = Recorder(request, process)
+    started = Recorder(request, process, wanted)
     if process.stdin is None:
         raise TerminalError("the recorder has no standard input")
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:

@@ -23,25 +23,26 @@ from prefect.variables import Variable
 from pydantic import SecretStr
 
 from tasks.batch import BatchName, session_name
-from tasks.capture.recovery import close_killed
+from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest as CaptureRequest
 from tasks.capture.routes import lanes_for as lanes_for
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
 from tasks.capture.supervise import change_symbols as change_symbols
 from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
-from tasks.errors import TerminalError, may_mend
-from tasks.ledger import SessionRecord
+from tasks.errors import ConflictError, TerminalError, may_mend
+from tasks.ledger import Request, SessionRecord
 from tasks.status import Status
 from tasks.store import Store
 
 _PROGRESS_EVERY_S = 5.0
 _LOG_EVERY_S = 30.0
+_KEY_EVERY_S = 1.0
 
 
 @task(
     name="capture",
-    task_run_name="capture {request.session}",
+    task_run_name="capture {session.session}",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=100,
@@ -50,34 +51,43 @@ _LOG_EVERY_S = 30.0
     retry_condition_fn=may_mend,
 )
 def capture(
-    request: CaptureRequest,
+    session: CaptureRequest,
+    wanted: Request,
     key: SecretStr,
     on_sealed: Callable[[BatchName], object],
     symbols_variable: str | None = None,
-) -> SessionRecord:
-    """Have one session recorded; `on_sealed` is called with each batch while it still records.
+    wait_for_key: bool = False,
+) -> str:
+    """Have what a run wants recorded; gives the name of the session that did, which may go on for other runs.
 
-    The session follows the Prefect variable of that name, where one is given: a list, or symbols parted by commas.
+    `on_sealed` is called with each batch while it still records. The run's symbols follow the Prefect variable of
+    that name, where one is given: a list, or symbols separated by commas.
 
-    Starts a recorder or attaches to the one that runs. Past the deadline it records nothing, and gives the record.
-    Raises TransientError where the recorder died, ConflictError where its key is in use for something else.
+    Starts a recorder for `session`, or joins the one that runs with this key. Past the end of `wanted` it records
+    nothing. Raises TransientError where the recorder died, and ConflictError where the key is in use in another data
+    folder; with `wait_for_key` it waits for that one's end instead, for as long as there is something to record.
     """
     log = get_run_logger()
-    ended = _ended(request)
-    if ended is not None and ended.outcome == "killed" and time.time_ns() < request.deadline_ns:
+    store = Store(session.data_dir)
+    if time.time_ns() >= wanted.until_ns:
+        return _served_in(store, wanted)
+    ended = record_of(session)
+    if ended is not None and ended.outcome == "killed":
         # Another run closed the session between its recorder's death and this retry: record the rest as a new one.
         now_ns = time.time_ns()
-        request = replace(request, session=session_name(now_ns, os.urandom), started_ns=now_ns)
+        session = replace(session, session=session_name(now_ns, os.urandom), started_ns=now_ns)
     elif ended is not None:
-        return ended
-    recorder = start_or_attach(request, key.get_secret_value())
+        return ended.session
+    recorder = _recorder(session, wanted, key, log, wait_for_key)
+    if recorder is None:
+        return _served_in(store, wanted)
     status = recorder.status()
     log.info(
         "%s the recorder of %s, process %s, %d symbols",
-        "attached to" if recorder.attached else "started",
+        "joined" if recorder.attached else "started",
         recorder.request.session,
         status.pid if status else "?",
-        len(recorder.request.symbols),
+        len(wanted.symbols),
     )
     try:
         with _progress_shown(recorder, log, symbols_variable):
@@ -89,17 +99,36 @@ def capture(
         for _ in recorder.sealed():
             pass
         raise
-    return recorder.record()
+    return recorder.request.session if recorder.is_done else recorder.record().session
 
 
-def _ended(request: CaptureRequest) -> SessionRecord | None:
-    """The record of a session that is over, or None where there is something to record."""
-    record = record_of(request)
-    if record is not None or time.time_ns() < request.deadline_ns:
-        return record
-    if not request.folder.exists():
-        raise TerminalError("the session's deadline has passed before it began; give a later one")
-    return close_killed(Store(request.data_dir), request.session, time.time_ns())
+def _recorder(session: CaptureRequest, wanted: Request, key: SecretStr, log: Any, patient: bool) -> Recorder | None:
+    """The recorder for what a run wants; None where a `patient` one waited for the key until there was nothing left."""
+    told = False
+    while time.time_ns() < wanted.until_ns:
+        try:
+            return start_or_attach(session, key.get_secret_value(), wanted)
+        except ConflictError as error:
+            if not patient:
+                raise
+            if not told:
+                log.warning("nothing is recorded until then: %s", error)
+            told = True
+            time.sleep(_KEY_EVERY_S)
+            now_ns = time.time_ns()
+            session = replace(session, session=session_name(now_ns, os.urandom), started_ns=now_ns)
+    return None
+
+
+def _served_in(store: Store, wanted: Request) -> str:
+    """The newest session that served a run whose time is over; its record is written where it was killed."""
+    found = sorted(store.sessions.glob(f"*/requests/{wanted.id}.json"))
+    if not found:
+        raise TerminalError("the time to record was over before the recording began; give a later end")
+    folder = found[-1].parents[1]
+    if folder.name in killed_sessions(store):
+        close_killed(store, folder.name, time.time_ns())
+    return folder.name
 
 
 @task(name="recover", cache_policy=NO_CACHE, persist_result=False)
@@ -145,7 +174,7 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
         if variable is not None:
             followed = _follow(variable, followed, recorder, log)
         try:
-            artifact = _shown(artifact, status, recorder.request)
+            artifact = _shown(artifact, status, recorder.wanted)
         except Exception as error:  # The UI's picture is worth no trade.
             log.debug("no progress artifact: %s", type(error).__name__)
 
@@ -157,7 +186,7 @@ def _follow(variable: str, before: tuple[str, ...] | None, recorder: Recorder, l
         listed = value if isinstance(value, list) else re.split(r"[,\s]+", str(value or ""))
         symbols = tuple(dict.fromkeys(str(each) for each in listed if each))
         if symbols and symbols != before:
-            change_symbols(recorder.request.folder, lambda _now: symbols)
+            change_symbols(recorder.request.folder, lambda _now: symbols, recorder.wanted.id)
             log.info("the watch-list follows the variable %s: %d symbols", variable, len(symbols))
     except Exception as error:  # The API is away, or the variable is nonsense: the session goes on as it is.
         log.warning("the variable %s cannot be followed: %s", variable, type(error).__name__)
@@ -165,14 +194,14 @@ def _follow(variable: str, before: tuple[str, ...] | None, recorder: Recorder, l
     return symbols
 
 
-def _shown(artifact: Any, status: Status, request: CaptureRequest) -> Any:
-    whole_ns = max(1, request.deadline_ns - request.started_ns)
-    percent = min(100.0, 100.0 * (status.updated_ns - request.started_ns) / whole_ns)
+def _shown(artifact: Any, status: Status, wanted: Request) -> Any:
+    whole_ns = max(1, wanted.until_ns - wanted.start_ns)
+    percent = min(100.0, 100.0 * (status.updated_ns - wanted.start_ns) / whole_ns)
     if artifact is None:
         return create_progress_artifact(
             progress=percent,
             key="capture-progress",
-            description=f"{request.session}: {len(request.symbols)} symbols",
+            description=f"{status.session}: {len(wanted.symbols)} symbols",
         )
     update_progress_artifact(artifact_id=artifact, progress=percent, description=describe(status, None))
     return artifact

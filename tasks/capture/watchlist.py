@@ -1,28 +1,18 @@
 """Which symbols is a session asked to hear, now and ever?
 
-Whoever wants others writes the whole list to `sessions/<session>/wanted.json`; the recorder follows within a second
-and keeps what it did in `watchlist.json`, so that a killed recorder's successor goes on with the same list.
+The recorder follows what the session's requests ask for, and keeps what it did in `watchlist.json`, so that a killed
+recorder's successor goes on with the same list.
 """
 
-import fcntl
-import os
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tasks.ledger import SymbolChange
 from tasks.manifest import encode, read
 from tasks.sessions import SavedWatchList
 from tasks.store import write_whole
-
-WATCHLIST_FILE = "watchlist.json"
-WANTED_FILE = "wanted.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    symbols: tuple[str, ...]
 
 
 class WatchList:
@@ -63,28 +53,3 @@ class WatchList:
                 )
                 write_whole(self._path, encode(self._list))
             return added, removed
-
-
-def want(folder: Path, change: Callable[[tuple[str, ...]], Iterable[str]], default: tuple[str, ...]) -> tuple[str, ...]:
-    """Replace the list that is wanted of the session in `folder` by what `change` makes of it; gives the new one.
-
-    Two who do so at once both have their way, one after the other. `default` is the list where none was wanted yet.
-    """
-    descriptor = os.open(folder / f"{WANTED_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        before = wanted(folder)
-        after = tuple(dict.fromkeys(change(default if before is None else before)))
-        if after != before:
-            write_whole(folder / WANTED_FILE, encode(_Wanted(after)))
-        return after
-    finally:
-        os.close(descriptor)
-
-
-def wanted(folder: Path) -> tuple[str, ...] | None:
-    """The list that is wanted of the session in `folder`, None where nobody has asked for another."""
-    try:
-        return read(folder / WANTED_FILE, _Wanted).symbols
-    except FileNotFoundError:
-        return None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.batch import BatchName
-from tasks.ledger import Gap
 from tasks.manifest import Manifest, Receipt, read
 from tasks.query.sources import Sources
 from tasks.query.views import connect
@@ -23,8 +22,8 @@ FROM (SELECT (epoch_ns(ts_recv) - epoch_ns(ts_event)) / 1e6 AS lag_ms FROM trade
 class Holding:
     """Some archived batches: how many, from how many sessions, with which trades; how many have a receipt.
 
-    `valid` rows and `quarantined` ones add up to the journals' (`journalled`); `reasons` counts why rows went to
-    quarantine, and `structural` the batches that did so whole. `uploaded` counts the receipts, of whatever bucket.
+    `reasons` counts why rows went to quarantine, and `structural` the batches that did so whole. `refused` trades
+    could not be rows: they are in quarantine too. `uploaded` counts the receipts, of whatever bucket.
     """
 
     sessions: tuple[str, ...]
@@ -32,20 +31,14 @@ class Holding:
     trades: int
     bytes: int
     uploaded: int
-    journalled: int
     quarantined: int
+    refused: int
     duplicates: int
     out_of_order: int
     late: int
     structural: int
     reasons: dict[str, int]
     per_symbol: dict[str, int]
-    gaps: tuple[Gap, ...]
-
-    @property
-    def balances(self) -> bool:
-        """Whether every journalled row is archived or in quarantine, and every archived one of a symbol."""
-        return self.journalled == self.trades + self.quarantined and self.trades == sum(self.per_symbol.values())
 
 
 def holding(manifests: Iterable[Path]) -> Holding:
@@ -63,7 +56,7 @@ def holding(manifests: Iterable[Path]) -> Holding:
         trades=sum(each.rows for each in found),
         bytes=sum(each.bytes for each in found),
         uploaded=sum(_has_receipt(path) for path in paths),
-        journalled=sum(each.seal.rows for each in found),
+        refused=sum(each.seal.trades_refused for each in found),
         quarantined=sum(report.quarantined for report in reports),
         duplicates=sum(report.duplicates for report in reports),
         out_of_order=sum(report.out_of_order for report in reports),
@@ -71,7 +64,6 @@ def holding(manifests: Iterable[Path]) -> Holding:
         structural=sum(report.structural is not None for report in reports),
         reasons=dict(reasons.most_common()),
         per_symbol=dict(sorted(per_symbol.items())),
-        gaps=tuple(dict.fromkeys(gap for each in found for gap in each.seal.gaps)),
     )
 
 

@@ -7,6 +7,7 @@ as received. Times are UTC. The only door to duckdb, with its neighbours.
 """
 
 import datetime as dt
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from tasks.batch import BatchName
 from tasks.errors import CorruptionError
 from tasks.ledger import Gap, SessionRecord
 from tasks.manifest import Manifest, read
+from tasks.query.day_view import days_of, gaps_on
 from tasks.query.sources import Sources
+from tasks.sessions import record_of
 from tasks.store import Store
 from tasks.trade import NS_PER_S
 
@@ -79,10 +82,19 @@ def _select(files: Sequence[Path], batch: str, condition: str = "true") -> str:
     )  # fmt: skip
 
 
-def add_sessions(database: duckdb.DuckDBPyConnection, store: Store, manifests: Iterable[Path]) -> None:
-    """Add `sessions` and `gaps` (a row for each symbol): what the sessions' own records and these manifests say."""
-    records = {path.parent.name: read(path, SessionRecord) for path in store.sessions.glob("*/session.json")}
+def add_sessions(
+    database: duckdb.DuckDBPyConnection, store: Store, manifests: Iterable[Path], date: str | None = None
+) -> None:
+    """Add `sessions` and `gaps` (a row for each symbol), of a `date` or of all, those that still record included.
+
+    Both are what the sessions' own records say; counts are those of these manifests. Gaps are clipped to the date.
+    """
     found = [read(path, Manifest) for path in manifests]
+    records = {
+        record.session: record
+        for folder in store.sessions.glob("*")
+        if (record := record_of(folder)) is not None and (date is None or date in days_of(record, time.time_ns()))
+    }
     by_session: dict[str, list[Manifest]] = {session: [] for session in records}
     for manifest in found:
         by_session.setdefault(BatchName.parse(manifest.batch).session, []).append(manifest)
@@ -90,8 +102,9 @@ def add_sessions(database: duckdb.DuckDBPyConnection, store: Store, manifests: I
     database.execute(_SESSIONS)
     for session, batches in sorted(by_session.items()):
         record = records.get(session)
-        gaps = record.gaps if record else tuple(dict.fromkeys(gap for each in batches for gap in each.seal.gaps))
-        _insert(database, "sessions", [_session(session, record, batches, len(gaps))])
+        gaps = gaps_on(record, date) if record else []
+        count = len({(gap.start_ns, gap.end_ns, gap.reason) for gap in gaps})
+        _insert(database, "sessions", [_session(session, record, batches, count)])
         _insert(database, "gaps", [row for gap in gaps for row in _gap(session, gap)])
 
 

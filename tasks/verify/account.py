@@ -1,28 +1,31 @@
-"""What is one session's ledger, added up from the small records beside its batches?"""
+"""What is one session's ledger, and one run's account, added up from the small records beside the batches?"""
 
 from collections import Counter
+from dataclasses import dataclass
 
+from tasks.batch import BatchName
+from tasks.coverage import coverage
 from tasks.days import day_receipt, day_record, held_by, removed
 from tasks.errors import TerminalError
-from tasks.ledger import BatchCounts, FrameCounts, Ledger, SessionRecord, TradeCounts
+from tasks.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
 from tasks.manifest import Place, Receipt, read
+from tasks.sessions import record_of
 from tasks.store import Store
-from tasks.verify.standing import Standing, batches_of, standing
+from tasks.verify.standing import Standing, batches_of, sessions_of, standing
+from tasks.verify.within import trades_between
 
 
 def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Ledger:
-    """The ledger of a session that has ended: its own record beside what its batches say, wherever they stand.
+    """The ledger of a session: its own record beside what its batches say, wherever they stand.
 
-    With `upload_to` a batch that has not gone to that bucket, by itself or in its day's file, breaks a law too. Reads
-    no trade. Raises TerminalError where the session has no record yet, and CorruptionError where a record cannot be
-    read.
+    Of one that has not ended it says what is known so far. With `upload_to` a batch that has not gone to that bucket,
+    by itself or in its day's file, breaks a law too. Reads no trade. Raises TerminalError where nothing is known of
+    the session itself, and CorruptionError where a record cannot be read.
     """
-    path = store.sessions / session / "session.json"
-    try:
-        record = read(path, SessionRecord)
-    except FileNotFoundError as error:
-        raise TerminalError(f"{path}: the session has no record; if it records no more, run `tape archive`") from error
     batches = [standing(store, name) for name in batches_of(store, session).get(session, [])]
+    record = record_of(store.sessions / session, [batch.seal for batch in batches])
+    if record is None:
+        raise TerminalError(f"{store.sessions / session}: there is no record of that session; restore it from a copy")
     if upload_to is None:
         return balance(record, batches)
     return balance(record, batches, sum(_is_uploaded(store, batch, upload_to) for batch in batches))
@@ -35,7 +38,10 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
         frames += batch.seal.frames
         if batch.manifest is not None:
             per_symbol.update(batch.manifest.report.per_symbol)
+    reasons = Counter[str]()
     reports = [batch.report for batch in batches if batch.report is not None]
+    for report in reports:
+        reasons.update(report.reasons)
     manifests = [batch.manifest for batch in batches if batch.manifest is not None]
     refused = sum(batch.seal.trades_refused for batch in batches)
     trades = TradeCounts(
@@ -47,6 +53,8 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
         quarantined=sum(report.quarantined for report in reports),
         archived=sum(manifest.rows for manifest in manifests),
         duplicates=sum(report.duplicates for report in reports),
+        to_validate=sum(batch.seal.rows for batch in batches if batch.report is None),
+        to_archive=sum(batch.report.valid for batch in batches if batch.report and batch.manifest is None),
     )
     counts = BatchCounts(
         sealed=len(batches),
@@ -57,7 +65,47 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
     return Ledger(
         record=record, frames=frames, trades=trades, batches=counts,
         upload_expected=uploaded is not None, per_symbol=dict(sorted(per_symbol.items())),
+        reasons=dict(reasons.most_common()),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What came of a run's request: how much of its time was received, and its trades by symbol."""
+
+    request: Request
+    coverage: Coverage
+    per_symbol: dict[str, int]
+
+    @property
+    def trades(self) -> int:
+        """The trades of its symbols that were received in its time."""
+        return sum(self.per_symbol.values())
+
+
+def account_of(store: Store, request: Request) -> Account:
+    """The account of a request over every session of the data folder that recorded in its time.
+
+    Raises CorruptionError where a record or a batch cannot be read.
+    """
+    per_symbol: Counter[str] = Counter()
+    records = []
+    for session, names in _sessions_and_batches(store):
+        batches = [standing(store, name) for name in names]
+        record = record_of(store.sessions / session, [batch.seal for batch in batches])
+        if record is None or record.started_ns >= request.end_ns or record.ended_ns <= request.start_ns:
+            continue
+        records.append(record)
+        for batch in batches:
+            per_symbol.update(trades_between(store, batch, request.start_ns, request.end_ns))
+    wanted = {*request.symbols, *(change.symbol for change in request.changes)}
+    counts = {symbol: count for symbol, count in sorted(per_symbol.items()) if symbol in wanted}
+    return Account(request=request, coverage=coverage([request], records), per_symbol=counts)
+
+
+def _sessions_and_batches(store: Store) -> list[tuple[str, list[BatchName]]]:
+    batches = batches_of(store)
+    return [(session, batches.get(session, [])) for session in sessions_of(store)]
 
 
 def _is_uploaded(store: Store, batch: Standing, place: Place) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Subscribed, Text
 
 from tasks.export.tape import export
 from tasks.replay.generate import SYMBOLS, generate
@@ -170,6 +171,41 @@ def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(t
     assert (ledger["session"], ledger["outcome"], ledger["gaps"]) == (before["session"], "stopped", [])
     assert ledger["connections"] == 1
     assert tape.verdict().holds
+
+
+def test_a_recording_that_never_connected_is_no_success(tape: Any) -> None:
+    """Where the feed's host was never reached the command fails, and says why last."""
+    done = tape.run("record", "AAPL", "--for", "3s", "--feed-url", "ws://127.0.0.1:9")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "never connected: no connection: connection refused" in done.stderr.splitlines()[-1]
+
+
+def test_a_recording_of_which_nothing_could_be_kept_is_no_success(tape: Any, fault_server: Any) -> None:
+    """Where every trade that came is refused the command fails, with how many they were."""
+    refused = json.dumps({"type": "trade", "data": [{"s": "AAPL", "p": "x", "t": 1, "v": 1}]})
+    server = fault_server([Subscribed("AAPL"), Text(refused), Text(refused)])
+    done = tape.run("record", "AAPL", "--for", "4s", "--feed-url", server.url)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "none of the 2 trades that came could be kept" in done.stderr.splitlines()[-1]
+
+
+def test_a_connected_and_silent_recording_says_so_last(tape: Any, fault_server: Any) -> None:
+    """A market without trades is nobody's failure: exit 0, and the last lines say that none came."""
+    server = fault_server([Subscribed("AAPL")])
+    done = tape.run("record", "AAPL", "--for", "3s", "--feed-url", server.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no trade came" in " ".join(done.stdout.splitlines()[-2:])
+
+
+def test_whose_recorder_is_stopped_from_outside_fails(tape: Any, until: Any) -> None:
+    """A SIGTERM to the recorder itself ends it in order, before its time: its run is no success."""
+    with serve_in_thread(generate(9, 60), ReplayOptions(speed=1.0)) as server:
+        recording = tape.start("record", "SPY", "--for", "60s", "--feed-url", server.url, "--json")
+        until(lambda: tape.status().get("trades", 0) > 5)
+        os.kill(tape.status()["pid"], signal.SIGTERM)
+        ledger = tape.printed(recording, code=1)
+    assert ledger["outcome"] == "stopped"
+    assert ledger["balances"]
 
 
 WRONG: tuple[tuple[tuple[str, ...], str], ...] = (

@@ -117,7 +117,7 @@ def test_show_tells_of_a_session_and_of_a_day(use: Use, what: str) -> None:
     assert list(shown["reasons"].values()) == [1]
     assert (shown["ledger"] is not None) == (what == SESSION)
     text = use("show", what)
-    for each in ("AAPL", "p99 5.0", "quarantined: 1", "balances"):
+    for each in ("AAPL", "p99 5.0", "quarantined: 1", "the accounts balance"):
         assert each in text
 
 

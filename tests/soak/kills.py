@@ -35,10 +35,11 @@ from tasks.capture.frames import Cut
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal, discard, frames_open, seal
 from tasks.capture.lanes import Lane, Received, Router
-from tasks.capture.recovery import GAPS_FILE, recover_spool, resume
+from tasks.capture.recovery import recover_spool, resume
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.routes import Routes
 from tasks.manifest import Seal, read
+from tasks.sessions import GAPS_FILE
 from tasks.store import Store
 from tasks.trade import JOURNAL_HEADER, NS_PER_S
 

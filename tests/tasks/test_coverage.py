@@ -163,7 +163,7 @@ def test_older_overlapping_gaps_count_once() -> None:
 
 
 def test_a_day_goes_from_midnight_to_midnight_of_each_symbols_zone() -> None:
-    """A session over New York's midnight, five hours after UTC's, has both days; crypto's are UTC's."""
+    """A session over New York's midnight, five hours after UTC's, is split there for stocks, at UTC's for crypto."""
     night = record(MIDNIGHT_NS - 6 * HOUR_NS, MIDNIGHT_NS + HOUR_NS, symbols=("A", "X:Y"))
     night = replace(
         night, gaps=(Gap(symbols=("A", "X:Y"), start_ns=MIDNIGHT_NS, end_ns=night.ended_ns, reason="lost"),)

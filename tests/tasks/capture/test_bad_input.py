@@ -138,7 +138,7 @@ def test_bad_input_is_counted_and_quarantined_as_received(
     assert [law for law in ledger.laws()[:4] if law[1] != law[3]] == []
     assert ledger.trades.quarantined > 0
     assert sorted(path for path in store.root.parent.iterdir()) == outside
-    known = {"archive", "locks", "quarantine", "sealed", "sessions", "spool", "validated", record.session}
+    known = {"archive", "locks", "quarantine", "sealed", "sessions", "spool", "validated", "requests", record.session}
     names = [path.name for path in store.root.rglob("*") if path.name not in known]
     assert all(name.startswith(record.session) or path_is_ours(name) for name in names), names
 
@@ -193,4 +193,4 @@ def is_a_row(trade: Any) -> bool:
 
 
 def path_is_ours(name: str) -> bool:
-    return name in {"request.json", "gaps.json", "watchlist.json", "status.json", "session.json"}
+    return name in {"request.json", "gaps.json", "watchlist.json", "status.json", "session.json", ".lock", "closed"}

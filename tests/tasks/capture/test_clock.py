@@ -12,12 +12,12 @@ from faults import Connection, Drop, FaultServer, Send, Stall, Step, Subscribed
 from recording import Answered, Recording, Row, assert_all_there, sealed_rows, trades
 
 from tasks.capture.clock import Clock
-from tasks.capture.request import date_in
 from tasks.capture.routes import lanes_for
 from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.store import Store
 from tasks.trade import NS_PER_MS, NS_PER_S
+from tasks.zones import date_in
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]
@@ -221,3 +221,59 @@ def test_symbols_that_never_close_have_days_of_utc(
     assert sorted((seal.date, *seal.per_symbol.items()) for seal in seals(store)) == [
         ("2026-06-10", ("A", 4)), ("2026-06-10", ("BINANCE:B", 2)), ("2026-06-11", ("BINANCE:B", 2)),
     ]  # fmt: skip
+
+
+class SleepingClock:
+    """The clocks of a machine that can be suspended: all but Python's own monotonic one go on meanwhile."""
+
+    def __init__(self) -> None:
+        self.slept_ns = 0
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(
+            wall_ns=lambda: time.time_ns() + self.slept_ns,
+            monotonic_ns=lambda: time.monotonic_ns() + self.slept_ns,
+            asleep_ns=lambda: self.slept_ns,
+        )
+
+
+def test_a_suspended_machine_leaves_a_gap_and_a_new_connection(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """The time for which the machine slept is a named gap of every symbol, and what follows comes anew."""
+    machine, woken = SleepingClock(), threading.Event()
+    server = fault_server(
+        [Subscribed("A"), Send(trades(3)), Stall(woken)], [Subscribed("A"), Send(trades(3, 3)), Answered()]
+    )
+    recording = session(server.url, clock=machine.clock, ping_every_s=600.0, deadline_ns=time.time_ns() + HOUR_NS)
+    recording.when(lambda status: status.trades == 3)
+    machine.slept_ns = 600 * NS_PER_S
+    recording.when(lambda status: status.trades == 6)
+    woken.set()
+    record = recording.end()
+    (gap,) = record.gaps
+    assert (gap.symbols, gap.reason) == (("A",), "the machine was suspended for 600 s")
+    assert gap.end_ns is not None
+    assert 600 * NS_PER_S <= gap.end_ns - gap.start_ns < 660 * NS_PER_S
+    assert record.connections == 2
+
+
+def test_a_machine_that_slept_past_its_deadline_records_no_longer(
+    store: Store, fault_server: StartServer, session: StartSession
+) -> None:
+    """The deadline comes while the machine sleeps: the session ends as soon as it wakes."""
+    machine = SleepingClock()
+    server = fault_server([Subscribed("A"), Send(trades(3))])
+    recording = session(server.url, clock=machine.clock)
+    recording.when(lambda status: status.trades == 3)
+    machine.slept_ns = 61 * NS_PER_S
+    assert recording.record().outcome == "complete"
+
+
+def test_the_clock_of_durations_counts_suspended_time() -> None:
+    """By default durations come from the clock that goes on while the machine is suspended."""
+    clock = Clock()
+    assert abs(clock.monotonic_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) < NS_PER_S
+    asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    assert abs(clock.asleep_ns() - asleep_ns) < NS_PER_S

@@ -1,6 +1,7 @@
 """The frame cutter gives what websocket-client gives, wherever the stream is cut."""
 
 import socket
+import tracemalloc
 
 import pytest
 import websocket
@@ -203,3 +204,28 @@ def test_an_absurd_length_is_refused_before_its_bytes_come() -> None:
     cut = FrameCutter(MAX).cut(b"\x81\x7f" + (1 << 40).to_bytes(8, "big"))
     assert cut.violation is not None
     assert cut.violation.code == 1009
+
+
+def test_the_pieces_of_a_message_take_little_more_memory_than_their_bytes() -> None:
+    """A message in fragments of two bytes, and one of empty fragments without end, cost no memory of their number."""
+    cutter = FrameCutter(16 << 20)
+    cutter.cut(frame(TEXT, b"ab", fin=False))
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert cutter.cut(frame(CONTINUATION, b"ab", fin=False) * 1_000).violation is None
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert cutter.cut(frame(CONTINUATION, b"!")).texts == [b"ab" * 100_001 + b"!"]
+
+
+def test_a_message_of_endless_empty_fragments_is_a_violation() -> None:
+    """A message that never ends and never grows ends its connection; what had come of it is refused as received."""
+    cutter = FrameCutter(MAX)
+    cutter.cut(frame(TEXT, b"so far", fin=False))
+    chunk = frame(CONTINUATION, b"", fin=False) * 10_000
+    cut = next(cut for _ in range(1_000) if (cut := cutter.cut(chunk)).violation is not None)
+    assert cut.violation is not None
+    assert (cut.violation.code, cut.violation.reason) == (1009, "a message of more than 1,048,576 fragments")
+    assert cut.refused[0].startswith(b"so far\x00\x00")

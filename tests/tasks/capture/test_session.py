@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +15,10 @@ import pytest
 
 from tasks.batch import BatchName, session_name
 from tasks.capture.recovery import KILLED, close_killed, killed_sessions
-from tasks.capture.request import CaptureRequest
+from tasks.capture.request import CaptureRequest, own_request
 from tasks.capture.supervise import LOG_FILE, Recorder, start_or_attach
 from tasks.errors import ConflictError, TransientError
+from tasks.ledger import Request
 from tasks.manifest import Seal, read
 from tasks.replay.run import Replay, serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -32,6 +36,12 @@ def tape(count: int) -> list[Trade]:
         Trade(start_ns + n * 1_000_000, SYMBOLS[n % 3], f"{100 + n}.{n % 10}0", str(n), ("1",) if n % 3 < 2 else ())
         for n in range(count)
     ]
+
+
+def tape_of(one: str, other: str, n: int) -> tuple[Trade, Trade]:
+    """The n-th millisecond's trade of each of the two."""
+    at_ns = 1_700_000_000 * NS_PER_S + n * 1_000_000
+    return Trade(at_ns, one, f"{n}.5", "1"), Trade(at_ns, other, f"{n}.5", "1")
 
 
 @pytest.fixture
@@ -70,10 +80,11 @@ def record() -> Iterator[Callable[[CaptureRequest], Recorder]]:
     """Starts recorders, and kills those that a failing test leaves behind."""
     started: list[Recorder] = []
 
-    def start(request: CaptureRequest, key: str = KEY) -> Recorder:
+    def start(request: CaptureRequest, key: str = KEY, wanted: Request | None = None) -> Recorder:
         Store(request.data_dir).prepare()
-        started.append(start_or_attach(request, key))
-        return started[-1]
+        recorder = start_or_attach(request, key, wanted)
+        started.append(recorder)
+        return recorder
 
     yield start
     for recorder in started:
@@ -269,20 +280,138 @@ def test_a_refused_key_ends_the_session_at_once_and_says_what_to_do(
     assert result.connections == 0
 
 
-def test_a_second_start_attaches_and_another_use_of_the_key_is_refused(
+def wants(session: CaptureRequest, name: str, symbols: tuple[str, ...] = SYMBOLS, seconds: float = 30) -> Request:
+    """What a run of that name wants of a session, from now on for so many seconds."""
+    now_ns = time.time_ns()
+    until_ns = now_ns + int(seconds * NS_PER_S)
+    return replace(own_request(session), id=name, owner=name, symbols=symbols, start_ns=now_ns, until_ns=until_ns)
+
+
+def test_a_second_run_joins_the_recorder_with_its_own_symbols_and_its_own_end(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """While a recorder holds a key, the same request finds it, and a different one is told who holds it."""
-    server = served(tape(1))
-    first = record(ask(tmp_path, server.url))
-    second = record(ask(tmp_path, server.url))
+    """Two runs of one key share one recorder and connection: it records both lists, until the later end."""
+    server = served([trade for n in range(20_000) for trade in tape_of("AAPL", "IBM", n)], speed=30.0)
+    short = ask(tmp_path, server.url, symbols=("AAPL",))
+    first = record(short, wanted=wants(short, "first", ("AAPL",), 3))
+    other = ask(tmp_path, server.url, symbols=("IBM",))
+    second = record(other, wanted=wants(other, "second", ("IBM",), 6))
     assert second.attached
     assert second.request.session == first.request.session
-    with pytest.raises(ConflictError, match=first.request.session):
-        record(ask(tmp_path, server.url, symbols=("IBM",)))
+    list(first.sealed())
+    assert first.is_done
+    assert second.is_alive
+    list(second.sealed())
+    result = second.record()
+    assert (result.outcome, result.connections, result.symbols) == ("complete", 1, ("AAPL", "IBM"))
+    assert [request.owner for request in result.requests] == ["first", "second"]
+    assert [(each.symbol, each.action) for each in result.changes] == [("IBM", "added"), ("AAPL", "removed")]
+    assert result.ended_ns >= result.deadline_ns == result.requests[1].until_ns
+    assert first.wanted.until_ns <= result.changes[1].at_ns < result.ended_ns
+
+
+def test_what_a_run_wanted_is_sealed_when_its_time_is_over_though_the_recorder_goes_on(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """A run that is done finds every trade of its time in sealed batches, however young the open ones are."""
+    server = served(tape(1_000_000), speed=30.0)
+    session = ask(tmp_path, server.url, lanes=2)
+    first = record(session, wanted=wants(session, "first", seconds=2))
+    second = record(session, wanted=wants(session, "second"))
+    list(first.sealed())
+    assert second.is_alive
+    rows = sealed_rows(tmp_path, session.session)
+    assert max(int(each.split(b",")[2]) for each in rows) > first.wanted.until_ns
     second.stop()
-    wait_for(lambda: not first.is_alive)
+    list(second.sealed())
+    everything = sealed_rows(tmp_path, session.session)
+    until = b"%d" % first.wanted.until_ns
+    assert sum(each.split(b",")[2] < until for each in rows) == sum(each.split(b",")[2] < until for each in everything)
     assert second.record().outcome == "stopped"
+
+
+def test_a_recorder_stops_when_the_last_run_that_wants_it_is_cancelled(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """The second run is cancelled: the first one's recording goes on, and ends when that is cancelled too."""
+    session = ask(tmp_path, served(tape(1_000_000), speed=20.0).url)
+    first, second = (record(session, wanted=wants(session, name)) for name in ("first", "second"))
+    second.stop()
+    list(second.sealed())
+    seen = trades_seen(first)
+    wait_for(lambda: trades_seen(first) > seen + 500)
+    assert first.is_alive
+    first.stop()
+    list(first.sealed())
+    result = first.record()
+    assert (result.outcome, result.gaps) == ("stopped", ())
+    assert all(request.withdrawn_ns is not None for request in result.requests)
+
+
+def test_a_killed_runs_request_gives_way_to_the_run_that_follows_it(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """A request whose process is gone lasts, until one that asks for as much takes its place: one stop then ends it."""
+    session = ask(tmp_path, served(tape(1_000_000), speed=20.0).url)
+    dead = subprocess.run(
+        [sys.executable, "-c", "from tasks.requests import this_process; print(this_process())"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    record(session, wanted=replace(wants(session, "killed"), process=dead))
+    less = record(session, wanted=wants(session, "less", SYMBOLS[:1]))
+    less.stop()
+    list(less.sealed())
+    assert less.is_alive
+    as_much = record(session, wanted=wants(session, "as-much"))
+    as_much.stop()
+    list(as_much.sealed())
+    wait_for(lambda: not as_much.is_alive)
+    assert as_much.record().outcome == "stopped"
+
+
+def test_a_run_that_comes_while_the_recorder_ends_gets_one_of_its_own(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """A recorder that has begun to end takes no more requests: the next run waits for the key and starts another."""
+    server = served(tape(1_000_000), speed=20.0)
+    first = record(ask(tmp_path, server.url))
+    wait_for(lambda: trades_seen(first) > 100)
+    first.stop()
+    wait_for(lambda: (first.request.folder / "requests" / "closed").exists() or not first.is_alive)
+    second = record(ask(tmp_path, server.url))
+    assert not second.attached
+    assert second.request.session != first.request.session
+    list(first.sealed())
+    assert first.record().outcome == "stopped"
+    wait_for(lambda: trades_seen(second) > 100)
+
+
+def test_a_key_in_use_in_another_data_folder_is_refused(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """A recorder cannot record into two folders: the second start is told who holds the key."""
+    server = served(tape(1))
+    first = record(ask(tmp_path / "one", server.url))
+    with pytest.raises(ConflictError, match=first.request.session):
+        record(ask(tmp_path / "two", server.url))
+    assert not list((tmp_path / "two").glob("sessions/*"))
+
+
+def test_of_two_starts_at_once_one_joins_the_other(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """Two runs that start at the same moment share the recorder of whichever was first, and leave no empty session."""
+    server = served(tape(1_000_000), speed=20.0)
+    sessions = [ask(tmp_path, server.url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        recorders = list(pool.map(record, sessions))
+    assert sum(not each.attached for each in recorders) == 1
+    (folder,) = (tmp_path / "sessions").iterdir()
+    assert {each.request.session for each in recorders} == {folder.name}
+    for each in recorders:
+        each.stop()
+    list(recorders[0].sealed())
+    assert killed_sessions(Store(tmp_path)) == []
 
 
 def test_the_feed_away_is_a_gap_until_it_is_back(tmp_path: Path, record: Callable[..., Recorder]) -> None:

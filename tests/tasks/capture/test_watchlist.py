@@ -14,12 +14,13 @@ from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.session import Session
 from tasks.capture.supervise import change_symbols
-from tasks.capture.watchlist import WATCHLIST_FILE, WatchList, want, wanted
+from tasks.capture.watchlist import WatchList
 from tasks.errors import TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import Seal, read
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
+from tasks.sessions import WATCHLIST_FILE
 from tasks.status import read_status
 from tasks.store import Store
 from tasks.trade import NS_PER_S, Trade
@@ -163,28 +164,16 @@ def test_the_list_survives_a_kill(tmp_path: Path) -> None:
     ]
 
 
-def test_wishes_of_many_all_count(tmp_path: Path) -> None:
-    """Changes asked for at the same time by many are all made, none is lost."""
-    threads = [
-        threading.Thread(target=want, args=(tmp_path, lambda now, n=n: (*now, f"S{n}"), ("A",))) for n in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(wanted(tmp_path) or ()) == sorted(["A", *(f"S{n}" for n in range(16))])
-
-
 def test_the_last_symbol_cannot_be_removed_and_a_damaged_wish_changes_nothing(
     tmp_path: Path, run: Callable[..., Running], fault_server: Callable[..., FaultServer]
 ) -> None:
-    """An empty list is refused with what to do; a wish file that is damaged is passed over and the session goes on."""
+    """An empty list is refused with what to do; a request that is damaged is passed over and the session goes on."""
     server = fault_server([Subscribed("A")])
     running = run(server.url, ("A",))
     wait_for(lambda: running.status("state") == "recording")
     with pytest.raises(TerminalError, match="end the session instead"):
         change_symbols(running.request.folder, lambda now: ())
-    (running.request.folder / "wanted.json").write_text(json.dumps({"symbols": ["B"]}))
+    (running.request.folder / "requests" / "x.json").write_text(json.dumps({"symbols": ["B"]}))
     before = running.status("updated_ns")
     wait_for(lambda: running.status("updated_ns") > before + NS_PER_S)
     assert running.status("symbols") == ("A",)
