@@ -8,7 +8,7 @@ proxy that cannot make it. So they are asked here once, and the libraries are to
 import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from tasks.address import Address, address_of, ip_of
 from tasks.errors import SettingsError
@@ -54,7 +54,7 @@ def proxy_for(target: Address, schemes: tuple[str, ...] = ("http",)) -> Proxy | 
 
 def _is_exempt(target: Address, given: dict[str, str]) -> bool:
     """Whether `no_proxy` names the host: by name, by the end of its name, or by a network of IP addresses."""
-    if proxy_bypass_environment(str(target), given):
+    if proxy_bypass(str(target), given):
         return True
     ip = ip_of(target.host)
     return ip is not None and any(ip in network for network in _networks(given.get("no", "")))

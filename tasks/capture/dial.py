@@ -155,11 +155,12 @@ def _start(place: Place) -> socket.socket:
         for option in _OPTIONS:
             started.setsockopt(*option)
         code = started.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, os.strerror(code))
     except BaseException:
         started.close()
         raise
+    if code not in (0, errno.EINPROGRESS):
+        started.close()
+        raise OSError(code, os.strerror(code))
     return started
 
 
