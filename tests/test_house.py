@@ -79,7 +79,7 @@ def imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
 def broken_rules(root: Path) -> list[str]:
     """Every violation below `root`, one line each: the file, and what it must not do."""
     lines = []
-    for source in sources(root, "flows", "tasks"):
+    for source in sources(root, "flows", "tape", "tasks"):
         lines += [f"{source.path}: {what}" for what in [*wrong_imports(root, source), *wrong_content(source)]]
     lines += [f"{source.path}: {what}" for source in sources(root, "deployments") for what in wrong_doors(source)]
     lines += untold_tests(root) + nameless_rooms(root) + addresses_in_lock(root)
@@ -90,7 +90,7 @@ def wrong_imports(root: Path, source: Source) -> Iterator[str]:
     yield from wrong_doors(source)
     for name in source.imports:
         first, second, third = (*name.split("."), "", "")[:3]
-        if first == "flows" and not source.path.startswith("flows/"):
+        if first == "flows" and not source.path.startswith(("flows/", "tape/")):
             yield f"imports {name}, but nothing knows the flows"
         if first == "prefect" and source.is_engine:
             yield f"imports {name}, but an engine runs without Prefect"

@@ -61,8 +61,10 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     return past_of(store, request.session, request.lanes)
 
 
-def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
+def close_killed(store: Store, session: str, now_ns: int, why: str | None = None) -> SessionRecord:
     """Write the record of a session whose recorder is gone. The gap lasts until the session's deadline.
+
+    `why` is what no recorder could be started for; then the session has failed.
 
     Raises OSError and CorruptionError where what it left cannot be read or written; then it can be run again.
     """
@@ -72,13 +74,15 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     (folder / ROOM_FILE).unlink(missing_ok=True)
     past = resume(store, request, now_ns)
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
+    if status is None and not gaps.all():  # It was gone before it could hear anything.
+        gaps.open(watch.current, request.started_ns, why or KILLED)
     gaps.finish(request.deadline_ns)
-    failed = status is not None and status.error is not None  # It could not write its record.
+    failed = why is not None or (status is not None and status.error is not None)  # It could not write its record.
     received = max(past.frames, status.frames) if failed and status else past.frames
     record = SessionRecord(
         session=session, feed=request.feed, symbols=watch.ever, started_ns=request.started_ns,
         listening_ns=status.listening_ns if status else None, ended_ns=request.deadline_ns,
-        deadline_ns=request.deadline_ns, outcome="failed" if failed else "killed", error=_why(status),
+        deadline_ns=request.deadline_ns, outcome="failed" if failed else "killed", error=why or _why(status),
         connections=max(past.connections, status.connection if status else 0),
         frames_received=received, frames_lost=received - past.frames, batches=past.batches, gaps=gaps.all(),
         never_heard=tuple(symbol for symbol in watch.ever if not past.per_symbol[symbol]),
