@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.settings import Settings
+from flows.surroundings import check_feed
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
 from tasks.market.hours import exchange_zone, next_open
@@ -93,12 +94,13 @@ def _feed(settings: Settings) -> Finding:
     from tasks.capture.task import reach
 
     try:
+        check_feed(settings)
         return Finding("feed", "ok", f"{reach(settings.feed_url, _WITHIN_S)} can be reached")
     except SettingsError as error:
         return Finding("feed", "wrong", str(error))
     except TransientError as error:
         where = address_of(settings.feed_url)
-        return Finding("feed", "wrong", f"{where} cannot be reached ({error}): check network and proxy")
+        return Finding("feed", "wrong", f"{where} cannot be reached ({error}): check network, proxy and SSL_CERT_FILE")
 
 
 def _clock() -> Finding:

@@ -20,6 +20,7 @@ from flows.process_batches import (
     waiting,
 )
 from flows.settings import Settings, load_settings
+from flows.surroundings import check_feed
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
 from tasks.errors import TerminalError
@@ -103,6 +104,7 @@ def closed(store: Store, session: str, settings: Settings, unarchived: str | Non
 def request_for(settings: Settings, record_for: str | None, until: str | None, now_ns: int) -> CaptureRequest:
     """What the recorder is asked to do. Raises SettingsError where something that it needs is missing or wrong."""
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
+    check_feed(settings)
     return CaptureRequest(
         session=session_name(now_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),

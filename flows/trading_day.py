@@ -17,6 +17,7 @@ from flows.close_day import close_day
 from flows.process_batches import process_batches
 from flows.record_session import record_session
 from flows.settings import load_settings
+from flows.surroundings import check_feed
 from tasks.errors import SettingsError
 from tasks.ledger import Ledger
 from tasks.market.hours import TradingDay, exchange_zone, trading_day_for
@@ -43,6 +44,7 @@ def trading_day(
     Ends as `Skipped` where the exchange is closed that day, or the day's recording would be over already.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir)
+    check_feed(settings)
     day = date or _today(settings.calendar)
     hours = trading_day_for(
         day, settings.calendar, before_open_ns=settings.open_before_ns, after_close_ns=settings.close_after_ns
