@@ -40,7 +40,7 @@ lock: ## pin what pyproject.toml asks for; needs uv
 
 clean: ## remove what make made; recordings stay
 	rm -rf .venv build demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find flows tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find flows tape tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # From the lock alone, hashes checked; anew when the lock or the project's own description changed.
 $(MADE): requirements.lock pyproject.toml

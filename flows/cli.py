@@ -22,6 +22,7 @@ from flows import cli_close, cli_use, report
 from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.settings import load_settings
+from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tasks.errors import RecorderError, SettingsError
 from tasks.ledger import Ledger
 from tasks.store import Store
@@ -77,8 +78,10 @@ def record(
     """Record trades until a time is up, and archive them meanwhile. Exits 0 only if it was recorded and balances."""
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
+    check_feed(settings)
     from flows.record_session import record_session
 
+    check_bucket_of(settings)
     with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
         ledgers, failure = _ledgers_of(
             lambda: [
@@ -136,8 +139,10 @@ def _change_symbols(
 def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Archive whatever is sealed and not archived yet, whichever session left it; close killed sessions."""
     settings = load_settings(data_dir=data_dir)
+    check_tls()
     from flows.process_batches import process_batches
 
+    check_bucket_of(settings)
     ledgers, failure = _ledgers_of(lambda: process_batches(data_dir=data_dir))
     _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 

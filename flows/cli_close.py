@@ -10,6 +10,7 @@ import typer
 from flows import report
 from flows.rows import print_json
 from flows.settings import load_settings
+from flows.surroundings import check_bucket_of, check_tls
 from tasks.errors import SettingsError
 
 if TYPE_CHECKING:  # Importing it imports Prefect.
@@ -28,11 +29,13 @@ def close(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge days into one file each, upload these, and remove what the retention rule lets go."""
-    load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
+    settings = load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
+    check_tls()
     day = None if date is None else _date(date)
     from flows.close_day import NotClosed, close_day
     from flows.log_lines import expected_errors_in_a_line
 
+    check_bucket_of(settings)
     expected_errors_in_a_line()
     failure = None
     try:

@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from flows.settings import Settings
+from flows.surroundings import check_feed
+from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
 from tasks.market.hours import exchange_zone, next_open
 from tasks.store import unfinished, write_whole
@@ -89,13 +90,17 @@ def _key(settings: Settings) -> Finding:
 
 
 def _feed(settings: Settings) -> Finding:
-    parts = urlsplit(settings.feed_url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+    """Go the way that a recorder goes, by name resolution, proxy and TLS, but not into the feed's one connection."""
+    from tasks.capture.task import reach
+
     try:
-        socket.create_connection((host, port), timeout=_WITHIN_S).close()
-    except OSError as error:
-        return Finding("feed", "wrong", f"{host}:{port} cannot be reached ({error}): check network and proxy")
-    return Finding("feed", "ok", f"{host}:{port} can be reached")
+        check_feed(settings)
+        return Finding("feed", "ok", f"{reach(settings.feed_url, _WITHIN_S)} can be reached")
+    except SettingsError as error:
+        return Finding("feed", "wrong", str(error))
+    except TransientError as error:
+        where = address_of(settings.feed_url)
+        return Finding("feed", "wrong", f"{where} cannot be reached ({error}): check network, proxy and SSL_CERT_FILE")
 
 
 def _clock() -> Finding:

@@ -21,6 +21,7 @@ from flows.process_batches import (
     waiting,
 )
 from flows.settings import Settings, load_settings
+from flows.surroundings import check_feed
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
 from tasks.errors import TerminalError
@@ -77,6 +78,7 @@ def record_session(
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
+    check_feed(settings)
     return recorded(settings, request_for(settings, now_ns, deadline_ns), now_ns).ledger
 
 

@@ -4,6 +4,7 @@ The only reader of the environment. A setting enters here once, in the units use
 on as an argument.
 """
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -202,6 +203,11 @@ class Settings(BaseSettings):
 def setting_names() -> dict[str, str]:
     """The name of each setting, as the environment spells it, and its field in `Settings`."""
     return {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
+
+
+def surroundings() -> dict[str, str]:
+    """The whole environment, for `flows/surroundings.py`, which says what of it nobody could work with."""
+    return dict(os.environ)
 
 
 def load_settings(**overrides: object) -> Settings:

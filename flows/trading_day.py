@@ -17,6 +17,7 @@ from flows.close_day import close_day
 from flows.process_batches import TWO_AT_A_TIME, process_batches
 from flows.record_session import recorded, request_for
 from flows.settings import Settings, load_settings
+from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
 from tasks.duration import format_duration
 from tasks.errors import SettingsError, TerminalError
@@ -52,6 +53,7 @@ def trading_day(
     by this run and by all others.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir)
+    check_feed(settings)
     day = date or _today(settings.calendar)
     hours = trading_day_for(
         day, settings.calendar, before_open_ns=settings.open_before_ns, after_close_ns=settings.close_after_ns

@@ -1,8 +1,8 @@
 """How are bytes got from the vendor, and requests sent? The only door to websocket-client.
 
-The library makes the connection (proxy, TLS, handshake) and frames what is sent. What arrives is taken from the
-socket as it is, everything at once, and cut by `frames.py`. One thread owns a connection and does both: Python's
-TLS sockets may not be read and written by two threads at a time. `wake` may be called from any thread.
+The library makes the handshake, on a stream that `stream.py` has opened, and frames what is sent. What arrives is
+taken from the socket as it is, everything at once, and cut by `frames.py`. One thread owns a connection and does both:
+Python's TLS sockets may not be read and written by two threads at a time. `wake` may be called from any thread.
 
 No text of the library's exceptions is passed on: the URL that they may quote holds the key.
 """
@@ -12,21 +12,22 @@ import select
 import socket
 import ssl
 import threading
-import time
-from concurrent.futures import Future, wait
+from typing import Any
 
 import websocket
 
+from tasks.address import address_of
+from tasks.capture.attempt import Attempt, within
+from tasks.capture.dial import Dialer
 from tasks.capture.frames import CLOSE, PING, PONG
+from tasks.capture.stream import ProxyError, left_s, open_stream
 from tasks.errors import RecorderError, TerminalError, TransientError
+from tasks.proxies import proxy_for
 
 # One recv takes at most this much: some hundred trades for one system call, and what is made of them (messages,
 # objects, lines) still fits into the processor's cache. 256 KiB cost a tenth more, 1 MiB a third (`make bench`).
 _RECV_BYTES = 32 << 10
-# What the kernel holds while we do not read: seconds of a burst.
-_SO_RCVBUF_BYTES = 8 << 20
 _SEND_TIMEOUT_S = 10.0
-_LOOK_EVERY_S = 0.1
 
 
 class TooManyConnections(TransientError):
@@ -144,56 +145,61 @@ class Connection:
                 each.close()
 
 
-def connect(address: str, timeout_s: float, given_up: threading.Event | None = None) -> Connection:
+def connect(
+    url: str, timeout_s: float, given_up: threading.Event | None = None, dialer: Dialer | None = None
+) -> Connection:
     """Open a websocket, within `timeout_s` from name look-up to the end of the handshake, unless it is given up.
 
-    Raises TerminalError where the key is refused, TooManyConnections at HTTP 429, else TransientError.
+    A `dialer` that is kept remembers which of the host's addresses did not work. Raises TerminalError where the key
+    is refused or a proxy variable is wrong, TooManyConnections at HTTP 429, else TransientError.
     """
-    attempt: Future[websocket.WebSocket] = Future()
-    # The library bounds each step, not their sum: a host with many addresses, or a handshake that comes byte by byte,
-    # would take minutes. So the attempt is made by a thread that can be left alone.
-    threading.Thread(target=_attempt, args=(address, timeout_s, attempt), name="connect", daemon=True).start()
-    end_s = time.monotonic() + timeout_s
-    while not attempt.done() and (left_s := end_s - time.monotonic()) > 0 and not (given_up and given_up.is_set()):
-        wait([attempt], min(left_s, _LOOK_EVERY_S))
-    if not attempt.done():
-        # The library's own time-out says the same a moment later; what it opens after all is closed.
-        attempt.add_done_callback(_close_late)
-        raise TransientError("no connection: it took too long")
+    dialer = dialer or Dialer()
     try:
-        opened = attempt.result()
+        opened = within(timeout_s, given_up, lambda attempt: _open(url, dialer, attempt), _close)
     except websocket.WebSocketBadStatusException as error:
         raise _refusal(error.status_code) from None
     except (OSError, websocket.WebSocketException, ValueError) as error:
         raise TransientError(f"no connection: {_cause(error)}") from None
+    dialer.worked()
     try:
         return Connection(opened)
     except OSError as error:
-        if opened.sock is not None:
-            opened.sock.close()
+        _close(opened)
         raise TransientError(f"no connection: {_cause(error)}") from None
 
 
-def _attempt(address: str, timeout_s: float, attempt: "Future[websocket.WebSocket]") -> None:
+def reach(url: str, timeout_s: float) -> str:
+    """Go the way of `connect` up to the handshake, which would take the place of the one connection a key has.
+
+    Gives the host and how it was reached. Raises TransientError where it was not, TerminalError as `connect`.
+    """
+    target, dialer = address_of(url), Dialer()
     try:
-        opened = websocket.create_connection(
-            address,
-            timeout=timeout_s,
-            sockopt=[(socket.SOL_SOCKET, socket.SO_RCVBUF, _SO_RCVBUF_BYTES)],
+        within(timeout_s, None, lambda attempt: open_stream(target, dialer, attempt).close(), lambda _late: None)
+    except (OSError, ValueError) as error:
+        raise TransientError(f"no connection: {_cause(error)}") from None
+    proxy = proxy_for(target)
+    return f"{target}" if proxy is None else f"{target}, by the proxy of {proxy.variable},"
+
+
+def _open(url: str, dialer: Dialer, attempt: "Attempt[Any]") -> websocket.WebSocket:
+    stream = open_stream(address_of(url), dialer, attempt)
+    try:
+        stream.settimeout(left_s(attempt.end_s))
+        return websocket.create_connection(
+            url,
+            socket=stream,
             redirect_limit=0,  # A redirect would carry the key to another host.
             skip_utf8_validation=True,
         )
-    except BaseException as error:
-        attempt.set_exception(error)
-    else:
-        attempt.set_result(opened)
+    except BaseException:
+        stream.close()
+        raise
 
 
-def _close_late(attempt: "Future[websocket.WebSocket]") -> None:
-    if attempt.exception() is None:
-        late = attempt.result().sock
-        if late is not None:
-            late.close()
+def _close(opened: websocket.WebSocket) -> None:
+    if opened.sock is not None:
+        opened.sock.close()
 
 
 def _refusal(status: int) -> RecorderError:
@@ -212,14 +218,14 @@ def _cause(error: Exception) -> str:
         return f"the TLS certificate was not accepted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({error.reason or 'unknown reason'})"
+    if isinstance(error, ProxyError):
+        return str(error)
     if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
         return "it took too long"
-    if isinstance(error, websocket.WebSocketAddressException | socket.gaierror | UnicodeError):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return "the host's name was not found"
     if isinstance(error, websocket.WebSocketConnectionClosedException):
         return "the peer closed it"
-    if isinstance(error, websocket.WebSocketProxyException):
-        return "the proxy refused it"
     if isinstance(error, websocket.WebSocketException):
         return "the peer's answer is not a websocket's"
     if isinstance(error, OSError) and error.strerror:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 from tasks.capture import finnhub
 from tasks.capture.clock import Clock
+from tasks.capture.dial import Dialer
 from tasks.capture.feed import Connection, TooManyConnections, connect
 from tasks.capture.frames import CLOSE, PING, PONG, FrameCutter
 from tasks.capture.gaps import GapBook
@@ -91,6 +92,7 @@ class Listener(threading.Thread):
         self._on_failure = on_failure
         self._backoff = backoff or Backoff(most_s=request.reconnect_within_s)
         self._watch = watch or WatchList(request.folder / WATCHLIST_FILE, request.symbols)
+        self._dialer = Dialer()
         self._subscriptions = Subscriptions()
         self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
         self._silent: tuple[str, int] | None = None
@@ -186,7 +188,7 @@ class Listener(threading.Thread):
         """One connection, from handshake to loss: why it ended, and how long to wait before the next."""
         address = finnhub.address(self._request.feed_url, self._key)
         try:
-            connection = connect(address, self._request.connect_timeout_s, self._stopping)
+            connection = connect(address, self._request.connect_timeout_s, self._stopping, self._dialer)
         except TransientError as error:
             self._unheard(self._request.started_ns, str(error))
             self._failures += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.capture.request import read_request
 from tasks.capture.session import Session
-from tasks.locks import SESSION_LOCK, key_lock_path, take
+from tasks.locks import SESSION_LOCK, forget_unused, key_lock_path, take
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,15 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     request = read_request(folder.resolve())
     key = sys.stdin.readline().rstrip("\n")
-    key_lock = take(key_lock_path(request.feed_url, key))
+    lock_path = key_lock_path(request.feed_url, key)
+    key_lock = take(lock_path)
     session_lock = take(folder / SESSION_LOCK) if key_lock is not None else None
     if key_lock is None or session_lock is None:
         log.error("another recorder holds this %s", "API key" if key_lock is None else "session")
         return BUSY
     key_lock.write(str(folder.resolve()))
     session_lock.write(str(os.getpid()))
+    forget_unused(lock_path.parent)
     record = told.watch(Session(request, key)).run()
     return 0 if record.outcome != "failed" else FAILED
 

@@ -60,8 +60,10 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     return past_of(store, request.session, request.lanes)
 
 
-def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
+def close_killed(store: Store, session: str, now_ns: int, why: str | None = None) -> SessionRecord:
     """Write the record of a session whose recorder is gone. The gap lasts until the session's deadline.
+
+    `why` is what no recorder could be started for; then the session has failed.
 
     Raises OSError and CorruptionError where what it left cannot be read or written; then it can be run again.
     """
@@ -73,13 +75,15 @@ def close_killed(store: Store, session: str, now_ns: int) -> SessionRecord:
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
     requests = requests_of(folder) or (own_request(request),)
     ended_ns = max(*(each.end_ns for each in requests), status.through_ns if status else 0)
+    if status is None and not gaps.all():  # It was gone before it could hear anything.
+        gaps.open(watch.current, request.started_ns, why or KILLED)
     gaps.finish(ended_ns)
-    failed = status is not None and status.error is not None  # It could not write its record.
+    failed = why is not None or (status is not None and status.error is not None)  # It could not write its record.
     received = max(past.frames, status.frames) if failed and status else past.frames
     record = SessionRecord(
         session=session, feed=request.feed, symbols=watch.ever, started_ns=request.started_ns,
         listening_ns=status.listening_ns if status else None, ended_ns=ended_ns,
-        deadline_ns=max(each.until_ns for each in requests), error=_why(status),
+        deadline_ns=max(each.until_ns for each in requests), error=why or _why(status),
         outcome="failed" if failed else "killed",
         connections=max(past.connections, status.connection if status else 0),
         frames_received=received, frames_lost=received - past.frames, batches=past.batches, gaps=gaps.all(),

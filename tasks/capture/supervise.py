@@ -6,6 +6,7 @@ that folder; its output goes to `recorder.log` there. Nothing of it depends on t
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,9 +30,28 @@ from tasks.store import Store
 
 LOG_FILE = "recorder.log"
 _LOOK_EVERY_S = 0.2
+# How often in a row a recorder may die of the same before it has recorded anything; a next try would end likewise.
+_GIVE_UP_AFTER = 5
+_WORDS_BYTES = 64 << 10
+
+# Isolated (-I), Python imports nothing from the working folder, from PYTHONPATH or from the user's own packages. Where
+# this package or a library is found by these alone, it is found after all that Python has by itself, and hides nothing.
+_PROGRAM = (
+    "import runpy, sys; sys.path += sys.argv[2:]; del sys.argv[2:]; "
+    "runpy.run_module('tasks.capture.recorder', None, '__main__', True)"
+)
+# What of our environment reaches a recorder: where programs, libraries, certificates, names and times are found, the
+# language, and the proxies. Not our settings, and no secret, whatever its name.
+_HANDED_ON = re.compile(
+    "PATH|HOME|TMPDIR|LANG|LANGUAGE|LC_[A-Z]+|TZ|TZDIR|PYTHONTZPATH|LD_LIBRARY_PATH"
+    "|(NIX_)?SSL_CERT_FILE|SSL_CERT_DIR|OPENSSL_CONF|OPENSSL_MODULES|RES_OPTIONS|LOCALDOMAIN|HOSTALIASES"
+    "|(?i:https?|all|no)_(?i:proxy)"
+)
 
 # The recorders that this process watches, the newest last: what a live view shows and a Ctrl-C stops.
 watched: list["Recorder"] = []
+# The last words of recorders that died before they recorded anything, in a row, by session.
+_stillborn: dict[str, list[str]] = {}
 _START_S = 30.0
 # A recorder that ends unsubscribes, takes what is in flight and seals: seconds, on a slow disk a minute.
 _END_S = 120.0
@@ -44,12 +64,17 @@ class Recorder:
     """
 
     def __init__(
-        self, request: CaptureRequest, process: "subprocess.Popen[bytes] | None", wanted: Request | None = None
+        self,
+        request: CaptureRequest,
+        process: "subprocess.Popen[bytes] | None",
+        wanted: Request | None = None,
+        log_begins: int = 0,
     ) -> None:
         self.request = request
         self.wanted = wanted or own_request(request)
         self.attached = process is None
         self._process = process
+        self._log_begins = log_begins
 
     @property
     def is_alive(self) -> bool:
@@ -93,7 +118,8 @@ class Recorder:
     def record(self) -> SessionRecord:
         """What the session came to, once the recorder has ended.
 
-        Raises TransientError where it died without a record: a new start goes on with the session.
+        Raises TransientError where it died without a record: a new start goes on with the session. One that dies of
+        the same again and again, before it has recorded anything, is given up: the session has then failed for that.
         """
         record = record_of(self.request)
         if record is not None:
@@ -101,7 +127,30 @@ class Recorder:
         code = self._process.returncode if self._process is not None else None
         log_path = self.request.folder / LOG_FILE
         how = "" if code is None else f" ({signal.Signals(-code).name})" if code < 0 else f" (exit status {code})"
-        raise TransientError(f"the recorder of {self.request.session} died{how}; see {log_path}")
+        words = self._last_words()
+        died = f"died{how}{words and f': {words}'}"
+        deaths = _stillborn.setdefault(self.request.session, [])
+        # Who kills it is not the same as what it dies of.
+        if code is None or code in (-signal.SIGKILL, -signal.SIGTERM) or self._has_recorded():
+            deaths.clear()
+        else:
+            deaths.append(died)
+        if deaths[-_GIVE_UP_AFTER:] == [died] * _GIVE_UP_AFTER:
+            reason = f"the recorder {died}, {_GIVE_UP_AFTER} times before it recorded anything; see {log_path}"
+            return close_killed(Store(self.request.data_dir), self.request.session, time.time_ns(), reason)
+        raise TransientError(f"the recorder of {self.request.session} {died}; see {log_path}")
+
+    def _has_recorded(self) -> bool:
+        status = self.status()
+        return status is not None and self._process is not None and status.pid == self._process.pid
+
+    def _last_words(self) -> str:
+        """The last line that it wrote: where it died of an exception, that."""
+        with (self.request.folder / LOG_FILE).open("rb") as log:
+            log.seek(max(self._log_begins, log.seek(0, os.SEEK_END) - _WORDS_BYTES))
+            lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        last = lines[-1] if lines and self._process is not None else ""
+        return "".join(letter if letter.isprintable() else " " for letter in last)[:300]
 
 
 def recording_session(store: Store, session: str | None) -> tuple[Path, Status]:
@@ -194,14 +243,14 @@ def _running(session: CaptureRequest, key: str) -> CaptureRequest | None:
 def _start(request: CaptureRequest, key: str, wanted: Request) -> Recorder:
     with (request.folder / LOG_FILE).open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.capture.recorder", str(request.folder)],
+            [sys.executable, "-I", "-c", _PROGRAM, str(request.folder), *_paths()],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,  # A Ctrl-C, a killed worker or a closed terminal must not reach it.
             env=_environment(),
         )
-    started = Recorder(request, process, wanted)
+        started = Recorder(request, process, wanted, output.tell())
     if process.stdin is None:
         raise TerminalError("the recorder has no standard input")
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
@@ -210,11 +259,20 @@ def _start(request: CaptureRequest, key: str, wanted: Request) -> Recorder:
     return started
 
 
+def _paths() -> list[str]:
+    """Where we import from and a Python by itself does not: this package first, the working folder never."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # It was removed meanwhile.
+        here = None
+    known = (sys.prefix, sys.base_prefix)
+    others = [path for path in map(Path, sys.path) if path.is_absolute() and path != here]
+    others = [path for path in others if not any(path.is_relative_to(prefix) for prefix in known)]
+    return [str(path) for path in dict.fromkeys([Path(__file__).parents[2], *others])]
+
+
 def _environment() -> dict[str, str]:
-    """What the recorder needs of ours: not the secrets, and a path on which it finds this package."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("TAPE_", "FINNHUB_", "AWS_"))}
-    here = str(Path(__file__).parents[2])
-    return {**keep, "PYTHONPATH": os.pathsep.join(filter(None, (here, keep.get("PYTHONPATH"))))}
+    return {name: value for name, value in os.environ.items() if _HANDED_ON.fullmatch(name)}
 
 
 def _until(done: Callable[[], bool], timeout_s: float) -> None:

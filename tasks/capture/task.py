@@ -23,6 +23,7 @@ from prefect.variables import Variable
 from pydantic import SecretStr
 
 from tasks.batch import BatchName, session_name
+from tasks.capture.feed import reach as reach
 from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest as CaptureRequest
 from tasks.capture.routes import lanes_for as lanes_for

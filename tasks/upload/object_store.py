@@ -1,6 +1,6 @@
 """How are objects written to, read back from and listed at an S3 store?
 
-The only door to boto3. Everything it raises is a TransientError or a TerminalError, as `refusals` classes them.
+Everything that boto3 raises is a TransientError or a TerminalError, as `refusals` classes them.
 """
 
 import hashlib
@@ -8,17 +8,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.loaders import create_loader
-
 from tasks.errors import TerminalError
-from tasks.upload.bucket import Bucket, reveal
+from tasks.upload.bucket import Bucket
+from tasks.upload.client import client_of, connection
 from tasks.upload.refusals import classed, status_of
 
 _BLOCK_BYTES = 1 << 20
@@ -64,7 +59,7 @@ class ObjectStore:
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         with classed(bucket, "opening it"):
-            self._client = _client(_connection(bucket))
+            self._client = client_of(connection(bucket))
 
     def find(self, key: str) -> Stored | None:
         """The object under that key, None where there is none."""
@@ -167,7 +162,7 @@ class ObjectStore:
         except TerminalError as error:
             if status_of(error.__cause__) not in _ANSWERS:
                 # It may be the credentials: whoever opens the bucket next reads them anew.
-                _client.cache_clear()
+                client_of.cache_clear()
             raise
 
     def _storage(self) -> dict[str, str]:
@@ -195,52 +190,6 @@ class _unless_taken:
             raise NoConditionalPut(str(error)) from error
         self.written = status_of(error.__cause__) != 412
         return not self.written
-
-
-@lru_cache(maxsize=1)
-def _descriptions(path: str | None) -> Any:
-    return create_loader(path)
-
-
-def _connection(bucket: Bucket) -> Bucket:
-    """What of a bucket makes a connection: the rest says how its objects are named and kept."""
-    return Bucket(
-        name=bucket.name, endpoint_url=bucket.endpoint_url, region=bucket.region, access_key_id=bucket.access_key_id,
-        secret_access_key=bucket.secret_access_key, session_token=bucket.session_token, profile=bucket.profile,
-        addressing=bucket.addressing, ca_bundle=bucket.ca_bundle, max_attempts=bucket.max_attempts,
-        connect_timeout_s=bucket.connect_timeout_s, read_timeout_s=bucket.read_timeout_s,
-    )  # fmt: skip
-
-
-# One client for all threads, which boto3 allows: to make one takes ten times the CPU of a put, and its connections
-# stay open.
-@lru_cache(maxsize=4)
-def _client(bucket: Bucket) -> Any:
-    core = botocore.session.Session()
-    # Else each client reads the descriptions of S3 anew: 80 ms of CPU for each batch.
-    core.register_component("data_loader", _descriptions(core.get_config_variable("data_path")))
-    session = boto3.session.Session(
-        botocore_session=core,
-        aws_access_key_id=bucket.access_key_id,
-        aws_secret_access_key=reveal(bucket.secret_access_key),
-        aws_session_token=reveal(bucket.session_token),
-        profile_name=bucket.profile,
-        region_name=bucket.region,
-    )
-    config = Config(
-        # Left alone, boto3 signs for custom endpoints as of old, and adds checksums some stores refuse.
-        signature_version="s3v4",
-        s3={"addressing_style": bucket.addressing},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        retries={"mode": "standard", "total_max_attempts": bucket.max_attempts},
-        connect_timeout=bucket.connect_timeout_s,
-        read_timeout=bucket.read_timeout_s,
-    )
-    # Stores other than AWS take any region, but a signature needs one.
-    region = session.region_name or "us-east-1"
-    verify = str(bucket.ca_bundle) if bucket.ca_bundle else None
-    return session.client("s3", endpoint_url=bucket.endpoint_url, region_name=region, config=config, verify=verify)
 
 
 def _described(answer: dict[str, Any], size: int) -> Stored:

@@ -3,9 +3,11 @@
 import hashlib
 import secrets
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import TransientError
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import NoConditionalPut, ObjectStore
 
@@ -26,6 +28,12 @@ class Abilities:
             "" if self.checksums else "no checksums: each object is downloaded to compare",
         ]
         return f"{self.bucket}: usable by a weaker rule ({'; '.join(rule for rule in rules if rule)})"
+
+
+def check_bucket(bucket: Bucket) -> None:
+    """Raises TerminalError where settings or surroundings keep the bucket from being opened; sends nothing."""
+    with suppress(TransientError):  # Who gives the credentials may be back by then.
+        ObjectStore(bucket)
 
 
 def probe(bucket: Bucket) -> Abilities:

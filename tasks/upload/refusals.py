@@ -48,7 +48,16 @@ def classed(bucket: Bucket, doing: str) -> Iterator[None]:
                 f"{bucket}: {doing}: its certificate is not trusted: give its own CA's by TAPE_S3_CA_BUNDLE"
             ) from error
         raise TransientError(f"{bucket}: {doing}: TLS broke off; it is tried again") from error
-    except (aws.HTTPClientError, aws.IncompleteReadError, aws.ConnectionError, aws.CredentialRetrievalError) as error:
+    except aws.ProxyConnectionError as error:
+        raise TransientError(
+            f"{bucket}: {doing}: its proxy cannot be reached: check http_proxy, https_proxy and all_proxy; "
+            "it is tried again"
+        ) from error
+    except aws.CredentialRetrievalError as error:
+        raise TransientError(
+            f"{bucket}: {doing}: the credentials that the AWS_* variables name cannot be fetched; it is tried again"
+        ) from error
+    except (aws.HTTPClientError, aws.IncompleteReadError, aws.ConnectionError) as error:
         raise TransientError(f"{bucket}: {doing}: {type(error).__name__}: is it up? it is tried again") from error
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.ProfileNotFound) as error:
         raise TerminalError(

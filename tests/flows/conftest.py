@@ -40,7 +40,7 @@ class Tape:
     def start(self, *words: object, **settings: str) -> "subprocess.Popen[str]":
         """Start a command; its output is read by `communicate`."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *map(str, words)],
+            [str(Path(sys.executable).with_name("tape")), *map(str, words)],
             cwd=self.folder,
             env={**self.server.environment, "FINNHUB_API_KEY": KEY, **settings},
             stdin=subprocess.DEVNULL,

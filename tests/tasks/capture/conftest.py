@@ -1,12 +1,14 @@
 """Sessions for the tests of faults."""
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificates
 from recording import AT_ONCE, Recording, ask
 
 from tasks.capture.clock import Clock
@@ -50,3 +52,11 @@ def disk_goes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(os, "write", write)
     return goes
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two authorities, and a certificate from the first, as `make_certificates` names them."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    return make_certificates(tmp_path_factory.mktemp("tls"))

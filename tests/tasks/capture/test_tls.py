@@ -1,16 +1,14 @@
 """Over TLS the feed's faults end as they do without it, and what is not trusted is said clearly."""
 
 import os
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from certificates import tls_of
 from faults import (
     PING,
     Accept,
@@ -43,38 +41,12 @@ StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two authorities, and a certificate for localhost from each: `ca`, `server`, `key`, `other_ca`."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificates")
-    folder = tmp_path_factory.mktemp("tls")
-    made = {name: folder / f"{name}.pem" for name in ("key", "server", "ca_key", "ca", "other_ca")}
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    name = ("-addext", "subjectAltName=DNS:localhost")
-    for arguments in (
-        ("-x509", *curve, "-keyout", made["ca_key"], "-out", made["ca"], "-subj", "/CN=our own"),
-        ("-x509", *curve, "-keyout", folder / "other", "-out", made["other_ca"], "-subj", "/CN=another"),
-        ("-x509", *curve, "-keyout", made["key"], "-out", made["server"], "-subj", "/CN=localhost", *name,
-         "-addext", "basicConstraints=critical,CA:FALSE", "-CA", made["ca"], "-CAkey", made["ca_key"]),
-    ):  # fmt: skip
-        subprocess.run(["openssl", "req", *arguments], check=True, capture_output=True)
-    return made
-
-
-def tls_of(certificates: dict[str, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates["server"], certificates["key"])
-    return context
-
-
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "WEBSOCKET_CLIENT_CA_BUNDLE"])
 def test_tls_with_an_authority_of_ones_own(
     store: Store, fault_server: StartServer, session: StartSession, certificates: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch, variable: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Over TLS the same faults end the same way: FIN without a closing alert, RST, a torn message, a close, a stop."""
-    monkeypatch.setenv(variable, str(certificates["ca"]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
     server = fault_server(
         [Subscribed("A"), Send(trades(2000)), Answered(), Send(trades(9), cut_after=99), Drop()],
         [Subscribed("A"), Send(trades(3, 2000)), Answered(), Reset()],

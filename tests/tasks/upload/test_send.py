@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from relay import Relay
 
 from tasks.errors import ConflictError, TerminalError
-from tasks.upload import object_store as door
+from tasks.upload import client as door
 from tasks.upload.bucket import Bucket
 from tasks.upload.habits import habits_of
 from tasks.upload.object_store import ObjectStore
@@ -145,19 +145,19 @@ def test_the_checksum_goes_with_every_put(bucket_by_relay: Bucket, relay: Relay,
 
 def test_one_client_serves_a_bucket_until_its_credentials_fail(bucket: Bucket, sent: Send) -> None:
     """Whatever prefix or form of storage: one client; after a refusal the next one reads credentials anew."""
-    door._client.cache_clear()
+    door.client_of.cache_clear()
     sent(bucket, "a")
     sent(replace(bucket, prefix="other", storage_class="STANDARD", multipart_from_bytes=1 << 30), "b")
-    assert door._client.cache_info().currsize == 1
+    assert door.client_of.cache_info().currsize == 1
     with pytest.raises(TerminalError):
         sent(replace(bucket, secret_access_key=SecretStr("wrong-secret")), "c")
-    assert door._client.cache_info().currsize == 0
+    assert door.client_of.cache_info().currsize == 0
     sent(bucket, "c")
 
 
 def test_no_secret_shows_in_what_a_client_is_known_by(bucket: Bucket) -> None:
     """The key under which a client is kept hides its secrets as the bucket does."""
     plain = replace(bucket, secret_access_key="plain-secret", session_token="plain-token")
-    shown = repr(door._connection(plain)) + str(door._connection(plain))
+    shown = repr(door.connection(plain)) + str(door.connection(plain))
     assert "plain-secret" not in shown
     assert "plain-token" not in shown

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tasks.verify.request import account_of
 
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
@@ -18,7 +19,6 @@ from tasks.merge.day import merge
 from tasks.sessions import session_record
 from tasks.store import Store, write_whole
 from tasks.validate.split import Limits, split
-from tasks.verify.request import account_of
 
 SESSION = "20261124T143000Z-9f3c01ab"
 START_NS = 1_795_530_600_000_000_000

@@ -1,0 +1,84 @@
+"""Do variables that are not ours keep a recording from its feed, or batches from their bucket? Asked before it starts.
+
+Proxies, certificates and what boto3 listens to: a wrong one would otherwise show as a network that is down, or as a
+traceback of Prefect's.
+"""
+
+import ssl
+import threading
+from concurrent.futures import Future, wait
+from pathlib import Path
+
+from flows.settings import Settings, surroundings
+from tasks.address import address_of
+from tasks.errors import SettingsError, TerminalError
+from tasks.proxies import proxy_for
+
+# Credentials may be asked for by somebody else's network; who does not answer in time is asked again when it matters.
+_WITHIN_S = 5.0
+
+
+def check_feed(settings: Settings) -> None:
+    """Raises SettingsError, naming the variable, where the feed could not be reached by anybody. Needs no Prefect."""
+    check_tls()
+    target = address_of(settings.feed_url)
+    proxy_for(target)
+    if target.is_secure and not _authorities():
+        raise SettingsError(
+            "SSL_CERT_FILE: neither this nor SSL_CERT_DIR has an authority's certificate; name a file of them, or "
+            "unset both and install those of the system (ca-certificates)"
+        )
+
+
+def check_tls() -> None:
+    """Raises SettingsError where a variable of TLS names a file that cannot be used: Prefect could not be imported."""
+    context, environment = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), surroundings()
+    for name, use in (("SSL_CERT_FILE", context.load_verify_locations), ("SSLKEYLOGFILE", _write_keys_to)):
+        try:
+            if environment.get(name):
+                use(environment[name])
+        except OSError as error:  # ssl.SSLError is one.
+            why = error.strerror or type(error).__name__
+            raise SettingsError(f"{name}: {environment[name]} cannot be used ({why}); correct or unset it") from error
+
+
+def _write_keys_to(path: str) -> None:
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = path
+
+
+def _authorities() -> bool:
+    """Whether there is anybody who could vouch for a feed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    folder = ssl.get_default_verify_paths().capath
+    return bool(context.get_ca_certs()) or (folder is not None and any(Path(folder).iterdir()))
+
+
+def check_bucket_of(settings: Settings) -> None:
+    """Raises SettingsError, naming the variable, where the bucket that is set could not be opened by anybody.
+
+    For whoever sits before a terminal: a session that nobody watches is recorded, and uploaded when that is mended.
+    """
+    from flows.process_batches import bucket_of
+    from tasks.upload.task import check_bucket
+
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return
+    checked: Future[None] = Future()
+
+    def check() -> None:
+        try:
+            check_bucket(bucket)
+        except BaseException as error:
+            checked.set_exception(error)
+        else:
+            checked.set_result(None)
+
+    threading.Thread(target=check, name="check bucket", daemon=True).start()
+    wait([checked], _WITHIN_S)
+    error = checked.exception() if checked.done() else None
+    if isinstance(error, TerminalError):
+        raise SettingsError(str(error)) from error
+    if error is not None:
+        raise error

@@ -1,0 +1,1 @@
+"""For people: where the command `tape` begins."""

@@ -1,0 +1,95 @@
+"""Does a command do its work whatever lies in the working folder, and go the way that the environment names?"""
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from connect_proxy import proxying
+from prefect_server import ROOT
+from shadows import cast
+
+from flows.doctor import examine
+from flows.settings import load_settings
+from flows.surroundings import check_feed
+from tasks.errors import SettingsError
+from tasks.replay.generate import generate
+from tasks.replay.run import serve_in_thread
+from tasks.replay.server import ReplayOptions
+
+
+@pytest.fixture(autouse=True)
+def no_proxies() -> Iterator[None]:
+    """None of the proxies that the developer's machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        yield
+
+
+def test_a_folder_full_of_files_named_like_modules_records_and_archives(tape: Any) -> None:
+    """`tape record` beside a user's tasks.py, queue.py, flows/ and so on, which PYTHONPATH names: all of it is ours."""
+    cast(tape.folder)
+    (tape.folder / "sitecustomize.py").unlink()  # Python itself imports it, before anything of ours.
+    with serve_in_thread(generate(21, 30), ReplayOptions(speed=1.0)) as server:
+        ledger = tape.json(
+            "record", "SPY", "--for", "2s", "--feed-url", server.url, PYTHONPATH=f":{tape.folder}:{ROOT}"
+        )
+    assert ledger["balances"]
+    assert ledger["trades"]["archived"] > 0
+
+
+def test_doctor_says_the_way_to_the_feed_and_which_variable_is_wrong(tape: Any) -> None:
+    """A feed elsewhere is looked for by the proxy that a recording would take; one that none can take is told."""
+    with (
+        serve_in_thread(generate(22, 5), ReplayOptions(speed=1.0)) as server,
+        proxying(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as proxy,
+    ):
+        for value, state, text in (
+            (f"http://127.0.0.1:{proxy.port}", "ok", "feed.invalid:80, by the proxy of http_proxy, can be reached"),
+            ("socks5://127.0.0.1:1", "wrong", "http_proxy: names a proxy of another kind than http://"),
+        ):
+            with tape.here(TAPE_FEED_URL="ws://feed.invalid", http_proxy=value, no_proxy="127.0.0.1"):
+                (feed,) = [finding for finding in examine(load_settings()) if finding.name == "feed"]
+            assert feed.state == state
+            assert feed.text.startswith(text)
+    assert [lines[0] for lines in proxy.asked] == ["CONNECT feed.invalid:80 HTTP/1.1"]
+
+
+def test_a_wrong_variable_is_one_line_before_anything_starts(tape: Any) -> None:
+    """A proxy or a file that nobody can use: exit 2, one line with its name, no session, no traceback."""
+    record, bucket = ("record", "SPY", "--for", "5s"), {"TAPE_S3_BUCKET": "market-tape", "AWS_DEFAULTS_MODE": "x"}
+    elsewhere = {"TAPE_FEED_URL": "wss://feed.invalid", "https_proxy": "socks5://user:secret@127.0.0.1:1"}
+    running = [
+        (tape.start(*words, **settings), told)
+        for words, settings, told in (
+            (record, elsewhere, "https_proxy: names a proxy of another kind than http://"),
+            (record, {"SSL_CERT_FILE": "/nowhere/x"}, "SSL_CERT_FILE: /nowhere/x cannot be used (No such file or dir"),
+            (record, {"SSLKEYLOGFILE": "/nowhere/keys"}, "SSLKEYLOGFILE: /nowhere/keys cannot be used ("),
+            (record, bucket, "bucket market-tape at AWS: AWS_DEFAULTS_MODE has a value that cannot be used"),
+            (("archive",), bucket, "bucket market-tape at AWS: AWS_DEFAULTS_MODE has a value that cannot be used"),
+            (("close",), {"SSL_CERT_FILE": "/nowhere/x"}, "SSL_CERT_FILE: /nowhere/x cannot be used (No such file or"),
+        )
+    ]
+    for process, told in running:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, ""), err
+        (line,) = err.splitlines()
+        assert line.startswith(f"tape: {told}")
+        assert "secret" not in line
+    assert not tape.data.exists()
+
+
+def test_a_machine_that_trusts_nobody_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where no authority's certificate is found no feed over TLS could be reached; one on loopback without it can."""
+    (tmp_path / "certificates").mkdir()
+    monkeypatch.setenv("FINNHUB_API_KEY", "key")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "certificates"))
+    monkeypatch.setattr(ssl.SSLContext, "get_ca_certs", lambda _context: [])
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE: neither this nor SSL_CERT_DIR has an authority's"):
+        check_feed(load_settings(feed_url="wss://feed.invalid"))
+    check_feed(load_settings(feed_url="ws://127.0.0.1:1"))
+    (tmp_path / "certificates" / "0a1b2c3d.0").touch()
+    check_feed(load_settings(feed_url="wss://feed.invalid"))
