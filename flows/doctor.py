@@ -1,5 +1,6 @@
 """Is everything there that a recording needs, and what is to be done where it is not?"""
 
+import datetime as dt
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ from flows.settings import Settings
 from flows.surroundings import check_feed
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
-from tasks.market.hours import exchange_zone, next_open
+from tasks.market.hours import exchange_zone, is_covered, next_open
 from tasks.store import unfinished, write_whole
 
 _WITHIN_S = 5.0
@@ -24,6 +25,7 @@ _WITHIN_S = 5.0
 _GIVE_UP_S = 12.0
 _NTP_EPOCH_S = 2_208_988_800
 _CLOCK_OFF_S = 1.0
+_CALENDAR_AHEAD_DAYS = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ def examine(settings: Settings) -> list[Finding]:
 
     Where nothing answers it takes seconds, not minutes: what asks the network is asked at once, and given up in time.
     """
+    import prefect.main  # noqa: F401 - two threads that import it at the same time can wait for each other for ever
+
     asked = {
         "feed": bounded("feed", lambda: _feed(settings), f"check network and name resolution of {settings.feed_url}"),
         "clock": bounded("clock", _clock, "check network and name resolution"),
@@ -52,7 +56,7 @@ def examine(settings: Settings) -> list[Finding]:
         asked["clock"](),
         _data_folder(settings.data_dir),
         _disk(settings),
-        _calendar(settings),
+        _calendar(settings, time.time_ns()),
         asked["prefect"](),
         asked["store"](),
     ]
@@ -154,13 +158,18 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", "ok", text)
 
 
-def _calendar(settings: Settings) -> Finding:
+def _calendar(settings: Settings, now_ns: int) -> Finding:
     try:
         zone = exchange_zone(settings.calendar)
-        opens_s = next_open(time.time_ns(), settings.calendar) // 10**9
+        opens_s = next_open(now_ns, settings.calendar) // 10**9
     except SettingsError as error:
         return Finding("calendar", "wrong", str(error))
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(opens_s))
+    ahead = dt.datetime.fromtimestamp(now_ns // 10**9, zone).date() + dt.timedelta(days=_CALENDAR_AHEAD_DAYS)
+    if not is_covered(ahead, settings.calendar):
+        last = f"{ahead.year - 1}-12-31"
+        text = f"{settings.calendar} opens next on {when}, but is not known after {last}: update exchange-calendars"
+        return Finding("calendar", "note", text)
     return Finding("calendar", "ok", f"{settings.calendar} ({zone.key}) opens next on {when}")
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from tasks.ledger import Gap
 from tasks.manifest import encode, read
 from tasks.sessions import SavedGaps
+from tasks.spans import Spans, subtract, union
 from tasks.store import write_whole
+
+# The end of what lasts.
+_EVER_NS = 1 << 62
 
 
 class GapBook:
@@ -23,12 +27,21 @@ class GapBook:
         self._gaps: list[Gap] = list(read(path, SavedGaps).gaps) if path.exists() else []
 
     def open(self, symbols: Iterable[str], start_ns: int, reason: str) -> None:
-        """These symbols cannot be heard from `start_ns` on; those already in a gap stay in theirs."""
+        """These symbols cannot be heard from `start_ns` on; those already in a gap stay in theirs.
+
+        Gaps of one symbol do not overlap: what earlier ones have of that time stays theirs.
+        """
         with self._lock:
             unheard = {symbol for gap in self._gaps if gap.end_ns is None for symbol in gap.symbols}
             new = tuple(symbol for symbol in symbols if symbol not in unheard)
+            alike: dict[Spans, list[str]] = {}
+            for symbol in new:
+                alike.setdefault(self._not_yet_lost(symbol, start_ns), []).append(symbol)
+            for spans, some in sorted(alike.items()):
+                for from_ns, to_ns in spans:
+                    end_ns = None if to_ns == _EVER_NS else to_ns
+                    self._gaps.append(Gap(symbols=tuple(some), start_ns=from_ns, end_ns=end_ns, reason=reason))
             if new:
-                self._gaps.append(Gap(symbols=new, start_ns=start_ns, end_ns=None, reason=reason))
                 self._save()
 
     def close(self, symbols: Iterable[str], end_ns: int) -> None:
@@ -63,6 +76,15 @@ class GapBook:
         return tuple(
             gap for gap in self.all() if gap.start_ns <= end_ns and (gap.end_ns is None or gap.end_ns >= start_ns)
         )
+
+    def _not_yet_lost(self, symbol: str, start_ns: int) -> Spans:
+        """The time from `start_ns` on that no gap of the symbol has."""
+        ended = (
+            (gap.start_ns, gap.end_ns)
+            for gap in self._gaps
+            if gap.end_ns is not None and gap.end_ns > start_ns and symbol in gap.symbols
+        )
+        return subtract(((start_ns, _EVER_NS),), union(ended))
 
     def _save(self) -> None:
         write_whole(self._path, encode(SavedGaps(tuple(self._gaps))))

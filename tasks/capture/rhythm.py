@@ -2,8 +2,8 @@
 
 A feed can keep its socket open and answer pings, and send no trades for hours. How long a silence is strange depends
 on the symbol: each one's usual interval between trades is learnt, and a silence is judged by how many trades it
-should have brought. Stocks are judged only while their exchange trades; symbols with a venue (`BINANCE:BTCUSDT`)
-always. A symbol that has hardly spoken yet is not judged: a quiet one must not cause reconnects.
+should have brought. A symbol is judged only while its market trades, and one that has hardly spoken yet is not judged
+at all: a quiet one must not cause reconnects.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +23,14 @@ _WEIGHT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """What is strange now: trades that the whole feed should have brought (None: nothing strange), silent symbols."""
+    """What is strange now: trades that the whole feed should have brought (None: nothing strange), silent symbols.
+
+    `again`: the feed is as silent on the new connection that its silence led to; said once.
+    """
 
     feed_expected: float | None
     symbols: tuple[str, ...]
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -41,13 +45,18 @@ class _Known:
 
 
 class Rhythm:
-    """Learns from counts that are looked at now and then; a look costs nothing on the way of a trade."""
+    """Learns from counts that are looked at now and then; a look costs nothing on the way of a trade.
 
-    def __init__(self, is_open: Callable[[str, int], bool]) -> None:
+    `is_open` says whether a symbol's market trades at a time (UTC ns); `feed_at_least_ns` is the shortest silence of
+    the whole feed that can be strange.
+    """
+
+    def __init__(self, is_open: Callable[[str, int], bool], feed_at_least_ns: int = _FEED_AT_LEAST_NS) -> None:
         self._is_open = is_open
+        self._feed_at_least_ns = feed_at_least_ns
         self._known: dict[str, _Known] = {}
         self._heard_ns: int | None = None
-        self._patience = 1.0
+        self._told = 0  # How often the feed's silence was told since its last trade.
 
     def restart(self, mono_ns: int) -> None:
         """The feed could not be heard until now: no silence before counts."""
@@ -61,7 +70,7 @@ class Rhythm:
         if heard or self._heard_ns is None:
             self._heard_ns = mono_ns
         if heard:
-            self._patience = 1.0
+            self._told = 0
         per_ns = {
             symbol: 1 / known.interval_ns
             for symbol in counts
@@ -69,10 +78,12 @@ class Rhythm:
         }
         silent_ns = mono_ns - self._heard_ns
         expected = sum(per_ns.values()) * silent_ns
-        if silent_ns >= _FEED_AT_LEAST_NS and expected >= _FEED_EXPECTED * self._patience:
-            # Where the next connection is as silent, reconnecting does not mend it: try less often.
-            self._patience = min(64.0, self._patience * 2)
-            return Silence(expected, ())
+        if silent_ns >= self._feed_at_least_ns and expected >= _FEED_EXPECTED and self._told < 2:
+            # Where the new connection is as silent, another would not mend it: the silence is noted instead.
+            self._told += 1
+            return Silence(expected, (), again=self._told == 2)
+        if self._told:  # The silence of all is told; it need not be told of each.
+            return Silence(None, ())
         return Silence(
             None, tuple(symbol for symbol, rate in per_ns.items() if self._is_strange(symbol, rate, mono_ns))
         )

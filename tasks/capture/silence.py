@@ -1,4 +1,8 @@
-"""What is done about a silence? The whole feed's: a new connection. One symbol's: it is asked for again, and noted."""
+"""What is done about a silence? The whole feed's: one new connection. One symbol's: it is asked for again, and noted.
+
+A feed that is as silent on the new connection has a halt, a holiday or a fault of its own: that is noted too, and no
+third connection is made before it speaks again.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -10,7 +14,7 @@ from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
 from tasks.ledger import Gap
 from tasks.trade import NS_PER_S
-from tasks.zones import never_closes
+from tasks.venues import is_trading
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,12 @@ class SilenceWatch:
         silence = self._rhythm.look(mono_ns, wall_ns, counts)
         if self._listener.state != "recording":
             return
-        if silence.feed_expected is not None:
+        if silence.again:
+            log.warning("the whole feed is silent on the new connection too; it is noted, and waited for")
+            since_ns = max(self._heard_ns.values(), default=wall_ns)
+            reason = "the whole feed silent against its rhythm, on a new connection too: a halt, or a feed that is down"
+            self._silences.append(Gap(symbols=tuple(counts), start_ns=since_ns, end_ns=None, reason=reason))
+        elif silence.feed_expected is not None:
             since_ns = max(self._heard_ns.values(), default=wall_ns)
             self._listener.renew(
                 f"silent for {(wall_ns - since_ns) / NS_PER_S:.0f} s, with pings answered, "
@@ -73,9 +82,9 @@ class SilenceWatch:
         self._counts = counts
         self._heard_ns.update(dict.fromkeys(spoke, wall_ns))
         self._silences = [
-            replace(gap, end_ns=wall_ns) if gap.end_ns is None and gap.symbols[0] in spoke else gap
+            replace(gap, end_ns=wall_ns) if gap.end_ns is None and spoke.intersection(gap.symbols) else gap
             for gap in self._silences
         ]
 
     def _is_open(self, symbol: str, wall_ns: int) -> bool:
-        return never_closes(symbol) or any(start <= wall_ns < end for start, end in self._hours)
+        return is_trading(symbol, wall_ns, self._hours)

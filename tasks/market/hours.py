@@ -5,6 +5,7 @@ imported where a calendar is first asked for.
 """
 
 import datetime
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -22,6 +23,10 @@ EXTENDED_AFTER_NS = 4 * _HOUR_NS
 
 # No exchange rests longer, wars aside; the longest holidays of Asia are ten days.
 _LONGEST_REST_DAYS = 30
+
+
+class NotCovered(SettingsError):
+    """The calendar exists, and does not tell of that date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +64,44 @@ def trading_day_for(
 
 
 def trading_hours(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[tuple[int, int], ...]:
-    """When (UTC ns) the exchange trades between `start_ns` and `end_ns`: the opening and close of each day, in order.
+    """When (UTC ns) the exchange trades between `start_ns` and `end_ns`: whole stretches, in order, without its breaks.
 
-    Raises SettingsError as `trading_day_for`.
+    Days that the calendar does not cover have none: what it cannot tell must not keep anybody from recording.
+    Raises SettingsError for a calendar that does not exist.
     """
     zone = exchange_zone(calendar)
     # A day on each side: where trading starts the evening before, the day's date lies after its opening.
     date = datetime.date.fromisoformat(date_in(zone, start_ns)) - datetime.timedelta(days=1)
     last = datetime.date.fromisoformat(date_in(zone, end_ns)) + datetime.timedelta(days=1)
-    found = []
+    found: list[tuple[int, int]] = []
     while date <= last:
-        day = trading_day_for(date, calendar)
-        if day is not None and day.close_ns > start_ns and day.open_ns < end_ns:
-            found.append((day.open_ns, day.close_ns))
+        with suppress(NotCovered):
+            found += _stretches(date, calendar)
         date += datetime.timedelta(days=1)
-    return tuple(found)
+    return tuple((opens, closes) for opens, closes in found if closes > start_ns and opens < end_ns)
+
+
+def _stretches(date: datetime.date, calendar: str) -> list[tuple[int, int]]:
+    """When (UTC ns) the exchange trades on that date: once, or before and after its break."""
+    day = trading_day_for(date, calendar)
+    if day is None:
+        return []
+    hours, name = _hours_around(calendar, date.year), date.isoformat()
+    if not hours.session_has_break(name):
+        return [(day.open_ns, day.close_ns)]
+    return [
+        (day.open_ns, int(hours.session_break_start(name).value)),
+        (int(hours.session_break_end(name).value), day.close_ns),
+    ]
+
+
+def is_covered(date: datetime.date, calendar: str) -> bool:
+    """Whether the calendar tells of that date. Raises SettingsError for a calendar that does not exist."""
+    try:
+        _hours_around(calendar, date.year)
+    except NotCovered:
+        return False
+    return True
 
 
 def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
@@ -85,7 +113,10 @@ def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
     # A day back: where trading starts the evening before, the day's date lies after its opening.
     first = datetime.date.fromisoformat(date_in(zone, ns)) - datetime.timedelta(days=1)
     for days in range(_LONGEST_REST_DAYS + 2):
-        day = trading_day_for(first + datetime.timedelta(days=days), calendar, before_open_ns)
+        date = first + datetime.timedelta(days=days)
+        if date_in(zone, ns) > date.isoformat() and not is_covered(date, calendar):
+            continue  # The day before, in a year that the calendar has forgotten, matters only where it trades.
+        day = trading_day_for(date, calendar, before_open_ns)
         if day is not None and day.open_ns > ns:
             return day.open_ns
     raise SettingsError(f"{calendar}: does not open within {_LONGEST_REST_DAYS} days of {first}; give another calendar")
@@ -93,7 +124,12 @@ def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
 
 def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
     """The time zone of that exchange. Raises SettingsError for a calendar that does not exist."""
-    return ZoneInfo(_hours_around(calendar, 2020).tz.key)
+    from exchange_calendars.calendar_utils import global_calendar_dispatcher as known
+
+    # Of the class, not of a calendar of some year: there are exchanges whose days the library cannot compute.
+    name = known.resolve_alias(calendar)
+    zone = getattr(known._calendar_factories.get(name), "tz", None)
+    return zone if isinstance(zone, ZoneInfo) else ZoneInfo(_hours_around(calendar, 2020).tz.key)
 
 
 def date_in(zone: ZoneInfo, ns: int) -> str:
@@ -107,10 +143,17 @@ def _hours_around(calendar: str, year: int) -> Any:
     from exchange_calendars import get_calendar, get_calendar_names
     from exchange_calendars.errors import CalendarError, InvalidCalendarName
 
+    last = f"{year:04d}-12-31"
     try:
-        return get_calendar(calendar, start=f"{year:04d}-01-01", end=f"{year:04d}-12-31")
+        try:
+            return get_calendar(calendar, start=f"{year:04d}-01-01", end=last)
+        except ValueError:
+            # A calendar whose first session is a special day cannot be built (XTAE, 2026): begin a year earlier.
+            return get_calendar(calendar, start=f"{year - 1:04d}-01-01", end=last)
     except InvalidCalendarName as error:
         near = ", ".join(get_close_matches(calendar.upper(), get_calendar_names(), n=3)) or "XNYS, XLON, 24/7"
         raise SettingsError(f"{calendar!r} is no exchange calendar; give one such as {near}") from error
+    except NotImplementedError as error:
+        raise NotCovered(f"calendar {calendar}: the library cannot compute its holidays; give another one") from error
     except (CalendarError, ValueError) as error:
-        raise SettingsError(f"calendar {calendar} does not cover {year}; give a date it covers: {error}") from error
+        raise NotCovered(f"calendar {calendar} does not cover {year}; give a date it covers: {error}") from error

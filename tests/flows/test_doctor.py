@@ -1,5 +1,6 @@
 """Does the doctor name what is wrong, with the next step, in time and without a secret?"""
 
+import datetime as dt
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import Finding, bounded, examine
+from flows.doctor import Finding, _calendar, bounded, examine
 from flows.settings import load_settings
 
 SECRET = "an-s3-secret-that-is-never-shown"
@@ -108,3 +109,12 @@ def test_what_is_not_there_yet_is_no_fault(tape: Any, closed_port: int) -> None:
     assert not tape.data.exists()
     assert blocked["data folder"].state == "wrong"
     assert str(file) in blocked["data folder"].text
+
+
+@pytest.mark.parametrize(("today", "state"), [("2026-06-01", "ok"), ("2026-12-01", "note")])
+def test_a_calendar_that_ends_soon_is_told_weeks_ahead(today: str, state: str) -> None:
+    """In the last weeks that a calendar covers the doctor says so, while it still opens."""
+    now_ns = int(dt.datetime.fromisoformat(today).replace(tzinfo=dt.UTC).timestamp()) * 10**9
+    finding = _calendar(load_settings(calendar="XSHG"), now_ns)
+    assert finding.state == state
+    assert ("not known after 2026-12-31: update exchange-calendars" in finding.text) == (state == "note")

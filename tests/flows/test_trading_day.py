@@ -176,7 +176,7 @@ def test_a_day_joins_a_session_that_was_begun_by_hand_and_goes_on_to_its_own_end
     with serve_in_thread(generate(22, 120), ReplayOptions(speed=1.0)) as server:
         by_hand = tape.start("record", "TSLA", "--for", "12s", "--feed-url", server.url, "--batch-for", "1s", "--json")
         until(lambda: tape.status().get("state") == "recording")
-        with tape.here(**open_for(60, 20, server.url, TAPE_MIN_COVERAGE="0%")):
+        with tape.here(**open_for(60, 30, server.url, TAPE_MIN_COVERAGE="0%")):
             ledger = trading_day()
         short = tape.printed(by_hand)
     (folder,) = tape.data.glob("sessions/*")

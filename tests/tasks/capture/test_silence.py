@@ -1,15 +1,18 @@
 """A silence is strange by what it should have brought, not by its length."""
 
+import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import FaultServer, Send, Stall, Subscribed
+from faults import FaultServer, Send, Stall, Step, Subscribed
+from recording import wait_for
 
 from tasks.capture.clock import Clock
+from tasks.capture.listener import Backoff
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.rhythm import Rhythm
 from tasks.capture.session import Session
@@ -77,18 +80,24 @@ def test_a_closed_market_is_no_silence_and_a_new_symbol_is_not_judged() -> None:
     assert watched(fresh, 3600, {"NEW": 0.0}, few, 10) == []
 
 
-def test_a_reconnect_that_does_not_help_is_tried_less_and_less_often() -> None:
-    """While the feed stays silent, each further reconnect waits for twice the silence; one trade restores it."""
+def test_a_silence_that_a_new_connection_does_not_end_is_told_once_more_and_no_more() -> None:
+    """A feed that stays silent is left for a new connection once, and noted once; a trade restores the watch."""
     rhythm, counts = Rhythm(always), dict[str, int]()
-    watched(rhythm, 600, {"A": 10.0}, counts, 0)
-    seconds: list[int] = []
-    for second in range(600, 600 + 1500):
-        if rhythm.look(second * NS_PER_S, second * NS_PER_S, counts).feed_expected is not None:
-            seconds.append(second)
-            rhythm.restart(second * NS_PER_S)
-    waits = [b - a for a, b in zip([600, *seconds], seconds, strict=False)]
-    assert waits == sorted(waits)
-    assert waits[-1] > 10 * waits[0]
+
+    def told(start_s: int, seconds: int) -> list[bool]:
+        found = []
+        for second in range(start_s, start_s + seconds):
+            silence = rhythm.look(second * NS_PER_S, second * NS_PER_S, counts)
+            assert silence.symbols == ()
+            if silence.feed_expected is not None:
+                found.append(silence.again)
+                rhythm.restart(second * NS_PER_S)
+        return found
+
+    watched(rhythm, 600, {"A": 10.0, "B": 5.0}, counts, 0)
+    assert told(600, 4 * 3600) == [False, True]
+    watched(rhythm, 600, {"A": 10.0, "B": 5.0}, counts, 15_000)
+    assert told(15_600, 3600) == [False, True]
 
 
 class Fast:
@@ -104,28 +113,45 @@ class Fast:
         return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
 
 
+@pytest.fixture
+def fast(tmp_path: Path) -> Iterator[Callable[..., tuple[Session, list[SessionRecord], threading.Thread]]]:
+    """Starts a session whose clock runs twenty times as fast, in a thread of its own."""
+    started: list[tuple[Session, threading.Thread]] = []
+
+    def start(url: str) -> tuple[Session, list[SessionRecord], threading.Thread]:
+        clock = Fast().clock()
+        request = CaptureRequest(
+            session="20260102T150405Z-00c0ffee", data_dir=tmp_path, feed_url=url, symbols=("BINANCE:A",),
+            started_ns=clock.wall_ns(), deadline_ns=clock.wall_ns() + 3600 * NS_PER_S, ping_every_s=100.0,
+        )  # fmt: skip
+        save_request(request)
+        session, records = Session(request, "key", clock, Backoff(first_s=0.0)), list[SessionRecord]()
+        thread = threading.Thread(target=lambda: records.append(session.run()), daemon=True)
+        started.append((session, thread))
+        thread.start()
+        return session, records, thread
+
+    yield start
+    for session, thread in started:
+        session.stop()
+        thread.join(20)
+
+
+def busy(count: int) -> list[Step]:
+    """A minute of trades, as the fast clock has it: enough to know the symbol's rhythm."""
+    trades = [Trade((1_700_000_000 + n) * NS_PER_S, "BINANCE:A", "1.5", "1") for n in range(count)]
+    return [step for trade in trades for step in (Send([trade]), Stall(Tick()))]
+
+
 def test_a_feed_that_only_answers_pings_is_left_for_a_new_connection(
-    tmp_path: Path, fault_server: Callable[..., FaultServer]
+    fast: Callable[..., tuple[Session, list[SessionRecord], threading.Thread]],
+    fault_server: Callable[..., FaultServer],
 ) -> None:
-    """An open socket that answers pings and sends nothing more is given up; the gap begins with the last trade."""
-    spoken, over = threading.Event(), threading.Event()
-    trades = [Trade((1_700_000_000 + n) * NS_PER_S, "X:A", "1.5", "1") for n in range(60)]
-    one_by_one = [step for trade in trades for step in (Send([trade]), Stall(Tick()))]
-    server = fault_server(
-        [Subscribed("X:A"), *one_by_one, Stall(over)], [Subscribed("X:A"), Send(trades[:5]), Stall(spoken)]
-    )
-    clock = Fast().clock()
-    request = CaptureRequest(
-        session="20260102T150405Z-00c0ffee", data_dir=tmp_path, feed_url=server.url, symbols=("X:A",),
-        started_ns=clock.wall_ns(), deadline_ns=clock.wall_ns() + 3600 * NS_PER_S, ping_every_s=100.0,
-    )  # fmt: skip
-    save_request(request)
-    session = Session(request, "key", clock)
-    records: list[SessionRecord] = []
-    thread = threading.Thread(target=lambda: records.append(session.run()), daemon=True)
-    thread.start()
-    server.connection(1).wait_heard("subscribe", "X:A")
-    spoken.set()
+    """An open socket that sends nothing more is given up; the gap lasts from the last trade to the new connection."""
+    over = threading.Event()
+    server = fault_server([Subscribed("BINANCE:A"), *busy(60), Stall(over)], [Subscribed("BINANCE:A"), Stall(over)])
+    session, records, thread = fast(server.url)
+    server.connection(1).wait_heard("subscribe", "BINANCE:A")
     over.set()
     session.stop()
     thread.join(20)
@@ -136,6 +162,29 @@ def test_a_feed_that_only_answers_pings_is_left_for_a_new_connection(
     assert gap.end_ns is not None
     assert gap.end_ns - gap.start_ns > 15 * NS_PER_S
     assert record.connections == 2
+
+
+def test_a_silent_feed_costs_one_reconnect_and_is_noted(
+    tmp_path: Path,
+    fast: Callable[..., tuple[Session, list[SessionRecord], threading.Thread]],
+    fault_server: Callable[..., FaultServer],
+) -> None:
+    """As silent on the new connection, the feed is waited for: no third connection, no gaps that overlap, a note."""
+    over = threading.Event()
+    server = fault_server([Subscribed("BINANCE:A"), *busy(60), Stall(over)], [Subscribed("BINANCE:A"), Stall(over)])
+    session, records, thread = fast(server.url)
+    server.connection(1).wait_heard("subscribe", "BINANCE:A")
+    log = tmp_path / "sessions" / "20260102T150405Z-00c0ffee" / "status.json"
+    since_ns = json.loads(log.read_text())["updated_ns"]
+    wait_for(lambda: json.loads(log.read_text())["updated_ns"] > since_ns + 200 * NS_PER_S)
+    over.set()
+    session.stop()
+    thread.join(20)
+    (record,) = records
+    assert (record.connections, len(record.gaps)) == (2, 1)
+    (silence,) = record.silences
+    assert "on a new connection too" in silence.reason
+    assert (silence.symbols, silence.start_ns) == (("BINANCE:A",), record.gaps[0].start_ns)
 
 
 class Tick(threading.Event):

@@ -3,9 +3,11 @@
 import datetime
 import subprocess
 import sys
+from contextlib import suppress
 from zoneinfo import ZoneInfo
 
 import pytest
+from exchange_calendars import get_calendar_names
 
 from tasks.errors import SettingsError
 from tasks.market.hours import (
@@ -14,8 +16,10 @@ from tasks.market.hours import (
     TradingDay,
     date_in,
     exchange_zone,
+    is_covered,
     next_open,
     trading_day_for,
+    trading_hours,
 )
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -133,3 +137,53 @@ def test_importing_the_hours_does_not_import_the_calendars() -> None:
     loaded = "import sys, tasks.market.hours; print('exchange_calendars' in sys.modules, 'pandas' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["False", "False"]
+
+
+TOKYO = ZoneInfo("Asia/Tokyo")
+
+
+def test_trading_hours_leave_out_the_lunch_break() -> None:
+    """Tokyo trades before and after its lunch: two whole stretches, whatever part of the day is asked for."""
+    noon = instant("2026-11-26T12:00", TOKYO)
+    hours = trading_hours(instant("2026-11-26T09:30", TOKYO), noon + 3_600_000_000_000, "XTKS")
+    assert hours == (
+        (instant("2026-11-26T09:00", TOKYO), instant("2026-11-26T11:30", TOKYO)),
+        (instant("2026-11-26T12:30", TOKYO), instant("2026-11-26T15:30", TOKYO)),
+    )
+    assert not any(start <= noon < end for start, end in hours)
+
+
+@pytest.mark.parametrize("calendar", ["XSHG", "XSES", "XBOM"])
+def test_the_last_day_that_a_calendar_covers_can_be_recorded(calendar: str) -> None:
+    """Trading hours of the last day of the year need nothing of a year that the calendar does not cover."""
+    zone = exchange_zone(calendar)
+    start_ns = instant("2026-12-31T10:00", zone)
+    assert trading_day_for(datetime.date(2026, 12, 31), calendar) is not None
+    assert trading_hours(start_ns, start_ns + 3_600_000_000_000, calendar)
+    assert not is_covered(datetime.date(2027, 1, 4), calendar)
+    with pytest.raises(SettingsError, match="2027"):
+        trading_day_for(datetime.date(2027, 1, 4), calendar)
+
+
+@pytest.mark.parametrize("calendar", ["ASEX", "XBEL", "XBSE", "XCYS"])
+def test_a_calendar_that_the_library_cannot_compute_costs_only_its_hours(calendar: str) -> None:
+    """Its zone is known and a session can be recorded; a trading day is a wrong setting, in one line."""
+    now_ns = instant("2026-11-26T12:00")
+    assert trading_hours(now_ns, now_ns + 1, calendar) == ()
+    with pytest.raises(SettingsError, match="cannot compute") as caught:
+        trading_day_for(datetime.date(2026, 11, 26), calendar)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_no_calendar_raises_anything_but_a_setting_error() -> None:
+    """Every calendar of the library, and every alias, gives hours or one line, on ordinary days and at the edge."""
+    for calendar in get_calendar_names():
+        zone = exchange_zone(calendar)
+        for text in ("2026-11-26", "2026-12-31", "2027-01-04"):
+            noon = instant(f"{text}T12:00", zone)
+            trading_hours(noon, noon + 1, calendar)
+            for ask in (lambda c=calendar, t=text: trading_day_for(datetime.date.fromisoformat(t), c),
+                        lambda c=calendar, n=noon: next_open(n, c)):  # fmt: skip
+                with suppress(SettingsError):
+                    ask()
