@@ -5,13 +5,10 @@ is wrong. Prefect is imported only by the commands that run a flow: the others s
 """
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import msgspec
@@ -21,7 +18,9 @@ from rich.console import Console
 from flows import cli_close, cli_use, report
 from flows.deadline import deadline_for
 from flows.live import session_shown
-from flows.settings import load_settings
+from flows.orchestrator import orchestrated, run
+from flows.settings import load_settings, reach_this_machine_without_a_proxy
+from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tasks.errors import RecorderError, SettingsError
 from tasks.ledger import Ledger
@@ -56,8 +55,8 @@ def demo(
     """Record a generated tape from a server of our own: no key, no configuration."""
     from flows import demo as show
 
-    with _stopped_by_ctrl_c():
-        show.run(seconds, data_dir)
+    with ended_in_order(_tell):
+        show.run(seconds, data_dir, _tell)
 
 
 @app.command()
@@ -82,10 +81,11 @@ def record(
     from flows.record_session import record_session
 
     check_bucket_of(settings)
-    with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
+    with ended_in_order(_tell), orchestrated(_tell), session_shown(live=sys.stdout.isatty() and not as_json):
         ledgers, failure = _ledgers_of(
             lambda: [
-                record_session(
+                run(
+                    record_session,
                     symbols=list(settings.symbols),
                     record_for=record_for,
                     until=until,
@@ -140,10 +140,14 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Archive whatever is sealed and not archived yet, whichever session left it; close killed sessions."""
     settings = load_settings(data_dir=data_dir)
     check_tls()
-    from flows.process_batches import process_batches
+    from flows.process_batches import anything_to_archive, process_batches
 
     check_bucket_of(settings)
-    ledgers, failure = _ledgers_of(lambda: process_batches(data_dir=data_dir))
+    if not anything_to_archive(Store(settings.data_dir), settings):
+        _print_ledgers([], as_json, settings.data_dir, single=False, failure=None)
+        return
+    with orchestrated(_tell):
+        ledgers, failure = _ledgers_of(lambda: run(process_batches, data_dir=data_dir))
     _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 
 
@@ -214,6 +218,7 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # The first start of Prefect's own server makes its database: 8 to 20 s, more on a busy machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    reach_this_machine_without_a_proxy()
     try:
         app(standalone_mode=True)
     except SettingsError as error:
@@ -270,24 +275,8 @@ def _existing(data_dir: Path) -> Path:
     return data_dir
 
 
-@contextmanager
-def _stopped_by_ctrl_c() -> Iterator[None]:
-    """The first Ctrl-C ends the recording in order, and what was recorded is archived; the second ends us."""
-    from tasks.capture.task import watched
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        if not watched:  # Nothing records yet: there is nothing to end in order.
-            raise KeyboardInterrupt
-        errors.print("ending the recording in order; Ctrl-C again leaves without archiving")
-        for recorder in watched:
-            recorder.stop()
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _tell(text: str) -> None:
+    errors.print(f"[yellow]tape:[/yellow] {text}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from flows import report
+from flows.orchestrator import orchestrated, run
 from flows.rows import print_json
 from flows.settings import load_settings
 from flows.surroundings import check_bucket_of, check_tls
@@ -32,14 +33,17 @@ def close(
     settings = load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
     check_tls()
     day = None if date is None else _date(date)
-    from flows.close_day import NotClosed, close_day
+    from flows.close_day import Closing, NotClosed, anything_to_close, close_day
     from flows.log_lines import expected_errors_in_a_line
 
     check_bucket_of(settings)
     expected_errors_in_a_line()
     failure = None
+    closing = Closing((), (), ())
     try:
-        closing = close_day(date=day, data_dir=data_dir)
+        if anything_to_close(settings, day):
+            with orchestrated(lambda text: report.errors.print(f"[yellow]tape:[/yellow] {text}")):
+                closing = run(close_day, date=day, data_dir=data_dir)
     except NotClosed as error:
         failure, closing = error, error.closing
     if as_json:

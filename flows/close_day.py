@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
+from flows.orchestrator import call, is_alone
 from flows.process_batches import TWO_AT_A_TIME, bucket_of, finish, send_records
 from flows.settings import Settings, load_settings
 from tasks.days import is_closed
@@ -67,6 +68,16 @@ def close_day(date: dt.date | None = None, data_dir: Path | None = None) -> Clos
     return closing
 
 
+def anything_to_close(settings: Settings, date: dt.date | None) -> bool:
+    """Whether `close_day` would find something to do; asked before a server is started for it."""
+    store, bucket = Store(settings.data_dir), bucket_of(settings)
+    rule = Rule(settings.keep_batches_for_ns, settings.keep_local_for_ns, settings.keep_free_bytes)
+    return bool(
+        store.root.is_dir()
+        and (not rule.is_off or _to_close(store, settings, date) or (bucket and days_awaiting_upload(store, bucket)))
+    )
+
+
 def _to_close(store: Store, settings: Settings, date: dt.date | None) -> list[tuple[str, str]]:
     """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
     folders = sorted(store.archive.glob(f"feed=*/date={date or '*'}"))
@@ -90,7 +101,7 @@ def _merged(settings: Settings, wanted: list[tuple[str, str]]) -> tuple[list[Day
     days, reasons = list[Day](), list[str]()
     for feed, day in wanted:
         try:
-            merged = merge(settings.data_dir, feed, day)
+            merged = call(merge, settings.data_dir, feed, day)
         except RecorderError as error:
             reasons.append(f"{feed} {day} is not closed: {error}")
         else:
@@ -115,8 +126,8 @@ def _retained(settings: Settings) -> Retained:
     remote = None
     if bucket is not None:
         remote = Remote(str(bucket), bucket.place, partial(stands, bucket), partial(remove, bucket))
-    retained = retain(settings.data_dir, rule, remote)
-    if retained.removed:
+    retained: Retained = call(retain, settings.data_dir, rule, remote)
+    if retained.removed and not is_alone():
         _show(retained)
     return retained
 

@@ -3,12 +3,15 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from flows import report
 from flows.live import session_shown
+from flows.orchestrator import orchestrated
+from flows.orchestrator import run as start
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -20,7 +23,7 @@ _SEED = 20261124
 console = Console(highlight=False, soft_wrap=True)
 
 
-def run(seconds: int, data_dir: Path) -> None:
+def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
     """Generate a tape, serve it, record it for so many seconds, and show the ledger and what to type next."""
     shown, data_dir = data_dir, data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -34,8 +37,9 @@ def run(seconds: int, data_dir: Path) -> None:
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
         from flows.record_session import record_session
 
-        with session_shown(live=sys.stdout.isatty()):
-            ledger = record_session(
+        with orchestrated(tell), session_shown(live=sys.stdout.isatty()):
+            ledger = start(
+                record_session,
                 symbols=list(SYMBOLS),
                 record_for=f"{seconds}s",
                 feed_url=served.url,

@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from flows.orchestrator import NoOrchestrator, check
 from flows.settings import Settings
 from flows.surroundings import check_feed
 from tasks.address import address_of
@@ -174,20 +176,17 @@ def _calendar(settings: Settings, now_ns: int) -> Finding:
 
 
 def _prefect() -> Finding:
-    from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
     if url is None:
         return Finding("prefect", "note", "no PREFECT_API_URL: each run starts a server of its own (10 to 20 s)")
     try:
-        with get_client(sync_client=True) as client:
-            failure = client.api_healthcheck()
-    except Exception as error:
-        failure = error
-    if failure is not None:
-        return Finding("prefect", "wrong", f"{url}: {type(failure).__name__}: start `prefect server start`")
-    return Finding("prefect", "ok", f"{url} answers")
+        check(str(url))
+    except NoOrchestrator as error:
+        return Finding("prefect", "wrong", str(error))
+    parts = urlsplit(str(url))
+    return Finding("prefect", "ok", f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path} answers")
 
 
 def _object_store(settings: Settings) -> Finding:

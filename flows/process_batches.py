@@ -12,9 +12,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.orchestrator import call, is_alone, submit
 from flows.settings import Settings, load_settings
 from tasks.batch import BatchName
-from tasks.capture.task import recover_sessions
+from tasks.capture.task import killed_sessions, recover_sessions
 from tasks.compress.task import Form, compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
@@ -61,7 +62,7 @@ def process_batches(data_dir: Path | None = None) -> list[Ledger]:
     """
     settings = load_settings(data_dir=data_dir)
     store = Store(settings.data_dir).prepare()
-    recovered = recover_sessions(store.root)
+    recovered = call(recover_sessions, store.root)
     names = waiting(store, settings)
     get_run_logger().info("%d batches wait to be archived", len(names))
     batches, bucket = [archive(name, settings) for name in names], bucket_of(settings)
@@ -77,19 +78,25 @@ def process_batches(data_dir: Path | None = None) -> list[Ledger]:
     return ledgers
 
 
+def anything_to_archive(store: Store, settings: Settings) -> bool:
+    """Whether `process_batches` would find something to do; asked before a server is started for it."""
+    return bool(
+        store.root.is_dir()
+        and (killed_sessions(store) or waiting(store, settings) or sessions_left(settings) or days_left(settings))
+    )
+
+
 def archive(name: BatchName, settings: Settings) -> Steps:
     """Validate, compress and, where a bucket is set, upload one batch, in the background; gives these steps."""
     data_dir, batch = settings.data_dir, str(name)
     limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
     form = Form(settings.archive_layout, settings.archive_format)
-    validated = validate.submit(data_dir, batch, limits)
-    compressed = compress.submit(data_dir, batch, form, wait_for=[validated], return_state=False)
+    validated = submit(validate, data_dir, batch, limits)
+    compressed = submit(compress, data_dir, batch, form, after=[validated])
     bucket = bucket_of(settings)
     if bucket is None:
         return [validated, compressed]
-    uploaded = _patient(upload, settings).submit(
-        data_dir, batch, bucket, wait_for=[compressed], return_state=False
-    )  # fmt: skip
+    uploaded = submit(_patient(upload, settings), data_dir, batch, bucket, after=[compressed])
     return [validated, compressed, uploaded]
 
 
@@ -100,8 +107,8 @@ def send_records(settings: Settings, sessions: list[str], days: list[tuple[str, 
         return []
     send_session, send_day = _patient(upload_session, settings), _patient(upload_day, settings)
     return [
-        *([send_session.submit(settings.data_dir, session, bucket)] for session in sessions),
-        *([send_day.submit(settings.data_dir, feed, date, bucket)] for feed, date in days or []),
+        *([submit(send_session, settings.data_dir, session, bucket)] for session in sessions),
+        *([submit(send_day, settings.data_dir, feed, date, bucket)] for feed, date in days or []),
     ]
 
 
@@ -193,6 +200,8 @@ def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
 def show(ledger: Ledger) -> None:
     """The ledger and its gaps as artifacts of the run; a UI that does not answer is no reason to fail."""
     log = get_run_logger()
+    if is_alone():
+        return
     key = f"ledger-{ledger.record.session.lower()}"
     try:
         create_table_artifact(

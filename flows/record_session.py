@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.deadline import deadline_for, key_of
+from flows.orchestrator import call
 from flows.process_batches import (
     TWO_AT_A_TIME,
     NotArchived,
@@ -21,6 +22,7 @@ from flows.process_batches import (
     waiting,
 )
 from flows.settings import Settings, load_settings
+from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
@@ -76,9 +78,11 @@ def record_session(
     be archived: it is then recorded, and `process_batches` takes it up.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
+    deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before anything starts.
+    check_feed(settings)
+    make_ready(settings)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
-    check_feed(settings)
     return recorded(settings, request_for(settings, now_ns, deadline_ns), now_ns).ledger
 
 
@@ -88,19 +92,25 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     Raises SessionFailed where it was not recorded as asked, NotArchived where a batch could not be archived.
     """
     session = session_for(settings, wanted, begun_ns)
-    store = Store(settings.data_dir).prepare()
-    recover_sessions(store.root)
+    store = Store(settings.data_dir)
+    heed_signals_again()
     futures: dict[BatchName, Steps] = {}
 
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    served_in = capture(session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
+    served_in = call(capture, session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
     for name in waiting(store, settings):
         if name.session == served_in and name not in futures:
             begin(name)
     unarchived = finish(list(futures.values()), send_records(settings, [served_in]))
     return judged(store, served_in, wanted, settings, unarchived)
+
+
+def make_ready(settings: Settings) -> None:
+    """What takes seconds and is not recording, done before the time of a session begins to count."""
+    call(recover_sessions, Store(settings.data_dir).prepare().root)
+    trading_hours(time.time_ns(), time.time_ns() + 1, settings.calendar)  # Loads the calendar.
 
 
 def judged(store: Store, session: str, wanted: Request, settings: Settings, unarchived: str | None) -> Recorded:

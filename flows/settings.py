@@ -5,6 +5,7 @@ on as an argument.
 """
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -208,6 +209,25 @@ def setting_names() -> dict[str, str]:
 def surroundings() -> dict[str, str]:
     """The whole environment, for `flows/surroundings.py`, which says what of it nobody could work with."""
     return dict(os.environ)
+
+
+# What of the environment a Prefect server of ours gets: no secret of ours, whatever its name.
+_FOR_SERVERS = re.compile("PATH|HOME|USER|LOGNAME|TMPDIR|LANG|LC_[A-Z]+|TZ|SSL_CERT_(FILE|DIR)|PREFECT_[A-Z0-9_]+")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def for_prefects_server() -> dict[str, str]:
+    """The environment of a Prefect server that a command starts for itself."""
+    kept = {name: value for name, value in os.environ.items() if _FOR_SERVERS.fullmatch(name)}
+    kept.pop("PREFECT_API_URL", None)
+    return kept | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def reach_this_machine_without_a_proxy() -> None:
+    """Have every library of this process and its children connect to loopback directly, whatever variables say."""
+    for name in ("no_proxy", "NO_PROXY"):
+        named = [part for part in os.environ.get(name, "").split(",") if part.strip()]
+        os.environ[name] = ",".join([*named, *(host for host in _LOOPBACK if host not in named)])
 
 
 def load_settings(**overrides: object) -> Settings:

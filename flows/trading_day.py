@@ -15,7 +15,7 @@ from prefect.states import Completed
 
 from flows.close_day import close_day
 from flows.process_batches import TWO_AT_A_TIME, process_batches
-from flows.record_session import recorded, request_for
+from flows.record_session import make_ready, recorded, request_for
 from flows.settings import Settings, load_settings
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
@@ -63,6 +63,7 @@ def trading_day(
     wanted = request_for(settings, hours.open_ns, hours.close_ns)
     if time.time_ns() >= hours.close_ns:
         return _judged_late(settings, day, wanted)
+    make_ready(settings)
     _wait_until(hours.open_ns)
     done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
     process_batches(data_dir=data_dir)

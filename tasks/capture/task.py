@@ -18,13 +18,15 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 from prefect.logging.loggers import LoggingAdapter
 from prefect.variables import Variable
 from pydantic import SecretStr
 
 from tasks.batch import BatchName, session_name
 from tasks.capture.feed import reach as reach
-from tasks.capture.recovery import close_killed, killed_sessions
+from tasks.capture.recovery import close_killed
+from tasks.capture.recovery import killed_sessions as killed_sessions
 from tasks.capture.request import CaptureRequest as CaptureRequest
 from tasks.capture.routes import lanes_for as lanes_for
 from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
@@ -172,6 +174,8 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
             rate = (status.trades - trades) / (time.monotonic() - logged_s)
             log.info("%s", describe(status, rate))
             logged_s, trades = time.monotonic(), status.trades
+        if TaskRunContext.get() is None:  # Run without Prefect: there is nothing to follow and nowhere to show it.
+            continue
         if variable is not None:
             followed = _follow(variable, followed, recorder, log)
         try:

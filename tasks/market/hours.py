@@ -125,10 +125,12 @@ def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
 def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
     """The time zone of that exchange. Raises SettingsError for a calendar that does not exist."""
     from exchange_calendars.calendar_utils import global_calendar_dispatcher as known
+    from exchange_calendars.errors import InvalidCalendarName
 
     # Of the class, not of a calendar of some year: there are exchanges whose days the library cannot compute.
-    name = known.resolve_alias(calendar)
-    zone = getattr(known._calendar_factories.get(name), "tz", None)
+    zone = None
+    with suppress(InvalidCalendarName):
+        zone = getattr(known._calendar_factories.get(known.resolve_alias(calendar)), "tz", None)
     return zone if isinstance(zone, ZoneInfo) else ZoneInfo(_hours_around(calendar, 2020).tz.key)
 
 

@@ -1,0 +1,231 @@
+"""Is there a Prefect API for a command of ours, and what is done where there is none?
+
+A server that is set must answer. Where none is set, one is started for the time of the command: out of the terminal's
+reach, so that a Ctrl-C does not end it before the run, and ended by the system with the command, however that ends.
+Where neither can be had, the same flow is run without Prefect: that an orchestrator is down is no reason not to
+record.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from flows.settings import for_prefects_server
+from tasks.errors import RecorderError, TransientError
+
+_ANSWERS_WITHIN_S = 10.0
+_STARTS_WITHIN_S = 120.0
+_LOOK_EVERY_S = 0.1
+_AGAIN_AFTER_S = 1.0
+# It ends when its standard input does, which is when whoever started it is gone. The user's own files and variables
+# have no say in what it imports.
+_SERVER = """
+import os, runpy, sys, threading
+def watch():
+    sys.stdin.buffer.read()
+    os._exit(0)
+threading.Thread(target=watch, daemon=True).start()
+sys.argv = ["uvicorn", *sys.argv[1:]]
+runpy.run_module("uvicorn", run_name="__main__", alter_sys=True)
+"""
+_alone = False
+
+
+class NoOrchestrator(RecorderError):
+    """Prefect cannot be used; says why, and what to do about it."""
+
+
+def is_alone() -> bool:
+    """Whether flows run without Prefect in this process."""
+    return _alone
+
+
+@contextmanager
+def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have an API for the flows that are run meanwhile, or have them run without: then `tell` why, in one line."""
+    global _alone
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+        get_current_settings,
+        temporary_settings,
+    )
+
+    given = get_current_settings().api.url
+    server = None
+    try:
+        if given is None:
+            server = _Server()
+            server.wait()
+        else:
+            check(str(given))
+    except NoOrchestrator as reason:
+        if server is not None:
+            server.stop()
+        tell(f"{reason}; going on without Prefect")
+        from prefect.logging import disable_run_logger
+
+        _alone = True
+        # Whoever asks for an API all the same is told at once that there is none, and no further server is started.
+        nowhere = temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}, restore_defaults={PREFECT_API_URL})
+        try:
+            with nowhere, disable_run_logger():
+                yield
+        finally:
+            _alone = False
+        return
+    if server is None:
+        yield
+        return
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            yield
+    finally:
+        _send_what_waits()
+        server.stop()
+
+
+def run(flow: Any, **parameters: Any) -> Any:
+    """What the flow gives, run by Prefect or, where there is none, by us."""
+    return flow.fn(**parameters) if _alone else flow(**parameters)
+
+
+def call(task: Any, *arguments: Any, **options: Any) -> Any:
+    """What the task gives, run in this thread; without Prefect it is tried again as Prefect would."""
+    if not _alone:
+        return task(*arguments, **options)
+    while True:
+        try:
+            return task.fn(*arguments, **options)
+        except TransientError as error:
+            if not task.retries:
+                raise
+            logging.getLogger(__name__).warning("%s; trying again", error)
+            time.sleep(_AGAIN_AFTER_S)
+
+
+def submit(task: Any, *arguments: Any, after: Sequence[Any] = ()) -> Any:
+    """The future of a task that runs once those before it have succeeded; without Prefect it runs at once."""
+    if not _alone:
+        return task.submit(*arguments, wait_for=list(after), return_state=False)
+    return _Done(task, arguments, after)
+
+
+class _Done:
+    """A task that was run without Prefect, as its future."""
+
+    def __init__(self, task: Any, arguments: Sequence[Any], after: Sequence[Any]) -> None:
+        from prefect.states import Completed, Failed
+
+        failed = next((each.state for each in after if each.state.is_failed()), None)
+        self.state = failed or Completed()
+        if failed is None:
+            try:
+                task.fn(*arguments)
+            except RecorderError as error:
+                self.state = Failed(message=str(error))
+
+    def wait(self) -> None:
+        """It has run."""
+
+
+class _Server:
+    """A Prefect server on loopback that ends with this process."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/api"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the server
+        words = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _SERVER, *words, "--log-level", "error", "--lifespan", "on"],
+            stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, start_new_session=True,
+            env=for_prefects_server(),
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Return once it answers. Raises NoOrchestrator."""
+        end_s = time.monotonic() + _STARTS_WITHIN_S
+        while self._process.poll() is None and time.monotonic() < end_s:
+            with suppress(NoOrchestrator):
+                check(self.url)
+                return
+            time.sleep(_LOOK_EVERY_S)
+        raise NoOrchestrator(f"Prefect's own server did not start: {self._why()}")
+
+    def _why(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        text = "\n".join(lines)
+        if "Can't locate revision" in text:
+            return "its database is of a newer Prefect; update prefect, or set PREFECT_HOME to a folder of its own"
+        for word, advice in (
+            ("No space left on device", "make room where PREFECT_HOME is"),
+            ("Permission denied", "set PREFECT_HOME to a folder that can be written"),
+            ("Read-only file system", "set PREFECT_HOME to a folder that can be written"),
+            ("unable to open database file", "set PREFECT_HOME to a folder that can be written"),
+            ("Not a directory", "set PREFECT_HOME to a folder that can be written"),
+        ):
+            if word in text:
+                return f"{word.lower()}; {advice}"
+        last = lines[-1][:200] if lines else "it said nothing within the time"
+        return f"{last}; check PREFECT_HOME, or set PREFECT_API_URL to a server that runs"
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def check(url: str) -> None:
+    """Raises NoOrchestrator, with what to do, where no API answers at that URL."""
+    import httpx
+
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        status = _status(f"{url.rstrip('/')}/health")
+        if status == 200:
+            return
+        if not parts.path.rstrip("/").endswith("/api") and _status(f"{url.rstrip('/')}/api/health") == 200:
+            raise NoOrchestrator(
+                f"PREFECT_API_URL: {shown} is the server's page, its API is at {shown.rstrip('/')}/api"
+            )
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        why = "it took too long" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+        raise NoOrchestrator(
+            f"PREFECT_API_URL: {shown} does not answer ({why}); start `prefect server start`"
+        ) from None
+    if status in (401, 403):
+        return  # It is there; what it refuses says so itself.
+    raise NoOrchestrator(f"PREFECT_API_URL: {shown} answers HTTP {status}, as no Prefect API does; correct it")
+
+
+def _status(url: str) -> int:
+    import httpx
+
+    return httpx.get(url, timeout=_ANSWERS_WITHIN_S, follow_redirects=False).status_code
+
+
+def _send_what_waits() -> None:
+    """What the run has not yet sent: at exit, with its server gone, Prefect would try for a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        with suppress(Exception):
+            worker.drain_all(timeout=5)
