@@ -65,15 +65,17 @@ def test_a_wrong_variable_is_one_line_before_anything_starts(tape: Any) -> None:
     """A proxy or a file that nobody can use: exit 2, one line with its name, no session, no traceback."""
     record, bucket = ("record", "SPY", "--for", "5s"), {"TAPE_S3_BUCKET": "market-tape", "AWS_DEFAULTS_MODE": "x"}
     elsewhere = {"TAPE_FEED_URL": "wss://feed.invalid", "https_proxy": "socks5://user:secret@127.0.0.1:1"}
+    certificates = {"TAPE_S3_BUCKET": "market-tape", "SSL_CERT_FILE": "/nowhere/x"}
     running = [
-        (tape.start(*words, **settings), told)
-        for words, settings, told in (
-            (record, elsewhere, "https_proxy: names a proxy of another kind than http://"),
-            (record, {"SSL_CERT_FILE": "/nowhere/x"}, "SSL_CERT_FILE: /nowhere/x cannot be used (No such file or dir"),
-            (record, bucket, "bucket market-tape at AWS: AWS_DEFAULTS_MODE has a value that cannot be used"),
-            (("archive",), bucket, "bucket market-tape at AWS: AWS_DEFAULTS_MODE has a value that cannot be used"),
-            (("close",), {"SSL_CERT_FILE": "/nowhere/x"}, "SSL_CERT_FILE: /nowhere/x cannot be used (No such file or"),
-        )
+        (tape.start(*record, **elsewhere), "https_proxy: names a proxy of another kind than http://"),
+        *(
+            (tape.start(*words, **bucket), "bucket market-tape at AWS: AWS_DEFAULTS_MODE has a value that cannot be")
+            for words in (record, ["archive"])
+        ),
+        *(
+            (tape.start(*words, **certificates), "SSL_CERT_FILE: /nowhere/x cannot be used (No such file or directory)")
+            for words in (record, ["archive"], ["close"], ["restore"], ["doctor"], ["demo"], ["symbols", "add", "A"])
+        ),
     ]
     for process, told in running:
         out, err = process.communicate(timeout=60)
