@@ -53,6 +53,7 @@ def demo(
     data_dir: Annotated[Path, typer.Option(help="Where the demo records to.")] = Path("demo-data"),
 ) -> None:
     """Record a generated tape from a server of our own: no key, no configuration."""
+    check_tls()
     from flows import demo as show
 
     with ended_in_order(_tell):
@@ -102,6 +103,7 @@ def record(
 @symbols_app.command("list")
 def symbols_list(session: SessionName = None, data_dir: DataDir = None) -> None:
     """Print what the session hears now, with its trades so far."""
+    check_tls()
     from tasks.capture.task import recording_session
 
     _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
@@ -127,6 +129,7 @@ def _change_symbols(
     session: str | None,
     data_dir: Path | None,
 ) -> None:
+    check_tls()
     from tasks.capture.task import change_symbols, recording_session
 
     settings = load_settings(symbols=symbols, data_dir=data_dir)
@@ -208,6 +211,7 @@ def doctor(data_dir: DataDir = None) -> None:
     """Check key, clock, disk, data folder, calendar, Prefect API and object store, one line each."""
     from flows.doctor import examine
 
+    check_tls()
     if not report.print_findings(examine(load_settings(data_dir=data_dir))):
         raise typer.Exit(FAILED)
 

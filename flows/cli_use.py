@@ -13,6 +13,7 @@ import typer
 from flows import report
 from flows.rows import as_json_line, print_json, print_rows
 from flows.settings import Settings, load_settings
+from flows.surroundings import check_tls
 from tasks.batch import is_session_name
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError, TerminalError
@@ -129,9 +130,10 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
     """Bring a day, or everything, back from the bucket, verified, never over something that differs."""
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else _date(date, "--date")
+    bucket = _bucket(settings)
     from tasks.upload.task import restore as bring
 
-    done = bring(Store(settings.data_dir).prepare(), _bucket(settings), day, time.time_ns)
+    done = bring(Store(settings.data_dir).prepare(), bucket, day, time.time_ns)
     print(
         f"{day or 'everything'}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
         f"{done.equal:,} were here already, equal; {done.days:,} merged days and {done.sessions:,} sessions' records"
@@ -142,9 +144,10 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
 
 def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
     """Compare the bucket with the archive, print what was found; gives whether all holds."""
+    bucket = _bucket(settings)
     from tasks.upload.task import audit
 
-    verdict = audit(_store(settings), _bucket(settings), now_ns)
+    verdict = audit(_store(settings), bucket, now_ns)
     if as_json:
         print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
         return verdict.holds
@@ -170,9 +173,9 @@ def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str |
     if not remote:
         store = _store(settings)
         return store, [path for path in store.manifests() if date in (None, day_of(path))]
+    bucket = _bucket(settings)
     from tasks.upload.task import mirror
 
-    bucket = _bucket(settings)
     place = hashlib.sha256(msgspec.json.encode([bucket.endpoint_url, bucket.name, bucket.prefix])).hexdigest()[:16]
     cache = Store(settings.data_dir / "cache" / place)
 
@@ -186,6 +189,7 @@ def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str |
 def _bucket(settings: Settings) -> Any:
     if settings.s3_bucket is None:
         raise SettingsError("TAPE_S3_BUCKET: is not set; name the bucket that archived batches go to")
+    check_tls()
     from flows.process_batches import bucket_of
 
     return bucket_of(settings)

@@ -148,7 +148,7 @@ def matching(pattern: str, what: str) -> Callable[[object], str]:
 
 def data_folder(given: object) -> Path:
     """An absolute path that is a folder or nothing yet: it is handed to processes that run elsewhere."""
-    path = Path(str(given)).expanduser().absolute()
+    path = _path(given)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is not a folder")
     return path
@@ -156,10 +156,19 @@ def data_folder(given: object) -> Path:
 
 def existing_file(given: object) -> Path:
     """An absolute path of a file that is there."""
-    path = Path(str(given)).expanduser().absolute()
+    path = _path(given)
     if not path.is_file():
         raise ValueError(f"{path} is no file")
     return path
+
+
+def _path(given: object) -> Path:
+    try:
+        return Path(str(given)).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{given} begins with a home that nobody knows; write the whole path") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{given} begins in the working folder, which is gone; write the whole path") from error
 
 
 def _told(read: Callable[[str], Value], given: object) -> Value:

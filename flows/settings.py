@@ -236,6 +236,7 @@ def load_settings(**overrides: object) -> Settings:
     An override has the setting's name in small letters, without `TAPE_` (`batch_for="5m"`). What is None or empty
     counts as unset, wherever it stands. Raises SettingsError with one line for each setting that is wrong or unknown.
     """
+    _go_to_folder()
     given = {_overridden(name): value for name, value in overrides.items() if value not in (None, "", (), [])}
     try:
         wrong = _unknown_names()
@@ -249,6 +250,17 @@ def load_settings(**overrides: object) -> Settings:
         # Outside the handler: the validation error holds the values, and a traceback with locals would show them.
         raise SettingsError("\n".join(dict.fromkeys(wrong)))
     return settings
+
+
+def _go_to_folder() -> None:
+    """A deployment's run starts in a folder without files (deployments/prefect.yaml): go to that with the `.env`."""
+    folder = os.environ.get("STOCK_TRACING_FOLDER")
+    try:
+        if folder:
+            os.chdir(folder)
+    except OSError as error:
+        why = f"was deployed from, and cannot be entered ({error.strerror}); deploy again"
+        raise SettingsError(f"{folder}: {why}") from error
 
 
 def _secret(given: object) -> SecretStr:

@@ -92,6 +92,8 @@ def wrong_imports(root: Path, source: Source) -> Iterator[str]:
         first, second, third = (*name.split("."), "", "")[:3]
         if first == "flows" and not source.path.startswith(("flows/", "tape/")):
             yield f"imports {name}, but nothing knows the flows"
+        if first == "tape" and not source.path.startswith("tape/"):
+            yield f"imports {name}, but nothing knows the command"
         if first == "prefect" and source.is_engine:
             yield f"imports {name}, but an engine runs without Prefect"
         is_foreign = first not in {"tasks", *WORDS_MAY_IMPORT, *sys.stdlib_module_names}
@@ -250,6 +252,7 @@ def test_a_clean_house_passes(house: Path) -> None:
         ("tasks/market/task.py", '"""?"""\nfrom tasks.capture.task import record', "no stage knows another"),
         ("tasks/market/hours.py", "import flows.settings", "nothing knows the flows"),
         ("tasks/capture/task.py", "from flows import settings", "nothing knows the flows"),
+        ("flows/day.py", "from tape import start", "nothing knows the command"),
         ("tasks/market/hours.py", "import prefect.flows", "runs without Prefect"),
         ("tasks/market/hours.py", "import os; print(os.environ)", "reads the environment"),
         ("tasks/market/hours.py", "from os import environ", "reads the environment"),

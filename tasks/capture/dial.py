@@ -64,15 +64,18 @@ class Dialer:
 
     def _look_up(self, host: str, port: int, end_s: float, given_up: threading.Event) -> list[Place]:
         """The host's addresses. A look-up cannot be ended, so one that hangs is waited for by the next call as well."""
-        if self._lookup is None or self._lookup[0] != (host, port):
-            found: Future[list[Place]] = Future()
-            self._lookup = (host, port), found
-            threading.Thread(target=self._resolve_into, args=(found, host, port), name="lookup", daemon=True).start()
-        (_, found) = self._lookup
+        lookup = self._lookup  # One look: a call that was given up may end beside this one.
+        if lookup is None or lookup[0] != (host, port):
+            self._lookup = lookup = (host, port), Future[list[Place]]()
+            threading.Thread(
+                target=self._resolve_into, args=(lookup[1], *lookup[0]), name="lookup", daemon=True
+            ).start()
+        found = lookup[1]
         while not found.done():
             _check(end_s, given_up)
             wait([found], min(_LOOK_EVERY_S, max(0.0, end_s - time.monotonic())))
-        self._lookup = None
+        if self._lookup is lookup:
+            self._lookup = None
         return found.result()
 
     def _resolve_into(self, found: "Future[list[Place]]", host: str, port: int) -> None:

@@ -140,7 +140,7 @@ def _mentioned(core: Any, text: str) -> str | None:
     if "CA bundle" in text:
         return _CERTIFICATES
     if "Invalid endpoint" in text:
-        return "AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3"
+        return "TAPE_S3_ENDPOINT_URL, AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3"
     found = [_variable(core, name) for name in core.session_var_map if name in text]
     return " or ".join(name for name in found if name) or None
 

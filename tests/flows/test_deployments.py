@@ -96,7 +96,8 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     assert set(deployed) == {"market-hours", "safety-net", "close-day", "by-hand"}
     assert_schedules(deployed)
     for each in deployed.values():
-        assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+        assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]
+        assert each["job_variables"] == {"env": {"STOCK_TRACING_FOLDER": str(ROOT)}}
         assert KEY not in str(each)
         assert SECRET not in str(each)
         # A limit's slot is a lease: where the API restarts it is lost, and Prefect ends the run in mid-session.
