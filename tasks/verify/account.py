@@ -2,17 +2,20 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tasks.batch import BatchName
-from tasks.coverage import coverage
+from tasks.batch import is_session_name
+from tasks.coverage import asked_spans, coverage
 from tasks.days import day_receipt, day_record, held_by, removed
 from tasks.errors import TerminalError
 from tasks.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
 from tasks.manifest import Place, Receipt, read
 from tasks.sessions import record_of
 from tasks.store import Store
-from tasks.verify.standing import Standing, batches_of, sessions_of, standing
-from tasks.verify.within import trades_between
+from tasks.verify.rows import Rows
+from tasks.verify.standing import Standing, batches_of, standing
+from tasks.verify.within import trades_within
 
 
 def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Ledger:
@@ -71,7 +74,10 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What came of a run's request: how much of its time was received, and its trades by symbol."""
+    """What came of a run's request: how much of its time was received, and its trades by symbol.
+
+    `per_symbol` has every symbol that it ever asked for, with the trades received while it did.
+    """
 
     request: Request
     coverage: Coverage
@@ -83,29 +89,27 @@ class Account:
         return sum(self.per_symbol.values())
 
 
-def account_of(store: Store, request: Request) -> Account:
-    """The account of a request over every session of the data folder that recorded in its time.
+def account_of(store: Store, request: Request, feed: str = "finnhub") -> Account:
+    """The account of a request over every session of the feed, those that still record included, as far as is known.
 
-    Raises CorruptionError where a record or a batch cannot be read.
+    Raises as `trades_within`, and CorruptionError where a session's record cannot be read.
     """
-    per_symbol: Counter[str] = Counter()
-    records = []
-    for session, names in _sessions_and_batches(store):
-        batches = [standing(store, name) for name in names]
-        record = record_of(store.sessions / session, [batch.seal for batch in batches])
-        if record is None or record.started_ns >= request.end_ns or record.ended_ns <= request.start_ns:
-            continue
-        records.append(record)
-        for batch in batches:
-            per_symbol.update(trades_between(store, batch, request.start_ns, request.end_ns))
-    wanted = {*request.symbols, *(change.symbol for change in request.changes)}
-    counts = {symbol: count for symbol, count in sorted(per_symbol.items()) if symbol in wanted}
-    return Account(request=request, coverage=coverage([request], records), per_symbol=counts)
+    asked, found, records = asked_spans(request), Counter[str](), list[SessionRecord]()
+    with TemporaryDirectory(prefix="tape-account-") as folder:
+        rows = Rows(store, Path(folder))
+        for session in (each for each in sorted(store.sessions.glob("*")) if is_session_name(each.name)):
+            record = record_of(session)
+            if record is not None and record.feed == feed and _overlaps(request, record):
+                records.append(record)
+                found.update(trades_within(store, record.session, asked, rows))
+    symbols = dict.fromkeys((*request.symbols, *(change.symbol for change in request.changes)))
+    per_symbol = {symbol: found[symbol] for symbol in symbols}
+    return Account(request=request, coverage=coverage([request], records), per_symbol=per_symbol)
 
 
-def _sessions_and_batches(store: Store) -> list[tuple[str, list[BatchName]]]:
-    batches = batches_of(store)
-    return [(session, batches.get(session, [])) for session in sessions_of(store)]
+def _overlaps(request: Request, record: SessionRecord) -> bool:
+    later = record.outcome == "recording" or request.start_ns < record.ended_ns
+    return later and record.started_ns < request.end_ns
 
 
 def _is_uploaded(store: Store, batch: Standing, place: Place) -> bool:

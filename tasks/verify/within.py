@@ -1,60 +1,162 @@
-"""How many trades of one batch were received in a stretch of time?"""
+"""How many trades of one session came while a request asked for them, wherever its batches stand?
+
+Trades count once they are journalled: of what is not validated yet every row counts, of the rest every valid one.
+"""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.archive import read_groups
+from tasks.batch import BatchName
+from tasks.days import nowhere_here
+from tasks.errors import CorruptionError
+from tasks.spans import Spans
 from tasks.store import Store
-from tasks.verify.standing import Standing
+from tasks.trade import JOURNAL_COLUMNS
+from tasks.verify.rows import Rows
+from tasks.verify.standing import Standing, standing
+
+_LOOKS = 5
+Asked = Mapping[str, Spans]
 
 
-def trades_between(store: Store, batch: Standing, start_ns: int, end_ns: int) -> Counter[str]:
-    """The trades of a batch by symbol whose `ts_recv` (UTC ns) is in [start_ns, end_ns).
+def trades_within(store: Store, session: str, asked: Asked, rows: Rows) -> Counter[str]:
+    """The session's trades by symbol whose `ts_recv` lies in what was asked for (UTC ns) of that symbol.
 
-    Its rows are read only where some lie outside; of a batch whose file was removed since, all count.
-    Raises CorruptionError where the file cannot be read.
+    Rows are read of the batches alone that lie partly within it. Raises CorruptionError where a file cannot be read,
+    and TerminalError where such a batch's rows are in the bucket alone.
+    """
+    found = Counter[str]()
+    for counted in _by_batch(store, session, asked, rows):
+        found.update(counted)
+    return found
+
+
+def _by_batch(store: Store, session: str, asked: Asked, rows: Rows) -> Iterator[Mapping[str, int]]:
+    # The journals first: one that is sealed meanwhile is met again as a batch, and counted as that alone.
+    journals = _journals(store, session)
+    names = _recorded(store, session)
+    yield from (_within(frame, asked) for name, frame in journals.items() if name not in names)
+    for name in sorted(names):
+        batch = standing(store, name)
+        first_ns, last_ns, per_symbol = _said(batch)
+        wanted = {symbol: spans for symbol, spans in asked.items() if symbol in per_symbol}
+        inside = {symbol for symbol, spans in wanted.items() if _all_in(spans, first_ns, last_ns)}
+        yield {symbol: per_symbol[symbol] for symbol in inside}
+        partly = {s: spans for s, spans in wanted.items() if s not in inside and _any_in(spans, first_ns, last_ns)}
+        if partly:
+            yield _read(store, batch, partly, rows)
+
+
+def _journals(store: Store, session: str) -> dict[BatchName, pl.DataFrame]:
+    """The rows of journals that have no seal yet: in the spool, or moved and about to get theirs."""
+    found: dict[BatchName, pl.DataFrame] = {}
+    for path in (*store.spool.glob(f"{session}/*.csv.open"), *store.sealed.glob(f"{session}-*.csv")):
+        name = BatchName.parse(path.name)
+        if not (store.sealed / name.seal).exists():
+            with suppress(FileNotFoundError):  # It moved on.
+                found[name] = _journal_rows(path)
+    return found
+
+
+def _recorded(store: Store, session: str) -> set[BatchName]:
+    """The session's batches that have a record, looked for in the order in which they move on."""
+    paths = [*store.sealed.glob(f"{session}-*.seal.json"), *store.validated.glob(f"{session}-*.report.json")]
+    paths += store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")
+    return {BatchName.parse(path.name) for path in paths}
+
+
+def _read(store: Store, batch: Standing, asked: Asked, rows: Rows) -> dict[str, int]:
+    """How many of a batch's rows were asked for, by reading them."""
+    for _ in range(_LOOKS):
+        found = Counter[str]()
+        try:
+            for frame in _rows_of(store, batch, rows):
+                found.update(_within(frame, asked))
+        except FileNotFoundError:
+            batch = standing(store, batch.name)  # It moved on while it was read.
+        else:
+            return found
+    raise CorruptionError(f"{batch.record}: the rows of {batch.name} are not beside it; run `tape verify`")
+
+
+def _said(batch: Standing) -> tuple[int, int, dict[str, int]]:
+    """The first and last receive time of a batch's rows, and how many each symbol has, valid ones where that is known.
+
+    The seal's own times are of all rows, so they hold for the valid ones too.
     """
     ranges = batch.seal.connections
-    if not any(each.first_recv_ns < end_ns and each.last_recv_ns >= start_ns for each in ranges):
-        return Counter()
-    whole = batch.report.per_symbol if batch.report is not None else batch.seal.per_symbol
-    if all(start_ns <= each.first_recv_ns and each.last_recv_ns < end_ns for each in ranges):
-        return Counter(whole)
-    counts: Counter[str] = Counter()
-    try:
-        for symbols, times_ns in _rows(store, batch):
-            counts.update(symbols.filter((times_ns >= start_ns) & (times_ns < end_ns)).to_list())
-    except FileNotFoundError:
-        return Counter(whole)
-    return counts
+    per_symbol = batch.report.per_symbol if batch.report is not None else batch.seal.per_symbol
+    if not ranges:
+        return 0, 0, {}
+    return min(each.first_recv_ns for each in ranges), max(each.last_recv_ns for each in ranges), per_symbol
 
 
-def _rows(store: Store, batch: Standing) -> Iterator[tuple[pl.Series, pl.Series]]:
-    """Symbol and receive time (UTC ns) of each row, part by part."""
+def _all_in(spans: Spans, first_ns: int, last_ns: int) -> bool:
+    return any(start <= first_ns and last_ns < end for start, end in spans)
+
+
+def _any_in(spans: Spans, first_ns: int, last_ns: int) -> bool:
+    return any(start <= last_ns and first_ns < end for start, end in spans)
+
+
+def _within(frame: pl.DataFrame, asked: Asked) -> dict[str, int]:
+    """How many rows of a frame (symbol, ts_recv) lie in what was asked for, by symbol."""
+    found = {}
+    for (symbol,), rows in frame.filter(pl.col("symbol").is_in(list(asked))).group_by("symbol"):
+        times_ns = np.sort(rows["ts_recv"].to_numpy())
+        found[str(symbol)] = sum(
+            int(np.searchsorted(times_ns, end) - np.searchsorted(times_ns, start)) for start, end in asked[str(symbol)]
+        )
+    return found
+
+
+def _rows_of(store: Store, batch: Standing, rows: Rows) -> Iterable[pl.DataFrame]:
+    """Symbol and ts_recv (UTC ns) of a batch's rows, wherever the batch stands; valid ones where that is known."""
     if batch.manifest is not None:
-        if batch.manifest.file is not None:
-            for table in read_groups(batch.record.with_name(batch.manifest.file)):
-                yield _series(table["symbol"], pa.string()), _series(table["ts_recv"], pa.int64())
-        return
+        found = rows.of(batch, batch.manifest)
+        if found.said:
+            raise CorruptionError(f"{found.said[0].file}: {found.said[0].message}")
+        if found.readable is None:
+            raise nowhere_here(batch.record, batch.manifest)
+        return map(_columns, read_groups(found.readable))
     if batch.report is not None:
-        yield from _validated(store.validated / batch.name.validated)
-        return
+        return _validated(store.validated / batch.name.validated)
+    return [_journal_rows(store.sealed / batch.name.sealed)]
+
+
+def _validated(path: Path) -> Iterator[pl.DataFrame]:
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            for part in stream:
+                yield _columns(pa.Table.from_batches([part]))
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:200]
+        raise CorruptionError(f"{path}: cannot be read ({said}); restore it from a copy") from error
+
+
+def _columns(table: pa.Table) -> pl.DataFrame:
+    times = pc.cast(table["ts_recv"], pa.int64())
+    frame = pl.from_arrow(pa.table({"symbol": table["symbol"].cast(pa.large_string()), "ts_recv": times}))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table always gives a frame
+    return frame
+
+
+def _journal_rows(path: Path) -> pl.DataFrame:
+    """Symbol and ts_recv of a journal's whole lines."""
+    content = path.read_bytes()
+    _, _, lines = content[: content.rfind(b"\n") + 1].partition(b"\n")
+    if not lines:
+        return pl.DataFrame(schema={"symbol": pl.String, "ts_recv": pl.Int64})
     frame = pl.read_csv(
-        store.sealed / batch.name.sealed, quote_char=None, infer_schema=False, encoding="utf8-lossy",
-        columns=["symbol", "ts_recv"], truncate_ragged_lines=True,
+        lines, has_header=False, quote_char=None, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True,
+        new_columns=list(JOURNAL_COLUMNS),
     )  # fmt: skip
-    yield frame["symbol"], frame["ts_recv"].cast(pl.Int64, strict=False).fill_null(0)
-
-
-def _validated(path: Path) -> Iterator[tuple[pl.Series, pl.Series]]:
-    if path.exists():  # Of a batch without a valid row there is none.
-        frame = pl.read_ipc(path, columns=["symbol", "ts_recv"])
-        yield frame["symbol"].cast(pl.String), frame["ts_recv"].cast(pl.Int64)
-
-
-def _series(column: pa.ChunkedArray, kind: pa.DataType) -> pl.Series:
-    return pl.Series(pl.from_arrow(column.cast(kind)))
+    return frame.select("symbol", pl.col("ts_recv").cast(pl.Int64, strict=False)).drop_nulls()

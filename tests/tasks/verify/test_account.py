@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tasks.verify.request import account_of
 
 from tasks.batch import BatchName
 from tasks.compress.parquet import compress
@@ -16,9 +15,10 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.ledger import Request, SymbolChange
 from tasks.manifest import Removed, encode
 from tasks.merge.day import merge
-from tasks.sessions import session_record
+from tasks.sessions import record_of
 from tasks.store import Store, write_whole
 from tasks.validate.split import Limits, split
+from tasks.verify.account import account_of
 
 SESSION = "20261124T143000Z-9f3c01ab"
 START_NS = 1_795_530_600_000_000_000
@@ -126,7 +126,7 @@ def test_a_symbol_counts_while_the_request_asks_for_it(recorded: Recorded) -> No
 def test_the_coverage_is_over_all_sessions_of_the_feed(recorded: Recorded) -> None:
     """A later session recorded what the first one could not; one of another feed recorded nothing of it."""
     store = recorded()
-    first = session_record(store, SESSION)
+    first = record_of(store.sessions / SESSION)
     assert first is not None
     request = ask(START_NS - 10**9, first.ended_ns + 3 * 10**9)
     account = account_of(store, request)
