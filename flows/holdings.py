@@ -195,7 +195,6 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
     lag = ", ".join(f"{name} {value:,.1f}" for name, value in found["lag_ms"].items())
     out.print(f"receipt after the event, ms: {lag or 'no trade'}")
     reasons = ", ".join(f"{name} {number:,}" for name, number in found["reasons"].items())
-    reasons = ", ".join(filter(None, (reasons, f"refused {found['refused']:,}" if found["refused"] else "")))
     out.print(f"quarantined: {found['quarantined']:,}" + (f" ({reasons})" if reasons else ""), soft_wrap=True)
     out.print("trades by symbol:")
     for symbol, number in sorted(found["per_symbol"].items(), key=lambda item: (-item[1], item[0])):

@@ -59,11 +59,11 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     out.print(table)
     trades, frames = ledger.trades, ledger.frames
     out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
-    reasons = {**ledger.reasons, **({"refused": trades.refused} if trades.refused else {})}
-    why = ", ".join(f"{name} {number:,}" for name, number in reasons.items())
+    why = ", ".join(f"{name} {number:,}" for name, number in ledger.reasons.items())
     out.print(
         f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined + trades.refused:,} quarantined"
-        + (f" ({why})" if why else ""),
+        + (f" ({why})" if why else "")
+        + (f", {trades.odd_conditions:,} with odd conditions" if trades.odd_conditions else ""),
         soft_wrap=True,
     )
     print_gaps(record.gaps, f"{data_dir}/sessions/{record.session}/session.json lists them")
@@ -126,6 +126,8 @@ def print_verdict(verdict: Any) -> None:
         out.print(f"[red]broken[/red] {broken.law}: {broken.file}: {broken.message}", soft_wrap=True)
     for session in verdict.recording:
         out.print(f"{session}: still recording, not judged yet")
+    for session in verdict.partial:
+        out.print(f"{session}: restored in part; its batches here were judged, `tape restore` brings the rest")
     if verdict.in_bucket_alone:
         alone = f"{verdict.in_bucket_alone:,} batches are in the bucket alone"
         out.print(f"[yellow]note[/yellow] {alone}: `tape verify --remote` proves them", soft_wrap=True)

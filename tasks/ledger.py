@@ -164,6 +164,7 @@ class TradeCounts:
     received = journalled + refused; journalled = valid + quarantined; valid = archived. `refused` trades stood
     in a readable message but cannot be a row (no symbol, no time, …): they lie in quarantine as received.
     `to_validate` journalled and `to_archive` valid ones are on their way: they wait for the next stage.
+    `odd_conditions` have conditions in a form that the vendor is not known to send: they are kept, and marked.
     `duplicates` equal an earlier print of their batch in every vendor field; they are kept, and counted here.
     """
 
@@ -174,6 +175,7 @@ class TradeCounts:
     quarantined: int = 0
     archived: int = 0
     duplicates: int = 0
+    odd_conditions: int = 0
     to_validate: int = 0
     to_archive: int = 0
 

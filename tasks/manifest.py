@@ -45,7 +45,7 @@ class Seal:
     only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed
     recorder had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
     `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
-    cut), by its name.
+    cut), by its name. `refused_reasons` counts why trades could not be rows.
     """
 
     batch: str
@@ -66,6 +66,7 @@ class Seal:
     recovered: bool = False
     cut_bytes: int = 0
     quarantine: dict[str, str] = field(default_factory=dict)
+    refused_reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,8 @@ class Report:
     """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
 
     `examples` shows a few quarantined lines with their reasons. `duplicates` equal an earlier valid row of the
-    batch in every vendor field; `out_of_order` have an event time before an earlier print of their symbol; `late` were
+    batch in every vendor field; `odd_conditions` rows have conditions in a form that the vendor
+    is not known to send. `out_of_order` have an event time before an earlier print of their symbol; `late` were
     received more than ten seconds after their event.
     `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
     valid rows. `structural` says why the whole batch was rejected, where it was.
@@ -87,6 +89,7 @@ class Report:
     reasons: dict[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
     duplicates: int = 0
+    odd_conditions: int = 0
     out_of_order: int = 0
     late: int = 0
     lag_ms: dict[str, float] = field(default_factory=dict)

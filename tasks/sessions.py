@@ -18,6 +18,8 @@ from tasks.requests import requests_of
 from tasks.status import Status, read_status
 
 RECORD_FILE = "session.json"
+# The record of a session of which a restore has brought some days here and not all.
+PARTIAL_FILE = "partial.json"
 REQUEST_FILE = "request.json"
 GAPS_FILE = "gaps.json"
 WATCHLIST_FILE = "watchlist.json"
@@ -97,7 +99,7 @@ def _so_far(folder: Path, asked: _Asked, status: Status | None, recording: bool,
         frames_received=sum(seal.frames.received for seal in seals), batches=tuple(counted), gaps=gaps.gaps,
         never_heard=tuple(symbol for symbol in watch.ever if symbol not in heard),
         refused=status.refused_symbols if status else (), changes=watch.changes,
-        requests=requests_of(folder), zone=asked.zone,
+        requests=requests_of(folder), zone=asked.zone, vendor_errors=status.vendor_errors if status else {},
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class Status:
 
     `per_symbol` counts trades of every symbol asked for so far, `symbols` are those asked for now.
     `settled` are the requests that have ended and of which every trade is in a sealed batch.
+    `vendor_errors` counts the vendor's error messages by their text.
     `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
     """
 
@@ -50,6 +51,7 @@ class Status:
     per_symbol: dict[str, int] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
+    vendor_errors: dict[str, int] = field(default_factory=dict)
 
 
 def boot_id() -> str:

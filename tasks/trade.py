@@ -17,6 +17,9 @@ reader of the feed refuses a trade whose fields would (`capture/finnhub.py`). On
 
 from dataclasses import dataclass
 
+# The first of the conditions of a trade whose conditions the vendor sent in another form than a list of codes: numbers,
+# a code that a field cannot hold, an object. What it sent follows, percent-encoded where it must be.
+ODD_CONDITIONS = "?"
 JOURNAL_COLUMNS = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price", "size", "conditions")
 JOURNAL_HEADER = ",".join(JOURNAL_COLUMNS).encode() + b"\n"
 

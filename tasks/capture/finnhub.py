@@ -10,12 +10,15 @@ messages are read again one by one, and each that cannot be a trade is refused w
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from tasks.trade import ODD_CONDITIONS
 
 NAME = "finnhub"
 
@@ -27,6 +30,7 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SYMBOL = re.compile(r"[^\x00-\x1f\x7f\",]+")
 _CONDITION = re.compile(r"[^\x00-\x1f\x7f\",;]+")
 _MAX_SYMBOL_CHARS = 256
+_MAX_CONDITIONS_CHARS = 1_024
 _CACHE_ENTRIES = 65_536
 
 
@@ -213,11 +217,30 @@ class Reader:
     def _checked_conditions(self, raw: bytes) -> bytes:
         known = self._conditions.get(raw)
         if known is None:
-            codes = self._list_of_text.decode(raw) or []
-            if not all(_CONDITION.fullmatch(code) for code in codes):
-                raise ValueError("a condition that is empty or holds a comma, a semicolon or a control character")
-            known = _remember(self._conditions, raw, ";".join(codes).encode())
+            known = _remember(self._conditions, raw, self._read_conditions(raw))
         return known
+
+    def _read_conditions(self, raw: bytes) -> bytes:
+        """The codes as one field. What is no list of plain codes costs no trade: it is kept in a field that says so."""
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            codes = self._list_of_text.decode(raw) or []
+            if all(_CONDITION.fullmatch(code) and code != ODD_CONDITIONS for code in codes):
+                return ";".join(codes).encode()
+        kept = [ODD_CONDITIONS, *(_in_a_field(part) for part in _parts(raw))]
+        return ";".join(kept)[:_MAX_CONDITIONS_CHARS].encode()
+
+
+def _parts(raw: bytes) -> list[str]:
+    """The elements of a list of texts and numbers, else the whole value as it was sent."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        values = msgspec.json.decode(raw, type=list[str | int | float])
+        return [value if isinstance(value, str) else msgspec.json.encode(value).decode() for value in values]
+    return [raw.decode("utf-8", "replace")]
+
+
+def _in_a_field(text: str) -> str:
+    """The text without what a field cannot hold: percent-encoded, as in a URL."""
+    return quote(text, safe="".join(letter for letter in text if _CONDITION.fullmatch(letter) and letter != "%"))
 
 
 def _are_numbers(block: bytes) -> bool:

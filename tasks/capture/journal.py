@@ -31,6 +31,8 @@ from tasks.manifest import ConnectionRange, Seal, encode
 from tasks.store import Store, sync, write_whole
 from tasks.trade import JOURNAL_HEADER
 
+_MOST_REASONS = 50
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading:
@@ -93,6 +95,7 @@ class Journal:
         self.per_symbol: Counter[str] = Counter()
         self.frames = FrameCounts()
         self.trades_refused = 0
+        self.refused_reasons: Counter[str] = Counter()
         self.ranges: dict[int, ConnectionRange] = {}
         self._digest = sha256()
         self._refused_digest = sha256()
@@ -134,6 +137,7 @@ class Journal:
                     rejected += 1
                 else:
                     self.trades_refused += 1
+                    count_reason(self.refused_reasons, refused.reason)
             lines = b"".join(_refused_line(*item) for item in block.refused)
             self._write(self._refused, lines)
             self._refused_digest.update(lines)
@@ -199,6 +203,7 @@ class Journal:
             sha256=self._digest.hexdigest(), frames=self.frames, trades_refused=self.trades_refused,
             connections=tuple(self.ranges.values()), per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
             quarantine={self.name.rejected_frames: self._refused_digest.hexdigest()} if self._frames_bytes else {},
+            refused_reasons=dict(self.refused_reasons.most_common()),
         )  # fmt: skip
 
 
@@ -230,6 +235,11 @@ def discard(store: Store, name: BatchName) -> None:
     folder = store.spool / name.session
     for path in (folder / name.journal, folder / frames_open(name), folder / name.sums):
         path.unlink(missing_ok=True)
+
+
+def count_reason(counts: Counter[str], reason: str) -> None:
+    """Count why a trade was refused; a feed that invents reasons must not fill the memory."""
+    counts[reason if reason in counts or len(counts) < _MOST_REASONS else "other reasons"] += 1
 
 
 def frames_open(name: BatchName) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Heading, Sum, discard, finish_seal, frames_open, seal
+from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, seal
 from tasks.capture.past import Past, past_of, seals_of
 from tasks.capture.request import CaptureRequest, own_request, read_request
 from tasks.capture.watchlist import WatchList
@@ -89,7 +89,7 @@ def close_killed(store: Store, session: str, now_ns: int, why: str | None = None
         frames_received=received, frames_lost=received - past.frames, batches=past.batches, gaps=gaps.all(),
         never_heard=tuple(symbol for symbol in watch.ever if not past.per_symbol[symbol]),
         refused=status.refused_symbols if status else (), changes=watch.changes,
-        requests=requests, zone=request.zone,
+        requests=requests, zone=request.zone, vendor_errors=status.vendor_errors if status else {},
     )  # fmt: skip
     write_whole(folder / RECORD_FILE, encode(record))
     with suppress(FileNotFoundError):
@@ -258,6 +258,7 @@ def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook, symbol
         frames=FrameCounts(received=last.received, trade=last.trade, control=last.control, rejected=last.rejected),
         trades_refused=last.refused_trades, connections=ranges,
         per_symbol=dict(sorted(per_symbol.items())), gaps=gaps.touching(heading.opened_ns, now_ns), recovered=True,
+        refused_reasons=_refused_reasons(journal.with_name(frames_open(BatchName.parse(heading.batch)))),
     )  # fmt: skip
 
 
@@ -267,3 +268,15 @@ def _rows(journal: Path) -> Iterator[tuple[int, int, int, str]]:
         for line in lines:
             connection, seq, ts_recv_ns, _, symbol, _ = line.split(b",", 5)
             yield int(connection), int(seq), int(ts_recv_ns), symbol.decode()
+
+
+def _refused_reasons(frames: Path) -> dict[str, int]:
+    """Why trades were refused, by the lines that are trusted, the only ones left."""
+    counts: Counter[str] = Counter()
+    if frames.exists():
+        with frames.open("rb") as lines:
+            for line in lines:
+                refused = msgspec.json.decode(line)
+                if refused["kind"] == "trade":
+                    count_reason(counts, refused["reason"])
+    return dict(counts.most_common())

@@ -37,6 +37,7 @@ from tasks.trade import NS_PER_S
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 0.25
+_VENDOR_TEXT_CHARS, _MOST_VENDOR_TEXTS = 200, 50
 # Enough for a torn write, which is kept in quarantine, and for seals, gaps and record of thousands of symbols.
 _ROOM_BYTES = 8 << 20
 
@@ -53,6 +54,7 @@ class Session:
         self._ended: set[str] = set()
         self._settling: set[str] = set()
         self._lanes_settled: Counter[str] = Counter()
+        self._vendor_errors: Counter[str] = Counter()
         self._wake = threading.Event()
         self._stopped = False
         self._counted: Counter[str] = Counter()
@@ -61,6 +63,7 @@ class Session:
         (self._store.spool / request.session).mkdir(exist_ok=True)
         _keep_room(request.folder / ROOM_FILE)
         earlier = read_status(request.folder)
+        self._vendor_errors.update(earlier.vendor_errors if earlier else {})
         self._past = resume(self._store, request, self._clock.wall_ns())
         self._gaps = GapBook(request.folder / GAPS_FILE)
         self._watch = WatchList(request.folder / WATCHLIST_FILE, request.symbols)
@@ -182,10 +185,19 @@ class Session:
 
     def _on_vendor_errors(self, connection: int, errors: list[str]) -> None:
         for text in errors:
-            log.warning("the feed says: %.200r", text)
+            self._count_vendor_error(text[:_VENDOR_TEXT_CHARS])
         refusals = sum("too many symbols" in text.lower() for text in errors)
         if refusals:
             self._listener.refuse(connection, refusals)
+
+    def _count_vendor_error(self, text: str) -> None:
+        """Count it; the log has each text at its first time, its tenth, its hundredth, …, however many come."""
+        counts = self._vendor_errors
+        shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+        key = shown if shown in counts or len(counts) < _MOST_VENDOR_TEXTS else "other messages"
+        counts[key] += 1
+        if str(counts[key]).strip("0") == "1":
+            log.warning("the feed says (%s times so far): %s", f"{counts[key]:,}", key)
 
     def _fail(self, error: BaseException) -> None:
         """The first failure is the session's; told by whichever thread met it."""
@@ -228,6 +240,7 @@ class Session:
             error=_describe(self._failure) if self._failure else None,
             per_symbol={symbol: counts[symbol] for symbol in self._watch.ever},
             symbols=self._watch.current,
+            vendor_errors=dict(self._vendor_errors),
             settled=tuple(sorted(each for each, lanes in self._lanes_settled.items() if lanes >= len(self._lanes))),
         )  # fmt: skip
         try:
@@ -260,7 +273,7 @@ class Session:
             batches=past.batches, gaps=self._gaps.all(),
             never_heard=tuple(symbol for symbol in self._watch.ever if not past.per_symbol[symbol]),
             refused=listener.refused, changes=self._watch.changes, silences=self._silence.ended(ended_ns),
-            requests=requests, zone=request.zone,
+            requests=requests, zone=request.zone, vendor_errors=dict(self._vendor_errors),
         )  # fmt: skip
 
 

@@ -162,6 +162,7 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
     logged_s = time.monotonic()
     trades = 0
     notice: str | None = None
+    told: set[str] = set()
     followed: tuple[str, ...] | None = None
     while not over.wait(_PROGRESS_EVERY_S):
         status = recorder.status()
@@ -170,6 +171,9 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
         if status.notice and status.notice != notice:
             log.warning("%s", status.notice)
         notice = status.notice
+        for text in status.vendor_errors.keys() - told:
+            told.add(text)
+            log.warning("the feed says: %s", text)
         if time.monotonic() - logged_s >= _LOG_EVERY_S:
             rate = (status.trades - trades) / (time.monotonic() - logged_s)
             log.info("%s", describe(status, rate))

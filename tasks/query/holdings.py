@@ -47,6 +47,8 @@ def holding(manifests: Iterable[Path]) -> Holding:
     found = [read(path, Manifest) for path in paths]
     reports = [each.report for each in found]
     reasons, per_symbol = Counter[str](), Counter[str]()
+    for each in found:
+        reasons.update(each.seal.refused_reasons)
     for report in reports:
         reasons.update(report.reasons)
         per_symbol.update(report.per_symbol)

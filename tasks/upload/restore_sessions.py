@@ -1,6 +1,7 @@
 """Which sessions' records come back from the bucket? Those of which every batch is here.
 
-A session's record says how many batches it has: beside fewer it would not balance, and say that some are lost.
+A session's record says how many batches it has: beside fewer it would not balance, and say that some are lost. Of a
+session that is here in part it comes under another name, which says so.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Collection
 from tasks.batch import BatchName, is_session_name
 from tasks.ledger import SessionRecord
 from tasks.manifest import decode
+from tasks.sessions import PARTIAL_FILE
 from tasks.store import Store
 from tasks.upload.fetch import content_of, put_here
 from tasks.upload.object_store import ObjectStore
@@ -30,11 +32,16 @@ def place_sessions(
             continue
         content = content_of(objects, key)
         record = decode(content, SessionRecord, f"{objects.bucket}: {key}")
-        if [here[session, lane] for lane in range(len(record.batches))] != list(record.batches):
-            partial.append(session)
-            continue
+        is_whole = [here[session, lane] for lane in range(len(record.batches))] == list(record.batches)
+        left_out = path.with_name(PARTIAL_FILE)
         with store.locked(f"session-{session}"):
-            came.append(put_here(objects, key, path, content))
+            if is_whole:
+                came.append(put_here(objects, key, path, content))
+                left_out.unlink(missing_ok=True)
+            elif not path.exists():
+                put_here(objects, key, left_out, content)
+        if not is_whole:
+            partial.append(session)
     return [size for size in came if size], [_said(partial, date)] if partial else []
 
 

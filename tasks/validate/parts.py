@@ -82,6 +82,7 @@ class Parts:
             reasons=dict(sorted(self._reasons.items())),
             examples=tuple(self._examples),
             duplicates=self._repeats.duplicates,
+            odd_conditions=self._repeats.odd_conditions,
             out_of_order=self._repeats.out_of_order,
             late=self._repeats.late,
             lag_ms=self._repeats.lag_ms(),

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tasks.archive import TEXTS
-from tasks.trade import NS_PER_MS, NS_PER_S
+from tasks.trade import NS_PER_MS, NS_PER_S, ODD_CONDITIONS
 from tasks.validate.coded import Coded
 
 _TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}
@@ -27,6 +27,7 @@ class Repeats:
         self.duplicates = 0
         self.out_of_order = 0
         self.late = 0
+        self.odd_conditions = 0
         self.event_in_ms = True
         self.per_symbol: Counter[str] = Counter()
         self._seen = pl.DataFrame(schema={"print": pl.UInt64, "ts_event": pl.Int64})
@@ -49,6 +50,9 @@ class Repeats:
                 repeated |= again & prints.is_in(seen.implode())
         self._seen = self._seen.vstack(pl.DataFrame([prints, rows["ts_event"]]))
         self.duplicates += int(repeated.sum())
+        self.odd_conditions += sum(
+            count for text, count in texts["conditions"].counts().items() if text.split(";", 1)[0] == ODD_CONDITIONS
+        )
         self._count(rows, texts["symbol"])
         return repeated.alias("duplicate")
 

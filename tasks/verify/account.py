@@ -36,12 +36,13 @@ def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Le
 
 def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None = None) -> Ledger:
     """The ledger of a session from its record and its batches; `uploaded` of them, where an upload is expected."""
-    frames, per_symbol = FrameCounts(), Counter[str]()
+    frames, per_symbol, refused_reasons = FrameCounts(), Counter[str](), Counter[str]()
     for batch in batches:
         frames += batch.seal.frames
+        refused_reasons.update(batch.seal.refused_reasons)
         if batch.manifest is not None:
             per_symbol.update(batch.manifest.report.per_symbol)
-    reasons = Counter[str]()
+    reasons = refused_reasons
     reports = [batch.report for batch in batches if batch.report is not None]
     for report in reports:
         reasons.update(report.reasons)
@@ -56,6 +57,7 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
         quarantined=sum(report.quarantined for report in reports),
         archived=sum(manifest.rows for manifest in manifests),
         duplicates=sum(report.duplicates for report in reports),
+        odd_conditions=sum(report.odd_conditions for report in reports),
         to_validate=sum(batch.seal.rows for batch in batches if batch.report is None),
         to_archive=sum(batch.report.valid for batch in batches if batch.report and batch.manifest is None),
     )

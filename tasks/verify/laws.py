@@ -12,6 +12,7 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import read
+from tasks.sessions import PARTIAL_FILE
 from tasks.store import Store
 from tasks.verify.account import balance
 from tasks.verify.batch_laws import batch_laws, gap_laws
@@ -30,7 +31,8 @@ class Verdict:
 
     `recording` are sessions that still record: what they have archived was judged, the rest cannot be yet.
     `in_bucket_alone` counts batches whose rows were removed here once the bucket held them: `tape verify --remote`
-    proves these, here their records were judged.
+    proves these, here their records were judged. `partial` are sessions of which a restore has brought some days: their
+    batches were judged, what adds up over all of them cannot be.
     """
 
     sessions: int
@@ -39,6 +41,7 @@ class Verdict:
     broken: tuple[Broken, ...]
     recording: tuple[str, ...]
     in_bucket_alone: int = 0
+    partial: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -54,6 +57,7 @@ class _Count:
     batches: int = 0
     trades: int = 0
     recording: list[str] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
 
 
 def verify(store: Store) -> Verdict:
@@ -68,19 +72,30 @@ def verify(store: Store) -> Verdict:
         found = [each for session in sessions_of(store) for each in _session_laws(store, session, count, rows)]
     found += day_laws(store)
     in_bucket = len(rows.in_bucket)
-    return Verdict(count.sessions, count.batches, count.trades, tuple(found), tuple(count.recording), in_bucket)
+    return Verdict(
+        count.sessions,
+        count.batches,
+        count.trades,
+        tuple(found),
+        tuple(count.recording),
+        in_bucket,
+        tuple(count.partial),
+    )
 
 
 def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iterator[Broken]:
     count.sessions += 1
     path = store.sessions / session / "session.json"
-    record, recording = None, False
+    record, recording, partial = None, False, False
     try:
         record = read(path, SessionRecord)
     except FileNotFoundError:
         recording = is_held(path.with_name(SESSION_LOCK))
+        partial = path.with_name(PARTIAL_FILE).exists()
         if recording:
             count.recording.append(session)
+        elif partial:
+            count.partial.append(session)
         else:
             yield broken("recorded", path, "the session was not recovered: run `tape archive`")
     except (CorruptionError, OSError) as error:
@@ -95,7 +110,7 @@ def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iter
             yield _unreadable(store, error, str(name))
     # In the order in which they were opened, so that lanes keep together.
     batches.sort(key=lambda batch: (batch.seal.opened_ns, batch.name.number, batch.name.lane))
-    yield from _laws_of_all(store, batches, record, recording, count, rows)
+    yield from _laws_of_all(store, batches, record, recording, count, rows, partial)
     if record is not None:
         yield from _record_laws(path, record, batches)
         yield from _numbers(path, record, names)
@@ -108,8 +123,9 @@ def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iter
 
 
 def _laws_of_all(
-    store: Store, batches: list[Standing], record: SessionRecord | None, recording: bool, count: _Count, rows: Rows
-) -> Iterator[Broken]:
+    store: Store, batches: list[Standing], record: SessionRecord | None, recording: bool, count: _Count, rows: Rows,
+    partial: bool,
+) -> Iterator[Broken]:  # fmt: skip
     """The laws of each batch, and of the order of trades over all of them."""
     order, order_broken = Order(), list[Broken]()
     complete = True
@@ -126,7 +142,8 @@ def _laws_of_all(
         known = batch.manifest.batch not in rows.in_bucket
         complete = complete and known and not laws and not batch.manifest.report.structural
         order_broken += [broken("order", batch.record, said) for said in taken.said]
-    yield from order_broken
+    if not partial:  # Of its connections some begin, or end, in what is not here.
+        yield from order_broken
     if complete and record is not None:
         tolerated = _tolerated(batches, record)
         path = store.sessions / record.session / "session.json"

@@ -189,6 +189,23 @@ def test_a_recording_of_which_nothing_could_be_kept_is_no_success(tape: Any, fau
     assert "none of the 2 trades that came could be kept" in done.stderr.splitlines()[-1]
 
 
+def test_the_vendors_own_words_and_odd_conditions_stand_in_the_account(tape: Any, fault_server: Any) -> None:
+    """The vendor's refusal is counted and shown; a trade whose conditions are numbers is kept, and counted as odd."""
+    said = {"type": "error", "msg": "You don't have access to this resource."}
+    odd = {"type": "trade", "data": [{"s": "AAPL", "p": 1.5, "t": 1, "v": 1, "c": [1, 12]}]}
+    server = fault_server([Subscribed("AAPL"), *(Text(json.dumps(each)) for each in (said, odd, said))])
+    words = ("record", "AAPL", "--for", "5s", "--feed-url", server.url)
+    done = tape.run(*words, **ANY_TIME)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the feed said 2 times: You don't have access to this resource." in done.stdout
+    assert "1 with odd conditions" in done.stdout
+    (session,) = json.loads(tape.run("ls", "--json").stdout)["sessions"]
+    ledger = tape.json("show", session["session"])["ledger"]
+    assert ledger["vendor_errors"] == {said["msg"]: 2}
+    assert (ledger["trades"]["odd_conditions"], ledger["trades"]["archived"]) == (1, 1)
+    assert tape.verdict().holds
+
+
 def test_a_connected_and_silent_recording_says_so_last(tape: Any, fault_server: Any) -> None:
     """A market without trades is nobody's failure: exit 0, and the last lines say that none came."""
     server = fault_server([Subscribed("AAPL")])

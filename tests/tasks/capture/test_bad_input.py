@@ -173,22 +173,17 @@ def trades_in(message: bytes) -> list[Any]:
     return data
 
 
-def is_a_code(code: Any) -> bool:
-    return isinstance(code, str) and code != "" and not set(code) & {",", ";", '"', "\n"}
-
-
 def is_a_row(trade: Any) -> bool:
-    """Whether a trade has all that a row needs, and nothing that a field of it could not hold."""
+    """Whether a trade has all that a row needs; odd conditions cost none."""
     if not isinstance(trade, dict):
         return False
-    symbol, at_ms, codes = trade.get("s"), trade.get("t"), trade.get("c")
+    symbol, at_ms = trade.get("s"), trade.get("t")
     return (
         isinstance(symbol, str)
         and 0 < len(symbol) <= 256
         and not set(symbol) & {",", '"', "\n", "\x00"}
         and type(at_ms) is int
         and all(type(trade.get(name)) in (int, Decimal) for name in "pv")
-        and (codes is None or (isinstance(codes, list) and all(is_a_code(code) for code in codes)))
     )
 
 

@@ -94,10 +94,29 @@ def test_one_day_of_a_longer_session_comes_without_the_sessions_record(
     done = restore(elsewhere, bucket, DAY, now)
     assert (done.fetched, done.days, done.sessions) == (2, 1, 0)
     assert [SESSION in note and "without --date" in note for note in done.notes] == [True]
-    assert not list(elsewhere.sessions.iterdir())
+    assert not list(elsewhere.sessions.glob("*/session.json"))
     done = restore(elsewhere, bucket, NEXT_DAY, now)
     assert (done.fetched, done.days, done.sessions, done.notes) == (1, 1, 1, ())
     assert verify(elsewhere).broken == ()
+
+
+def test_a_day_restored_alone_verifies_as_what_it_is(whole: Store, bucket: Bucket, elsewhere: Store) -> None:
+    """Nothing that was left out is called broken, damage still is, and the other day makes the session whole."""
+    send_all(whole, bucket)
+    for date in (DAY, NEXT_DAY):
+        alone = Store(elsewhere.root / date).prepare()
+        restore(alone, bucket, date, now)
+        verdict = verify(alone)
+        assert (verdict.broken, verdict.partial) == ((), (SESSION,))
+        file = next(alone.archive.rglob("*.parquet"))
+        content = file.read_bytes()
+        file.write_bytes(content[:-9] + b"!" + content[-8:])
+        assert {"sha256"} <= {broken.law for broken in verify(alone).broken}
+        file.write_bytes(content)
+    restore(alone, bucket, DAY, now)
+    verdict = verify(alone)
+    assert (verdict.broken, verdict.partial) == ((), ())
+    assert files(alone) == files(whole)
 
 
 def test_a_restore_broken_off_anywhere_is_finished_by_the_next(
@@ -225,7 +244,7 @@ def test_a_mirror_has_the_records_of_the_sessions_it_has_batches_of(
     """Fetched once; without a batch of it that is wanted, none comes."""
     send_all(whole, bucket_by_relay)
     assert mirror(elsewhere, bucket_by_relay, lambda date, manifest: False, now) == []
-    assert not list(elsewhere.sessions.iterdir())
+    assert not list(elsewhere.sessions.glob("*/session.json"))
     for _ in range(2):
         relay.seen.clear()
         mirror(elsewhere, bucket_by_relay, lambda date, manifest: date == DAY, now)
