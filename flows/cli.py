@@ -13,7 +13,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
 from flows import cli_close, cli_use, report
 from flows.deadline import deadline_for
@@ -22,8 +21,10 @@ from flows.orchestrator import orchestrated, run
 from flows.settings import load_settings, reach_this_machine_without_a_proxy
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
+from flows.terminal import take_any_text
 from tasks.errors import RecorderError, SettingsError
 from tasks.ledger import Ledger
+from tasks.manifest import SOFTWARE
 from tasks.store import Store
 
 app = typer.Typer(
@@ -37,7 +38,6 @@ symbols_app = typer.Typer(help="Change what a session hears while it records.", 
 app.add_typer(symbols_app, name="symbols")
 cli_use.add_to(app)
 app.command()(cli_close.close)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED, WRONG_USE = 1, 2
 
@@ -45,6 +45,25 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folde
 SessionName = Annotated[str | None, typer.Option("--session", help="Which session, where several record.")]
 Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
+
+
+_debug = False
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(SOFTWARE)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    """Record the live market tape: every trade print, with proof that the record is whole."""
+    global _debug
+    _debug = debug
 
 
 @app.command()
@@ -101,41 +120,46 @@ def record(
 
 
 @symbols_app.command("list")
-def symbols_list(session: SessionName = None, data_dir: DataDir = None) -> None:
-    """Print what the session hears now, with its trades so far."""
-    check_tls()
+def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Print what the session records now, with its trades so far."""
     from tasks.capture.task import recording_session
 
     _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
-    for symbol in status.symbols:
-        print(f"{symbol}\t{status.per_symbol.get(symbol, 0)}")
+    trades = {symbol: status.per_symbol.get(symbol, 0) for symbol in status.symbols}
+    if as_json:
+        print(msgspec.json.encode({"session": status.session, "symbols": trades}).decode())
+        return
+    for symbol, count in trades.items():
+        print(f"{symbol}\t{count}")
 
 
 @symbols_app.command("add")
 def symbols_add(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
-    """Hear these symbols too, from now on, without a reconnect."""
-    _change_symbols(lambda now, given: (*now, *given), symbols, session, data_dir)
+    """Record these symbols too, from now on, without a reconnect."""
+    _change_symbols("added", symbols, session, data_dir)
 
 
 @symbols_app.command("remove")
 def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
-    """Hear these symbols no more; what was recorded of them stays."""
-    _change_symbols(lambda now, given: tuple(each for each in now if each not in given), symbols, session, data_dir)
+    """Record these symbols no more; what was recorded of them stays."""
+    _change_symbols("removed", symbols, session, data_dir)
 
 
-def _change_symbols(
-    change: Callable[[tuple[str, ...], tuple[str, ...]], tuple[str, ...]],
-    symbols: list[str],
-    session: str | None,
-    data_dir: Path | None,
-) -> None:
-    check_tls()
+def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
     from tasks.capture.task import change_symbols, recording_session
 
     settings = load_settings(symbols=symbols, data_dir=data_dir)
-    folder, _ = recording_session(Store(_existing(settings.data_dir)), session)
-    change_symbols(folder, lambda now: change(now, settings.symbols))
-    print(f"{folder.name}: {', '.join(settings.symbols)}: done, within a second and without a reconnect")
+    folder, status = recording_session(Store(_existing(settings.data_dir)), session)
+    given, adding = settings.symbols, action == "added"
+    idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
+    changed = [symbol for symbol in given if symbol not in idle]
+    if changed:
+        change_symbols(
+            folder, lambda now: (*now, *changed) if adding else [each for each in now if each not in changed]
+        )
+        print(f"{folder.name}: {', '.join(changed)}: {action}, without a reconnect")
+    if idle:
+        print(f"{folder.name}: {', '.join(idle)}: {'recorded already' if adding else 'not recorded'}, nothing to do")
 
 
 @app.command()
@@ -196,14 +220,15 @@ def replay(
 def export(
     out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv, or OUT.csv.gz.")],
     data_dir: DataDir = None,
-    date: Annotated[str | None, typer.Option(help="Only this day, YYYY-MM-DD.")] = None,
+    date: Annotated[str | None, typer.Option(help="Only this day: YYYY-MM-DD, today or yesterday.")] = None,
 ) -> None:
     """Write the archive back as a tape, the digits of prices and sizes as they were received."""
     from tasks.export.tape import export as write
 
     settings = load_settings(data_dir=data_dir)
-    rows = write(Store(_existing(settings.data_dir)), out, date)
-    print(f"{out}: {rows:,} trades")
+    day = None if date is None else cli_use.day_of(date, "--date", settings)
+    rows = write(Store(_existing(settings.data_dir)), out, day)
+    report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 
 @app.command()
@@ -223,14 +248,21 @@ def main() -> None:
     # The first start of Prefect's own server makes its database: 8 to 20 s, more on a busy machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     reach_this_machine_without_a_proxy()
+    take_any_text()
     try:
         app(standalone_mode=True)
     except SettingsError as error:
         for line in str(error).splitlines():
-            errors.print(f"[red]tape:[/red] {line}")
+            _say(line)
         sys.exit(WRONG_USE)
     except (RecorderError, OSError) as error:
-        errors.print(f"[red]tape:[/red] {error}")
+        _say(str(error))
+        sys.exit(FAILED)
+    except Exception as error:
+        if _debug:
+            raise
+        first = next(iter(str(error).splitlines()), "no message")
+        _say(f"{type(error).__name__}: {first} (`tape --debug` shows where)")
         sys.exit(FAILED)
 
 
@@ -258,7 +290,7 @@ def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, sing
         if failure is None and not ledgers:
             print("nothing waited to be archived")
     if failure is not None:
-        errors.print(f"[red]tape:[/red] {failure}")
+        _say(failure)
     if failure is not None or not all(ledger.balances for ledger in ledgers):
         raise typer.Exit(FAILED)
 
@@ -280,7 +312,11 @@ def _existing(data_dir: Path) -> Path:
 
 
 def _tell(text: str) -> None:
-    errors.print(f"[yellow]tape:[/yellow] {text}")
+    report.line(("tape:", "yellow"), f" {text}", to=report.errors)
+
+
+def _say(text: str) -> None:
+    report.line(("tape:", "red"), f" {text}", to=report.errors)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def close(
     closing = Closing((), (), ())
     try:
         if anything_to_close(settings, day):
-            with orchestrated(lambda text: report.errors.print(f"[yellow]tape:[/yellow] {text}")):
+            with orchestrated(lambda text: report.line(("tape:", "yellow"), f" {text}", to=report.errors)):
                 closing = run(close_day, date=day, data_dir=data_dir)
     except NotClosed as error:
         failure, closing = error, error.closing
@@ -52,7 +52,7 @@ def close(
         _print(closing)
     if failure is not None:
         for line in str(failure).splitlines():
-            report.errors.print(f"[red]tape:[/red] {line}")
+            report.line(("tape:", "red"), f" {line}", to=report.errors)
         raise typer.Exit(FAILED)
 
 
@@ -73,7 +73,7 @@ def _print(closing: "Closing") -> None:
         size = sum(each.bytes for each in closing.removed)
         report.out.print(f"{len(closing.removed):,} files were removed, {size:,} bytes, each held elsewhere")
     for each in closing.kept:
-        report.out.print(f"[yellow]kept[/yellow] {each.file}: {each.reason}", soft_wrap=True)
+        report.line(("kept", "yellow"), f" {each.file}: {each.reason}")
 
 
 def _date(text: str) -> dt.date:

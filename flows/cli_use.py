@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import msgspec
 import typer
@@ -14,10 +15,11 @@ from flows import report
 from flows.rows import as_json_line, print_json, print_rows
 from flows.settings import Settings, load_settings
 from flows.surroundings import check_tls
+from flows.terminal import shown
 from tasks.batch import is_session_name
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError, TerminalError
-from tasks.manifest import Manifest
+from tasks.manifest import Manifest, read
 from tasks.store import Store
 from tasks.trade import NS_PER_S
 
@@ -25,7 +27,7 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folde
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Remote = Annotated[bool, typer.Option("--remote", help="Use what is in the bucket; what it takes is fetched, once.")]
-Date = Annotated[str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD.")]
+Date = Annotated[str | None, typer.Option("--date", help="Only this day: YYYY-MM-DD, today or yesterday.")]
 
 _DAY_NS = 86_400 * NS_PER_S
 _PLOT_LINES = 16
@@ -49,17 +51,18 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def show(
-    what: Annotated[str, typer.Argument(help="A session's name, or a day: YYYY-MM-DD.")],
+    what: Annotated[str, typer.Argument(help="A session's name, or a day: YYYY-MM-DD, today or yesterday.")],
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one session or one day: ledger, gaps, symbols, lag, and why rows went to quarantine."""
-    from flows.holdings import print_shown, shown
+    from flows.holdings import print_shown
+    from flows.holdings import shown as known
 
     settings = load_settings(data_dir=data_dir)
     if not is_session_name(what):
-        _date(what, "the argument")
-    found, ledger = shown(_store(settings), what, time.time_ns())
+        what = day_of(what, "the argument", settings)
+    found, ledger = known(_store(settings), what, time.time_ns())
     if as_json:
         print_json({**found, "ledger": report.as_json(ledger) if ledger else None})
     else:
@@ -68,8 +71,9 @@ def show(
 
 def bars(
     symbol: Annotated[str, typer.Argument(help="The symbol, as the feed spells it.")],
-    date: Annotated[str, typer.Option("--date", help="The day, YYYY-MM-DD.")],
+    date: Annotated[str, typer.Option("--date", help="The day: YYYY-MM-DD, today or yesterday.")],
     every: Annotated[str, typer.Option("--every", help="How long a bar lasts: 10s, 1m, 1h.")] = "1m",
+    tz: Annotated[str, typer.Option("--tz", help="The time zone in which starts are shown.")] = "UTC",
     plot: Annotated[bool, typer.Option("--plot", help="Draw them, in plain characters.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -80,23 +84,30 @@ def bars(
     from tasks.query import bars as engine
     from tasks.query.sources import sources_of
 
-    every_ns = duration_ns(every)
+    every_ns, zone = duration_ns(every), _zone(tz)
     if not 0 < every_ns <= _DAY_NS:
         raise SettingsError(f"--every: {every} is no bar of a day; write 10s, 1m, 1h or 1d")
     settings = load_settings(data_dir=data_dir)
     _one_form(as_json, as_csv, plot)
-    store, manifests = _manifests(settings, remote, _date(date, "--date"), symbol)
+    date = day_of(date, "--date", settings)
+    store, manifests = _manifests(settings, remote, date, symbol)
     found = engine.bars(sources_of(store, manifests, symbol), symbol, every_ns)
     if not found:
-        raise TerminalError(f"{symbol}: no trade of {date} is archived; `tape show {date}` lists that day's symbols")
+        held = {each for path in manifests for each in read(path, Manifest).report.per_symbol}
+        near = report.did_you_mean(symbol, held) or f"`tape show {date}` lists that day's symbols"
+        raise TerminalError(f"{symbol}: no trade of {date} is archived; {near}")
     if as_json:
-        print_json({"symbol": symbol, "date": date, "every": every, "bars": [_bar(bar) for bar in found]})
+        print_json(
+            {"symbol": symbol, "date": date, "every": every, "tz": tz, "bars": [_bar(bar, zone) for bar in found]}
+        )
     elif plot:
-        print(f"{symbol} {date}, {every} bars: O rose, # fell, | low to high")
+        print(f"{shown(symbol)} {date}, {every} bars, times of {tz}: O rose, # fell, | low to high")
         width = shutil.get_terminal_size((100, 24)).columns
-        print("\n".join(engine.plot(found, width, _PLOT_LINES, lambda ns: _utc(ns)[11:16])))
+        print("\n".join(engine.plot(found, width, _PLOT_LINES, lambda ns: _local(ns, zone)[11:16])))
     else:
-        print_rows(tuple(_bar(found[0])), (tuple(_bar(bar).values()) for bar in found), as_csv)
+        start, *others = _bar(found[0], zone)
+        columns = (start if as_csv else f"{start} ({tz})", *others)
+        print_rows(columns, (tuple(_bar(bar, zone).values()) for bar in found), as_csv)
 
 
 def query(
@@ -114,7 +125,8 @@ def query(
 
     _one_form(as_json, as_csv)
     settings = load_settings(data_dir=data_dir)
-    store, manifests = _manifests(settings, remote, None if date is None else _date(date, "--date"), None)
+    date = None if date is None else day_of(date, "--date", settings)
+    store, manifests = _manifests(settings, remote, date, None)
     with connect(sources_of(store, manifests)) as database:
         if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
             add_sessions(database, store, manifests, date)
@@ -129,7 +141,7 @@ def query(
 def restore(date: Date = None, data_dir: DataDir = None) -> None:
     """Bring a day, or everything, back from the bucket, verified, never over something that differs."""
     settings = load_settings(data_dir=data_dir)
-    day = None if date is None else _date(date, "--date")
+    day = None if date is None else day_of(date, "--date", settings)
     bucket = _bucket(settings)
     from tasks.upload.task import restore as bring
 
@@ -139,7 +151,7 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
         f"{done.equal:,} were here already, equal; {done.days:,} merged days and {done.sessions:,} sessions' records"
     )
     for note in done.notes:
-        report.out.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
+        report.line(("note", "yellow"), f" {note}")
 
 
 def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
@@ -152,16 +164,16 @@ def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
         print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
         return verdict.holds
     for wrong in verdict.wrong:
-        report.out.print(f"[red]{wrong.kind}[/red] {wrong.key}: {wrong.message}", soft_wrap=True)
+        report.line((wrong.kind, "red"), f" {wrong.key}: {wrong.message}")
     for note in verdict.notes:
-        report.out.print(f"[yellow]note[/yellow] {note}", soft_wrap=True)
+        report.line(("note", "yellow"), f" {note}")
     how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
     merged = f" ({verdict.merged:,} by their days alone)" if verdict.merged else ""
     count = (
         f"{verdict.batches:,} batches{merged}, {verdict.sessions:,} sessions, {verdict.days:,} merged days: "
         f"{verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
     )
-    end = "all as their receipts say" if verdict.holds else f"[red]{len(verdict.wrong)} are not as they should be[/red]"
+    end = "all as their receipts say" if verdict.holds else f"{len(verdict.wrong)} are not as they should be"
     report.out.print(f"{verdict.bucket}: {count}: {end}", soft_wrap=True)
     return verdict.holds
 
@@ -201,11 +213,27 @@ def _store(settings: Settings) -> Store:
     return Store(settings.data_dir)
 
 
-def _date(text: str, place: str) -> str:
+def day_of(text: str, place: str, settings: Settings) -> str:
+    """The day (YYYY-MM-DD) that a text says; today and yesterday are those of the exchange. Raises SettingsError."""
+    from tasks.market.hours import exchange_zone
+
+    ago = {"today": 0, "yesterday": 1}.get(text.strip().lower())
+    if ago is not None:
+        return (dt.datetime.now(exchange_zone(settings.calendar)).date() - dt.timedelta(days=ago)).isoformat()
     try:
         return dt.date.fromisoformat(text).isoformat()
     except ValueError as error:
-        raise SettingsError(f"{place}: {text[:40]!r} is no day; write YYYY-MM-DD, `tape ls` lists them") from error
+        raise SettingsError(
+            f"{place}: {text[:40]!r} is no day; write YYYY-MM-DD, today or yesterday, `tape ls` lists them"
+        ) from error
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        near = report.did_you_mean(name, available_timezones()) or "write one such as America/New_York"
+        raise SettingsError(f"--tz: {name[:40]!r} is no time zone; {near}") from error
 
 
 def _one_form(*forms: bool) -> None:
@@ -213,14 +241,14 @@ def _one_form(*forms: bool) -> None:
         raise SettingsError("give one of --json, --csv and --plot")
 
 
-def _bar(bar: Any) -> dict[str, Any]:
+def _bar(bar: Any, zone: ZoneInfo) -> dict[str, Any]:
     """A bar as it is printed: its start as text, its numbers without zeros at their end."""
     from tasks.query.decimals import trimmed
 
     numbers = {name: trimmed(getattr(bar, name)) for name in ("open", "high", "low", "close", "volume", "vwap")}
-    return {"start": _utc(bar.start_ns), **numbers, "trades": bar.trades}
+    return {"start": _local(bar.start_ns, zone), **numbers, "trades": bar.trades}
 
 
-def _utc(ns: int) -> str:
-    moment = dt.datetime.fromtimestamp(ns // NS_PER_S, dt.UTC)
+def _local(ns: int, zone: ZoneInfo) -> str:
+    moment = dt.datetime.fromtimestamp(ns // NS_PER_S, zone)
     return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{ns % NS_PER_S:09d}".rstrip("0") if ns % NS_PER_S else "")

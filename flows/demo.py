@@ -20,7 +20,7 @@ from tasks.replay.tape_file import write_tape
 # The tape outlasts the recording, so that the session ends as a real one does: in mid-stream.
 _EXTRA_TAPE_S = 30
 _SEED = 20261124
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:

@@ -125,7 +125,10 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
         everything = {session: _Session(store, session, []) for session in sessions_of(store)}
         sessions = _touching(everything, what, manifests, now_ns)
     if not manifests and not sessions:
-        raise TerminalError(f"{what}: there is nothing of it in {store.root}; `tape ls` lists days and sessions")
+        near = report.did_you_mean(what, [*by_day(store), *sessions_of(store)])
+        raise TerminalError(
+            f"{what}: there is nothing of it in {store.root}; {near or '`tape ls` lists what there is'}"
+        )
     held = holding(manifests)
     records = [each.record for each in sessions if each.record]
     covered = session_coverage(records[0]) if of_session and records else day_coverage(records, what)
@@ -170,17 +173,13 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
     else:
         what, balances = found.get("date") or found.get("session"), found["balances"]
         hours = "" if found["market_hours"] is None else f", {report.share(found['market_hours'])} of market hours"
-        out.print(
-            f"{what}: {count(len(found['sessions']), 'session')}, {report.share(found['coverage'])} of the time asked "
-            f"for was received{hours}, {count(len(found['gaps']), 'gap')}; "
-            + (
-                "the accounts balance"
-                if balances
-                else "no record tells"
-                if balances is None
-                else "[red]the accounts do NOT balance[/red]"
-            ),
-            soft_wrap=True,
+        covered = "" if found["coverage"] is None else (
+            f"{report.share(found['coverage'])} of the time asked for was received{hours}, "
+        )  # fmt: skip
+        verdict = {True: "the accounts balance", None: "no record tells whether they balance"}
+        report.line(
+            f"{what}: {count(len(found['sessions']), 'session')}, {covered}{count(len(found['gaps']), 'gap')}; ",
+            verdict.get(balances, "the accounts do NOT balance"),
         )
         report.print_gaps([msgspec.convert(gap, Gap) for gap in found["gaps"]], "`tape show --json` lists them")
     if found["waiting"]:
@@ -198,7 +197,7 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
     out.print(f"quarantined: {found['quarantined']:,}" + (f" ({reasons})" if reasons else ""), soft_wrap=True)
     out.print("trades by symbol:")
     for symbol, number in sorted(found["per_symbol"].items(), key=lambda item: (-item[1], item[0])):
-        out.print(f"  {symbol:<24} {number:>12,}")
+        report.line(f"  {symbol:<24} {number:>12,}")
 
 
 def _counts(held: Holding) -> Row:

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.terminal import shown
 from tasks.batch import BatchName
 from tasks.store import Store
 
@@ -89,7 +90,7 @@ def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, S
 
 
 def _show_lines(over: threading.Event) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     rate = _Rate()
     for status, store in _statuses(over, _LINE_EVERY_S):
         sealed, validated, archived = _batches(store, status.session)
@@ -97,7 +98,7 @@ def _show_lines(over: threading.Event) -> None:
             f"{_left(status)} left: {status.state}, {status.trades:,} trades, {rate.of(status):,.0f}/s, "
             f"{_speaking(status)} of {len(status.per_symbol)} symbols, queue {_percent(status):.0f} %, "
             f"gaps {status.gaps + len(status.open_gaps)}, batches: {sealed} sealed, {validated} validated, "
-            f"{archived} archived" + (f"; {status.notice}" if status.notice else "")
+            f"{archived} archived" + (f"; {shown(status.notice)}" if status.notice else "")
         )
 
 
@@ -114,7 +115,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     head.add_row("[b]left[/b]", "[b]state[/b]", "[b]trades[/b]", "[b]trades/s[/b]", "[b]symbols[/b]", "[b]queue[/b]", "[b]gaps[/b]")  # fmt: skip # noqa: E501
     head.add_row(
         _left(status),
-        f"[green]{status.state}[/green]" if status.state == "recording" else f"[yellow]{status.state}[/yellow]",
+        Text(status.state, "green" if status.state == "recording" else "yellow"),
         f"{status.trades:,}",
         f"{rate.of(status):,.0f}",
         f"{_speaking(status)} of {len(status.per_symbol)}",
@@ -127,7 +128,9 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     symbols = Table.grid(padding=(0, 2))
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
     for name, count in busiest:
-        symbols.add_row(name, f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30))
+        symbols.add_row(
+            Text(shown(name)), f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30)
+        )
     lines: list[RenderableType] = [
         Text(f"session {status.session}, process {status.pid}, connection {status.connection}"),
         head,
@@ -136,9 +139,11 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
         symbols,
     ]
     for gap in status.open_gaps[:3]:
-        lines.append(Text(f"cannot hear {len(gap.symbols)} symbols: {gap.reason}", style="red"))
+        lines.append(
+            Text(shown(f"cannot receive {report.count(len(gap.symbols), 'symbol')}: {gap.reason}"), style="red")
+        )
     if status.notice:
-        lines.append(Text(status.notice, style="yellow"))
+        lines.append(Text(shown(status.notice), style="yellow"))
     return Group(*lines)
 
 

@@ -1,20 +1,30 @@
 """How do a ledger, a verdict and a doctor's findings look in a terminal, and as JSON?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from flows.terminal import shown
 from tasks.coverage import session_coverage
 from tasks.duration import format_duration
 from tasks.ledger import Gap, Ledger
 from tasks.zones import utc_text
 
-out = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup: a symbol, a path or a vendor's words may hold what rich would take for it.
+out = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def line(*parts: str | tuple[str, str], to: Console = out) -> None:
+    """Print one line of texts, some with a style beside them; what a terminal must not have is shown as its escape."""
+    styled = [(shown(part), "") if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts]
+    to.print(Text.assemble(*styled), soft_wrap=True)
 
 
 class Finding(Protocol):
@@ -55,7 +65,7 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     for heading in ("law", "count", "must equal", "count", ""):
         table.add_column(heading, justify="right" if "count" in heading else "left")
     for left, a, right, b in ledger.laws():
-        table.add_row(left, f"{a:,}", right, f"{b:,}", "[green]holds[/green]" if a == b else "[red]BROKEN[/red]")
+        table.add_row(left, f"{a:,}", right, f"{b:,}", Text("holds", "green") if a == b else Text("BROKEN", "red"))
     out.print(table)
     trades, frames = ledger.trades, ledger.frames
     out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
@@ -68,21 +78,21 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     )
     print_gaps(record.gaps, f"{data_dir}/sessions/{record.session}/session.json lists them")
     for text, number in record.vendor_errors.items():
-        out.print(f"the feed said {count(number, 'time')}: {text}", soft_wrap=True)
+        line(f"the feed said {count(number, 'time')}: {text}")
     for name, symbols in (("never heard", record.never_heard), ("refused by the feed", record.refused)):
         if symbols:
-            out.print(f"{name}: {', '.join(symbols[:20])}{' …' if len(symbols) > 20 else ''}", soft_wrap=True)
+            line(f"{name}: {', '.join(symbols[:20])}{' …' if len(symbols) > 20 else ''}")
     for name, place in (
         ("archive", f"archive/feed={record.feed}/"),
         ("quarantine", "quarantine/"),
         ("log", f"sessions/{record.session}/recorder.log"),
     ):
         out.print(f"{name + ':':<11} {data_dir / place}", soft_wrap=True)
-    out.print(achieved(ledger), soft_wrap=True)
+    line(achieved(ledger))
     waiting = ledger.batches.waiting
     also = f"; {count(waiting, 'batch')} {'waits' if waiting == 1 else 'wait'} to be archived" if waiting else ""
-    verdict = "[green]the accounts balance[/green]" if ledger.balances else "[red]the accounts do NOT balance[/red]"
-    out.print(verdict + also, soft_wrap=True)
+    verdict = ("the accounts balance", "green") if ledger.balances else ("the accounts do NOT balance", "red")
+    line(verdict, also)
 
 
 def achieved(ledger: Ledger) -> str:
@@ -102,7 +112,7 @@ def print_gaps(gaps: Sequence[Gap], where_all_are: str) -> None:
     """How many gaps there are, and the first of them."""
     out.print(f"gaps: {len(gaps):,}" + ("" if gaps else ", every symbol could be received throughout"))
     for gap in gaps[:20]:
-        out.print(f"  {gap_line(gap)}", soft_wrap=True)
+        line(f"  {gap_line(gap)}")
     if len(gaps) > 20:
         out.print(f"  … and {len(gaps) - 20:,} more; {where_all_are}", soft_wrap=True)
 
@@ -111,6 +121,13 @@ def count(number: int, noun: str) -> str:
     """So many of something: `1 symbol`, `2 symbols`, `3 batches`."""
     plural = noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`did you mean …?` with what is spelled nearly so, or nothing."""
+    spelled = {each.upper(): each for each in known}
+    near = get_close_matches(given.upper(), spelled, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
 
 
 def share(part: float | None) -> str:
@@ -123,23 +140,25 @@ def share(part: float | None) -> str:
 def print_verdict(verdict: Any) -> None:
     """What `verify` found: each broken law with its file, or that all hold."""
     for broken in verdict.broken:
-        out.print(f"[red]broken[/red] {broken.law}: {broken.file}: {broken.message}", soft_wrap=True)
+        line(("broken", "red"), f" {broken.law}: {broken.file}: {broken.message}")
     for session in verdict.recording:
         out.print(f"{session}: still recording, not judged yet")
     for session in verdict.partial:
         out.print(f"{session}: restored in part; its batches here were judged, `tape restore` brings the rest")
     if verdict.in_bucket_alone:
         alone = f"{verdict.in_bucket_alone:,} batches are in the bucket alone"
-        out.print(f"[yellow]note[/yellow] {alone}: `tape verify --remote` proves them", soft_wrap=True)
-    count = f"{verdict.sessions:,} sessions, {verdict.batches:,} batches, {verdict.trades:,} trades"
-    out.print(f"{count}: " + (f"[red]{len(verdict.broken)} laws broken[/red]" if verdict.broken else "every law holds"))
+        line(("note", "yellow"), f" {alone}: `tape verify --remote` proves them")
+    judged = (
+        f"{count(verdict.sessions, 'session')}, {count(verdict.batches, 'batch')}, {count(verdict.trades, 'trade')}"
+    )
+    line(f"{judged}: ", (f"{len(verdict.broken)} laws broken", "red") if verdict.broken else "every law holds")
 
 
 def print_findings(findings: Sequence[Finding]) -> bool:
     """One line each; gives whether none is wrong."""
-    marks = {"ok": "[green]ok   [/green]", "note": "[yellow]note [/yellow]", "wrong": "[red]wrong[/red]"}
+    styles = {"ok": "green", "note": "yellow", "wrong": "red"}
     for finding in findings:
-        out.print(f"{marks[finding.state]} {finding.name:<12} {finding.text}", soft_wrap=True)
+        line((f"{finding.state:<5}", styles[finding.state]), f" {finding.name:<12} {finding.text}")
     return all(finding.state != "wrong" for finding in findings)
 
 

@@ -1,6 +1,7 @@
 """How are rows and values printed: as a table, as CSV, as JSON, each row as it comes?"""
 
 import csv
+import re
 import sys
 from collections.abc import Iterable
 from decimal import Decimal
@@ -9,7 +10,11 @@ from typing import Any
 
 import msgspec
 
+from flows.terminal import shown
+
 _ROWS_THAT_SET_WIDTHS = 1_000
+# What is right-aligned: a number, a share, or that there is none.
+_NUMBER = re.compile(r"-?[0-9][0-9,]*(\.[0-9]+)?( %)?|–|")
 
 
 def print_rows(columns: tuple[str, ...], rows: Iterable[Iterable[Any]], as_csv: bool) -> None:
@@ -22,8 +27,10 @@ def print_rows(columns: tuple[str, ...], rows: Iterable[Iterable[Any]], as_csv: 
         return
     first = [row for row, _ in zip(texts, range(_ROWS_THAT_SET_WIDTHS), strict=False)]
     widths = [max(len(row[place]) for row in (columns, *first)) for place in range(len(columns))]
+    numeric = [bool(first) and all(_NUMBER.fullmatch(row[place]) for row in first) for place in range(len(columns))]
     for row in chain([columns], first, texts):
-        print("  ".join(f"{each:<{width}}" for each, width in zip(row, widths, strict=True)).rstrip())
+        cells = zip(map(shown, row), widths, numeric, strict=True)
+        print("  ".join(f"{each:>{width}}" if right else f"{each:<{width}}" for each, width, right in cells).rstrip())
 
 
 def _text(value: Any) -> str:

@@ -149,7 +149,15 @@ def _tape_rows(trades: pa.Table) -> pl.DataFrame:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which becomes `out` at the end of the block and vanishes where the block fails."""
+    """A file to write to, which becomes `out` at the end of the block and vanishes where the block fails.
+
+    A pipe or a device is written to as it is, a link stays one: what it points to is written.
+    """
+    if out.exists() and not out.is_file():
+        with _straight_to(out) as file:
+            yield file
+        return
+    out = out.resolve() if out.is_symlink() else out
     beside = unfinished(out)
     try:
         with beside.open("wb") as raw:
@@ -164,3 +172,19 @@ def _writing(out: Path) -> Iterator[IO[bytes]]:
         raise TerminalError(f"{out}: cannot be written ({error}); choose another place") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _straight_to(out: Path) -> Iterator[IO[bytes]]:
+    """What is no file: a pipe, a terminal, a device. A reader that goes away ends the writing, and is no fault."""
+    try:
+        with out.open("wb", buffering=1 << 20) as raw:
+            if out.name.endswith(".gz"):
+                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped:
+                    yield cast(IO[bytes], zipped)
+            else:
+                yield raw
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise TerminalError(f"{out}: cannot be written ({error.strerror}); choose another place") from error

@@ -40,7 +40,7 @@ def test_the_view_fits_into_80_by_24(tmp_path: Path) -> None:
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
     assert "batches while it records: 0 sealed → 0 validated → 0 archived" in lines
-    assert {"cannot hear 1 symbols: connection lost", "the sender is held"} <= set(lines)
+    assert {"cannot receive 1 symbol: connection lost", "the sender is held"} <= set(lines)
 
 
 def test_what_is_logged_stands_above_the_view(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,10 +122,14 @@ def test_show_tells_of_a_session_and_of_a_day(use: Use, what: str) -> None:
 
 
 def test_show_of_what_is_not_there_says_where_to_look(use: Use) -> None:
-    """An unknown day is an error that names `tape ls`; what is no day is a wrong argument."""
+    """An unknown day is an error that names what is near, or `tape ls`; what is no day is a wrong argument."""
     with pytest.raises(TerminalError, match="tape ls"):
+        use("show", "2013-01-03")
+    with pytest.raises(TerminalError, match=r"did you mean 2026-11-24\?"):
         use("show", "2026-11-25")
     with pytest.raises(SettingsError, match="YYYY-MM-DD"):
+        use("show", "the day before")
+    with pytest.raises(TerminalError, match="nothing of it"):
         use("show", "yesterday")
 
 
@@ -138,7 +142,7 @@ def test_bars_as_text_csv_json_and_plot(use: Use) -> None:
         "volume": "15", "vwap": "100.166666667", "trades": "2",
     }  # fmt: skip
     assert '"close":100.3,' in use(*command, "--json")
-    assert use(*command).splitlines()[0].split() == list(row)
+    assert use(*command).splitlines()[0].split() == ["start", "(UTC)", *list(row)[1:]]
     assert "100.3 +O" in use(*command, "--plot")
 
 
@@ -159,6 +163,19 @@ def test_a_wrong_use_is_said_in_a_line(use: Use, words: tuple[str, ...], says: s
     """Each slip names what is wrong and how it is written."""
     with pytest.raises(SettingsError, match=says):
         use(*words)
+
+
+def test_bars_say_their_zone_and_are_shown_in_another(use: Use) -> None:
+    """The zone stands in the heading; with --tz starts are that zone's, and one that is none is told what is near."""
+    command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
+    assert use(*command).startswith("start (UTC)")
+    shown = use(*command, "--tz", "America/New_York")
+    assert shown.startswith("start (America/New_York)")
+    assert "2026-11-24 09:30:00" in shown
+    with pytest.raises(SettingsError, match=r"did you mean America/New_York"):
+        use(*command, "--tz", "America/New_Yrk")
+    with pytest.raises(TerminalError, match=r"did you mean AAPL\?"):
+        use("bars", "APPL", "--date", "2026-11-24")
 
 
 def test_bars_of_a_symbol_that_has_none_say_so(use: Use) -> None:
