@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows import report
 from flows.terminal import shown
 from tasks.batch import BatchName
 from tasks.store import Store
