@@ -77,7 +77,10 @@ def record(
     """Record trades until a time is up, and archive them meanwhile. Exits 0 only where the ledger balances."""
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
+    from flows.bucket_check import refuse_wrong_bucket
     from flows.record_session import record_session
+
+    refuse_wrong_bucket(settings, errors.print)
 
     with session_shown(live=sys.stdout.isatty() and not as_json), _stopped_by_ctrl_c():
         ledgers, well = _ledgers_of(

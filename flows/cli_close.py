@@ -11,6 +11,7 @@ from flows import report
 from flows.rows import print_json
 from flows.settings import load_settings
 from tasks.errors import SettingsError
+from tasks.market.hours import exchange_zone
 
 if TYPE_CHECKING:  # Importing it imports Prefect.
     from flows.close_day import Closing
@@ -28,7 +29,7 @@ def close(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge days into one file each, upload these, and remove what the retention rule lets go."""
-    load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
+    exchange_zone(load_settings(data_dir=data_dir).calendar)  # What is wrong is said before a server is started.
     day = None if date is None else _date(date)
     from flows.close_day import NotClosed, close_day
     from flows.log_lines import expected_errors_in_a_line

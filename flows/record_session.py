@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from flows.bucket_check import warn_of_bucket
 from flows.deadline import deadline_for, key_of
 from flows.process_batches import (
     TWO_AT_A_TIME,
@@ -26,6 +27,8 @@ from tasks.errors import TerminalError
 from tasks.ledger import Ledger
 from tasks.market.hours import exchange_zone, trading_hours
 from tasks.store import Store
+
+_RECORD_FOR = "5m"
 
 
 class SessionFailed(TerminalError):
@@ -58,13 +61,15 @@ def record_session(
 ) -> Ledger:
     """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
 
-    What is not given comes from the settings. Gives the ledger. Raises SettingsError before anything starts,
-    SessionFailed where the recording failed or its ledger does not balance, NotArchived where a batch could not
-    be archived: it is then recorded, and `process_batches` takes it up.
+    Records five minutes where neither is given; what else is not given comes from the settings. Gives the ledger.
+    Raises SettingsError before anything starts, SessionFailed where the recording failed or its ledger does not
+    balance, NotArchived where a batch could not be archived: it is then recorded, and `process_batches` takes it up.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
-    request = request_for(settings, record_for, until, time.time_ns())
+    # A form of Prefect's UI sends an empty text for a field that is left blank.
+    request = request_for(settings, record_for or (None if until else _RECORD_FOR), until or None, time.time_ns())
     store = Store(settings.data_dir).prepare()
+    warn_of_bucket(settings, get_run_logger())
     recover_sessions(store.root)
     futures: dict[BatchName, Steps] = {}
 

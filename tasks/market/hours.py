@@ -107,10 +107,11 @@ def _hours_around(calendar: str, year: int) -> Any:
     from exchange_calendars import get_calendar, get_calendar_names
     from exchange_calendars.errors import CalendarError, InvalidCalendarName
 
+    names = {name.lower(): name for name in get_calendar_names()}
     try:
-        return get_calendar(calendar, start=f"{year:04d}-01-01", end=f"{year:04d}-12-31")
+        return get_calendar(names.get(calendar.lower(), calendar), start=f"{year:04d}-01-01", end=f"{year:04d}-12-31")
     except InvalidCalendarName as error:
-        near = ", ".join(get_close_matches(calendar.upper(), get_calendar_names(), n=3)) or "XNYS, XLON, 24/7"
+        near = ", ".join(get_close_matches(calendar.upper(), names.values(), n=3)) or "XNYS, XLON, 24/7"
         raise SettingsError(f"{calendar!r} is no exchange calendar; give one such as {near}") from error
     except (CalendarError, ValueError) as error:
         raise SettingsError(f"calendar {calendar} does not cover {year}; give a date it covers: {error}") from error
