@@ -98,9 +98,11 @@ def record(
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
     check_feed(settings)
+    check_bucket_of(settings)
+    from flows.bucket_check import refuse_wrong_bucket
     from flows.record_session import record_session
 
-    check_bucket_of(settings)
+    refuse_wrong_bucket(settings, _tell)
     with ended_in_order(_tell), orchestrated(_tell), session_shown(live=sys.stdout.isatty() and not as_json):
         ledgers, failure = _ledgers_of(
             lambda: [

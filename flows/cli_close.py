@@ -13,6 +13,7 @@ from flows.rows import print_json
 from flows.settings import load_settings
 from flows.surroundings import check_bucket_of, check_tls
 from tasks.errors import SettingsError
+from tasks.market.hours import exchange_zone
 
 if TYPE_CHECKING:  # Importing it imports Prefect.
     from flows.close_day import Closing
@@ -31,6 +32,7 @@ def close(
 ) -> None:
     """Merge days into one file each, upload these, and remove what the retention rule lets go."""
     settings = load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
+    exchange_zone(settings.calendar)
     check_tls()
     day = None if date is None else _date(date)
     from flows.close_day import Closing, NotClosed, anything_to_close, close_day

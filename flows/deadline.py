@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from flows.settings import Settings
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError
+from tasks.market.hours import exchange_zone
 from tasks.trade import NS_PER_S
 
 _EXAMPLE = "2026-11-24T16:00:00-05:00"
@@ -22,6 +23,7 @@ def deadline_for(settings: Settings, record_for: str | None, until: str | None, 
     deadline_ns = now_ns + duration_ns(record_for) if record_for is not None else _time_ns(until or "", now_ns)
     if deadline_ns <= now_ns:
         raise SettingsError("the session would end before it begins; give a later end")
+    exchange_zone(settings.calendar)  # Last: the calendars take a second to load.
     return deadline_ns
 
 

@@ -45,10 +45,13 @@ def examine(settings: Settings) -> list[Finding]:
     Where nothing answers it takes seconds, not minutes: what asks the network is asked at once, and given up in time.
     """
     import prefect.main  # noqa: F401 - two threads that import it at the same time can wait for each other for ever
+    from prefect.settings import get_current_settings
 
+    no_server = get_current_settings().api.url is None
     asked = {
         "feed": bounded("feed", lambda: _feed(settings), f"check network and name resolution of {settings.feed_url}"),
         "clock": bounded("clock", _clock, "check network and name resolution"),
+        "schedules": bounded("schedules", _schedules, "look at the server's log"),
         "prefect": bounded("prefect", _prefect, "check PREFECT_API_URL"),
         "store": bounded("object store", lambda: _object_store(settings), "check network and TAPE_S3_ENDPOINT_URL"),
     }
@@ -60,6 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
         _disk(settings),
         _calendar(settings, time.time_ns()),
         asked["prefect"](),
+        *([] if no_server else [asked["schedules"]()]),
         asked["store"](),
     ]
 
@@ -187,6 +191,45 @@ def _prefect() -> Finding:
         return Finding("prefect", "wrong", str(error))
     parts = urlsplit(str(url))
     return Finding("prefect", "ok", f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path} answers")
+
+
+def _schedules() -> Finding:
+    """Whether the server has made the next run of each scheduled deployment: one that cannot says so only in its log."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        DeploymentFilterTags,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    try:
+        with get_client(sync_client=True) as client:
+            ours = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["tape"])))
+            due = [each for each in ours if not each.paused and any(schedule.active for schedule in each.schedules)]
+            nexts, missing = [], []
+            for each in sorted(due, key=lambda deployment: deployment.name):
+                runs = client.read_flow_runs(
+                    flow_run_filter=scheduled, limit=1, sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+                    deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[each.id])),
+                )  # fmt: skip
+                if runs and runs[0].expected_start_time:
+                    nexts.append(f"{each.name} {runs[0].expected_start_time:%Y-%m-%d %H:%M} UTC")
+                else:
+                    missing.append(each.name)
+    except Exception as error:
+        return Finding("schedules", "wrong", f"the server does not tell ({type(error).__name__}): look at its log")
+    if not due:
+        return Finding("schedules", "note", "no deployment of ours is scheduled: `prefect deploy`, see README")
+    if missing:
+        text = f"no next run of {', '.join(missing)}: the server's scheduler does not work, look at its log"
+        return Finding("schedules", "wrong", text)
+    return Finding("schedules", "ok", f"next: {', '.join(nexts)}")
 
 
 def _object_store(settings: Settings) -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from flows.bucket_check import warn_of_bucket
 from flows.deadline import deadline_for, key_of
 from flows.orchestrator import call
 from flows.process_batches import (
@@ -33,6 +34,8 @@ from tasks.requests import this_process
 from tasks.store import Store
 from tasks.trade import NS_PER_S
 from tasks.verify.account import Account, account_of
+
+_RECORD_FOR = "5m"
 
 
 class SessionFailed(TerminalError):
@@ -73,11 +76,13 @@ def record_session(
 ) -> Ledger:
     """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
 
-    What is not given comes from the settings. Gives the ledger. Raises SettingsError before anything starts,
-    SessionFailed where the recording failed or its ledger does not balance, NotArchived where a batch could not
-    be archived: it is then recorded, and `process_batches` takes it up.
+    Records five minutes where neither is given; what else is not given comes from the settings. Gives the ledger.
+    Raises SettingsError before anything starts, SessionFailed where the recording failed or its ledger does not
+    balance, NotArchived where a batch could not be archived: it is then recorded, and `process_batches` takes it up.
     """
     settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
+    # A form of Prefect's UI sends an empty text for a field that is left blank.
+    record_for, until = record_for or (None if until else _RECORD_FOR), until or None
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before anything starts.
     check_feed(settings)
     make_ready(settings)
@@ -93,6 +98,7 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     """
     session = session_for(settings, wanted, begun_ns)
     store = Store(settings.data_dir)
+    warn_of_bucket(settings, get_run_logger())
     heed_signals_again()
     futures: dict[BatchName, Steps] = {}
 
@@ -155,7 +161,7 @@ def _not_recorded(found: Recorded) -> str | None:
 def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
     """What this run wants of a recorder, from `due_ns` to `until_ns` (UTC ns): a late start counts as not recorded."""
     return Request(
-        id=session_name(time.time_ns(), os.urandom),
+        id=f"{time.time_ns()}-{os.urandom(4).hex()}",
         owner=flow_run.name or "tape",
         symbols=settings.symbols,
         start_ns=due_ns,

@@ -5,38 +5,33 @@ name. No reader repeats a text that could hold a secret: a URL, a key.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from tasks.duration import duration_ns, duration_or_off, format_duration
 from tasks.errors import SettingsError
+from tasks.symbols import read_symbols
 
 _BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _POWERS = " kmgt"
 
+Given = TypeVar("Given")
 Value = TypeVar("Value")
 
 
-def symbols(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The symbols of a list, each once, in the order given; commas or spaces part them.
-
-    A symbol travels in a URL-less JSON message and in an unquoted CSV field: printable, no quote, at most 64 letters.
-    """
-    words = re.split(r"[,\s]+", given) if isinstance(given, str) else [str(word) for word in given]
-    unique = tuple(dict.fromkeys(word for word in words if word))
-    for word in unique:
-        if len(word) > 64 or not word.isprintable() or set(word) & set(" ,;\"'\\"):
-            raise ValueError(f"{word[:40]!r} is not a symbol (printable, no space, comma or quote, at most 64 letters)")
-    return unique
+def symbols(given: object) -> tuple[str, ...]:
+    """The symbols of a text or a list."""
+    return _told(read_symbols, given)
 
 
 def duration(*, at_least: str = "0s", at_most: str = "3650d") -> Callable[[object], int]:
     """A reader of durations within limits; gives ns."""
 
     def read(given: object) -> int:
-        ns = _told(duration_ns, given)
+        ns = _told(duration_ns, str(given))
         if not duration_ns(at_least) <= ns <= duration_ns(at_most):
             raise ValueError(f"{format_duration(ns)} is not between {at_least} and {at_most}")
         return ns
@@ -46,7 +41,7 @@ def duration(*, at_least: str = "0s", at_most: str = "3650d") -> Callable[[objec
 
 def optional_duration(given: object) -> int | None:
     """A duration in ns, or None for `off`."""
-    return None if given is None else _told(duration_or_off, given)
+    return None if given is None else _told(duration_or_off, str(given))
 
 
 def kept_for(given: object) -> int | None:
@@ -54,7 +49,7 @@ def kept_for(given: object) -> int | None:
     if str(given).strip().lower() == "forever":
         return None
     try:
-        return _told(duration_ns, given)
+        return _told(duration_ns, str(given))
     except ValueError as error:
         raise ValueError(f"{error}, or forever") from error
 
@@ -115,23 +110,38 @@ def lanes(given: object) -> int | Literal["ticker"]:
 
 
 def url(*schemes: str) -> Callable[[object], str]:
-    """A reader of URLs of those schemes that hold no secret: no user, no query."""
+    """A reader of URLs of those schemes that hold no secret: no user, no query. Gives scheme and host in lower case."""
 
     def read(given: object) -> str:
         text = str(given).strip()
         try:
             parts = urlsplit(text)
-            host, _port = parts.hostname, parts.port
+            host, port = _host(parts.hostname or ""), parts.port
         except ValueError:
-            host, parts = None, urlsplit("")
+            host, port, parts = "", None, urlsplit("")
         # The text is not repeated: a token may stand in it, wherever it was put.
         if "@" in parts.netloc or "?" in text or "#" in text or "token=" in text.lower():
             raise ValueError("carries a user, a token or a query; give the address alone, secrets have their settings")
-        if parts.scheme.lower() not in schemes or not host or re.search(r"\s", text):
-            raise ValueError(f"is not a URL of {' or '.join(schemes)} with a host")
-        return text
+        if parts.scheme not in schemes or not host or port == 0 or not re.fullmatch(r"[!-~]*", parts.path):
+            raise ValueError(f"is not a URL of {' or '.join(schemes)} with a host and, if any, a port up to 65535")
+        if re.search(r"\s", text):  # urlsplit drops tabs and line ends without a word.
+            raise ValueError("holds a space or a line end")
+        return urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, "", ""))
 
     return read
+
+
+def _host(host: str) -> str:
+    """A host as it stands in a URL, so that TLS and HTTP get it as a certificate spells it.
+
+    Names are in ASCII and without the dot at their end. Raises ValueError for what is neither a name nor an address.
+    """
+    if ":" in host:
+        return f"[{ip_address(host)}]"
+    name = host.encode("idna").decode().lower().removesuffix(".")
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
+        raise ValueError("no name of a host")
+    return name
 
 
 def matching(pattern: str, what: str) -> Callable[[object], str]:
@@ -171,8 +181,8 @@ def _path(given: object) -> Path:
         raise ValueError(f"{given} begins in the working folder, which is gone; write the whole path") from error
 
 
-def _told(read: Callable[[str], Value], given: object) -> Value:
+def _told(read: Callable[[Given], Value], given: Given) -> Value:
     try:
-        return read(str(given))
+        return read(given)
     except SettingsError as error:
         raise ValueError(str(error)) from error

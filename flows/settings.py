@@ -14,8 +14,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from flows import setting_values as read
+from flows.env_file import check_env_file
 from tasks.errors import SettingsError
 
+ENV_FILE = ".env"
 _PREFIX = "TAPE_"
 _KEY_FORM = read.matching(r"[\x21-\x7e]{1,2000}", "a key: it holds a space, a line break or a letter that no key holds")
 
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
     """Every setting, checked. Durations end in `_ns`, amounts of data in `_bytes`; secrets are SecretStr."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -56,7 +58,7 @@ class Settings(BaseSettings):
         "TAPE_SYMBOLS",
         "",
         "AAPL,MSFT,BINANCE:BTCUSDT",
-        "What to record where no symbol is named on the command line; parted by commas or spaces.",
+        "What to record where no symbol is named on the command line; separated by commas, not by spaces.",
     )
     symbols_variable: (
         Annotated[str, BeforeValidator(read.matching(r"[a-z0-9_]{1,200}", "a variable's name"))] | None
@@ -64,7 +66,7 @@ class Settings(BaseSettings):
         "TAPE_SYMBOLS_VARIABLE",
         None,
         "tape_symbols",
-        "A Prefect variable (a list, or symbols parted by commas) that a session follows while it records.",
+        "A Prefect variable (a list, or symbols separated by commas) that a session follows while it records.",
     )
     feed_url: Annotated[str, BeforeValidator(read.url("wss", "ws"))] = _setting(
         "TAPE_FEED_URL",
@@ -238,14 +240,12 @@ def load_settings(**overrides: object) -> Settings:
     """
     _go_to_folder()
     given = {_overridden(name): value for name, value in overrides.items() if value not in (None, "", (), [])}
+    check_env_file(Path(ENV_FILE))
+    wrong = _unknown_names()
     try:
-        wrong = _unknown_names()
-        try:
-            settings = Settings(**given)  # type: ignore[arg-type]
-        except ValidationError as error:
-            wrong += [_line(str(part["loc"][0]) if part["loc"] else "", part["msg"]) for part in error.errors()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f".env: cannot be read ({type(error).__name__}); mend or remove the file") from error
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong += [_line(str(part["loc"][0]) if part["loc"] else "", part["msg"]) for part in error.errors()]
     if wrong:
         # Outside the handler: the validation error holds the values, and a traceback with locals would show them.
         raise SettingsError("\n".join(dict.fromkeys(wrong)))

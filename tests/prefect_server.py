@@ -71,10 +71,10 @@ class PrefectServer:
             self.process.wait()
             self.process = None
 
-    def ask(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The server's answer to a POST; asked again while its database is busy (503), as its clients do."""
+    def ask(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
+        """The server's answer to that request; asked again while its database is busy (503), as its clients do."""
         request = urllib.request.Request(
-            f"{self.url}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{self.url}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}, method=method
         )
         end = time.monotonic() + 60
         while True:

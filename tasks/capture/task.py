@@ -7,11 +7,10 @@ finds it again. Called directly, never submitted: only so does a cancelled run r
 import contextlib
 import contextvars
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from tasks.capture.supervise import Recorder, record_of, recover, start_or_attac
 from tasks.capture.supervise import change_symbols as change_symbols
 from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
-from tasks.errors import ConflictError, TerminalError, may_mend
+from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError, may_mend
 from tasks.ledger import Request, SessionRecord
 from tasks.status import Status
 from tasks.store import Store
+from tasks.symbols import read_symbols
 
 _PROGRESS_EVERY_S = 5.0
 _LOG_EVERY_S = 30.0
@@ -163,7 +163,7 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
     trades = 0
     notice: str | None = None
     told: set[str] = set()
-    followed: tuple[str, ...] | None = None
+    followed = _Followed()
     while not over.wait(_PROGRESS_EVERY_S):
         status = recorder.status()
         if status is None:
@@ -188,18 +188,36 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
             log.debug("no progress artifact: %s", type(error).__name__)
 
 
-def _follow(variable: str, before: tuple[str, ...] | None, recorder: Recorder, log: Any) -> tuple[str, ...] | None:
-    """Have the session hear what the Prefect variable says, where it says something new; gives what it says."""
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """The symbols that a session last took from its Prefect variable, and the complaint that was last logged."""
+
+    symbols: tuple[str, ...] = ()
+    complaint: str | None = None
+
+
+def _follow(variable: str, before: _Followed, recorder: Recorder, log: Any) -> _Followed:
+    """Have the session record the symbols that the Prefect variable lists, where they are new.
+
+    A value that is no list of symbols, and an API that is away, change nothing; each is logged once.
+    """
     try:
-        value = Variable.get(variable)
-        listed = value if isinstance(value, list) else re.split(r"[,\s]+", str(value or ""))
-        symbols = tuple(dict.fromkeys(str(each) for each in listed if each))
-        if symbols and symbols != before:
+        symbols = _listed(variable)
+        if symbols != before.symbols:
             change_symbols(recorder.request.folder, lambda _now: symbols, recorder.wanted.id)
             log.info("the watch-list follows the variable %s: %d symbols", variable, len(symbols))
-    except Exception as error:  # The API is away, or the variable is nonsense: the session goes on as it is.
-        log.warning("the variable %s cannot be followed: %s", variable, type(error).__name__)
-        return before
+    except Exception as error:
+        complaint = str(error) if isinstance(error, RecorderError) else type(error).__name__
+        if complaint != before.complaint:
+            log.warning("the variable %s is not followed, the list stays as it is: %s", variable, complaint)
+        return replace(before, complaint=complaint)
+    return _Followed(symbols)
+
+
+def _listed(variable: str) -> tuple[str, ...]:
+    symbols = read_symbols(Variable.get(variable, ""))
+    if not symbols:
+        raise SettingsError(f"it is not set, or empty; run `prefect variable set {variable} AAPL,MSFT --overwrite`")
     return symbols
 
 

@@ -130,7 +130,9 @@ def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
     # Of the class, not of a calendar of some year: there are exchanges whose days the library cannot compute.
     zone = None
     with suppress(InvalidCalendarName):
-        zone = getattr(known._calendar_factories.get(known.resolve_alias(calendar)), "tz", None)
+        names = {name.lower(): name for name in known.get_calendar_names()}
+        name = known.resolve_alias(names.get(calendar.lower(), calendar))
+        zone = getattr(known._calendar_factories.get(name), "tz", None)
     return zone if isinstance(zone, ZoneInfo) else ZoneInfo(_hours_around(calendar, 2020).tz.key)
 
 
@@ -145,7 +147,8 @@ def _hours_around(calendar: str, year: int) -> Any:
     from exchange_calendars import get_calendar, get_calendar_names
     from exchange_calendars.errors import CalendarError, InvalidCalendarName
 
-    last = f"{year:04d}-12-31"
+    names = {name.lower(): name for name in get_calendar_names()}
+    calendar, last = names.get(calendar.lower(), calendar), f"{year:04d}-12-31"
     try:
         try:
             return get_calendar(calendar, start=f"{year:04d}-01-01", end=last)
@@ -153,7 +156,7 @@ def _hours_around(calendar: str, year: int) -> Any:
             # A calendar whose first session is a special day cannot be built (XTAE, 2026): begin a year earlier.
             return get_calendar(calendar, start=f"{year - 1:04d}-01-01", end=last)
     except InvalidCalendarName as error:
-        near = ", ".join(get_close_matches(calendar.upper(), get_calendar_names(), n=3)) or "XNYS, XLON, 24/7"
+        near = ", ".join(get_close_matches(calendar.upper(), names.values(), n=3)) or "XNYS, XLON, 24/7"
         raise SettingsError(f"{calendar!r} is no exchange calendar; give one such as {near}") from error
     except NotImplementedError as error:
         raise NotCovered(f"calendar {calendar}: the library cannot compute its holidays; give another one") from error

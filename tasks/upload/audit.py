@@ -15,6 +15,7 @@ from tasks.upload.compare import Compared, Wrong, compare
 from tasks.upload.expected import Expected, Records
 from tasks.upload.multipart import ABANDONED_AFTER_NS
 from tasks.upload.object_store import ObjectStore
+from tasks.upload.probe import PROBE
 from tasks.upload.remote_days import is_within, keys_of_days, remote_days
 
 
@@ -107,7 +108,7 @@ def _foreign(store: Store, bucket: Bucket, ours: list[Expected], listed: dict[st
     known = {key for each in ours for key in each.sha256s}
     known |= {told.key for each in ours if each.receipt is not None for told in each.receipt.objects}
     for key, size in sorted(listed.items()):
-        if key not in known:
+        if key not in known and not key.startswith(f"{bucket.prefix}/{PROBE}"):
             of_a_day = key.startswith(f"{bucket.by_day}/")
             what = "closed day, or of an earlier merge of one" if of_a_day else "batch or session"
             yield Wrong(

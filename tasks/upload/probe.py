@@ -1,26 +1,38 @@
 """What can this bucket do, before anything depends on it?"""
 
-import hashlib
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import TransientError
+from tasks.errors import TerminalError, TransientError
+from tasks.store import sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import NoConditionalPut, ObjectStore
+
+# What the name of a probe's object starts with; where it could not be removed, `audit` knows whose it is.
+PROBE = ".probe"
 
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a store that can be written to honours: create-only puts, and SHA-256 given back."""
+    """What a store that can be written to honours: create-only puts, and SHA-256 given back.
+
+    `left` is the key of the probe's object where these credentials may not remove it.
+    """
 
     bucket: str
     conditional_put: bool
     checksums: bool
+    left: str | None = None
 
     def __str__(self) -> str:
+        left = "" if self.left is None else f"; these credentials may not remove objects, {self.left} stays"
+        return f"{self._rule()}{left}"
+
+    def _rule(self) -> str:
         if self.conditional_put and self.checksums:
             return f"{self.bucket}: written once by the store's own rule, checksums compared"
         rules = [
@@ -42,18 +54,47 @@ def probe(bucket: Bucket) -> Abilities:
     Raises TransientError where it cannot be reached and TerminalError, with what to do, where it refuses.
     """
     objects = ObjectStore(bucket)
-    key = f"{bucket.prefix}/.probe-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "probe"
-        file.write_bytes(b"Stock Tracing looks what this bucket can do. Remove this object.\n")
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    key = f"{bucket.prefix}/{PROBE}-{secrets.token_hex(8)}"
+    with _probe_file() as (file, sha256):
         honoured = _put_twice(objects, key, file, sha256)
         try:
             stored = objects.find(key)
             objects.read(key)
         finally:
-            objects.delete(key)
-    return Abilities(str(bucket), honoured, stored is not None and stored.sha256 == sha256)
+            removed = _remove(objects, key)
+    matches = stored is not None and stored.sha256 == sha256
+    return Abilities(str(bucket), honoured, matches, None if removed else key)
+
+
+def check_writable(bucket: Bucket) -> None:
+    """Write one small object under the prefix and remove it, in two requests. Raises as `probe`.
+
+    The key is always the same, so that no more than one object stays where the credentials may not remove any.
+    """
+    objects, key = ObjectStore(bucket), f"{bucket.prefix}/{PROBE}"
+    with _probe_file() as (file, sha256):
+        try:
+            objects.put(key, file, sha256, create_only=True)
+        except NoConditionalPut:
+            objects.put(key, file, sha256, create_only=False)
+    _remove(objects, key)
+
+
+@contextmanager
+def _probe_file() -> Iterator[tuple[Path, str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "probe"
+        file.write_bytes(b"Stock Tracing looks what this bucket can do. Remove this object.\n")
+        yield file, sha256_of(file)
+
+
+def _remove(objects: ObjectStore, key: str) -> bool:
+    """Whether the object could be removed. An upload needs no right to, so a refusal is no fault."""
+    try:
+        objects.delete(key)
+    except TerminalError:
+        return False
+    return True
 
 
 def _put_twice(objects: ObjectStore, key: str, file: Path, sha256: str) -> bool:

@@ -25,13 +25,13 @@ from tasks.upload.mirror import mirror
 from tasks.upload.multipart import abort_abandoned
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import awaits_upload
-from tasks.upload.probe import Abilities, check_bucket, probe
+from tasks.upload.probe import Abilities, check_bucket, check_writable, probe
 from tasks.upload.proof import remove, stands
 from tasks.upload.restore import Restored, restore
 from tasks.upload.sessions import sessions_awaiting_upload
 
 __all__ = [
-    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "awaits_upload", "check_bucket",
+    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "awaits_upload", "check_bucket", "check_writable",
     "days_awaiting_upload", "mirror", "probe", "remove", "restore", "sessions_awaiting_upload", "stands", "tidy",
     "upload", "upload_day", "upload_session",
 ]  # fmt: skip

@@ -85,11 +85,43 @@ def _kill(pid: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_run_that_a_schedule_made_is_executed_by_a_worker(
+    tape: Any, until: Any, shell: Callable[[str], str], worker: Callable[[], Any]
+) -> None:
+    """The server makes the next runs of every schedule, the doctor names them, and a worker runs one to its end."""
+    shell("prefect work-pool create tape --type process --overwrite")
+    shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
+    deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
+
+    def runs(name: str, **state: Any) -> Any:
+        wanted = {"deployments": {"id": {"any_": [deployed[name]["id"]]}}, "flow_runs": {"state": state}}
+        return tape.server.ask("flow_runs/filter", wanted)
+
+    for name in ("market-hours", "safety-net", "close-day"):
+        made = until(lambda name=name: runs(name, type={"any_": ["SCHEDULED"]}), 120)
+        assert all(each["auto_scheduled"] for each in made)
+    doctor = tape.run("doctor")
+    (line,) = [line for line in doctor.stdout.splitlines() if line[6:].startswith("schedules")]
+    assert line.startswith("ok")
+    assert all(name in line for name in ("market-hours", "safety-net", "close-day"))
+    for name in ("market-hours", "close-day", "safety-net"):
+        tape.server.ask(f"deployments/{deployed[name]['id']}/pause_deployment", {})
+    every = {"interval": 15, "anchor_date": "2026-01-01T00:00:00Z"}
+    schedule = [{"schedule": every, "active": True}]
+    tape.server.ask(f"deployments/{deployed['safety-net']['id']}/schedules", schedule)
+    tape.server.ask(f"deployments/{deployed['safety-net']['id']}/resume_deployment", {})
+    worker()
+    done = until(lambda: runs("safety-net", name={"any_": ["Completed"]}), 200)
+    assert done[0]["auto_scheduled"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_worker(
     tape: Any, until: Any, shell: Callable[[str], str], worker: Callable[[], Any]
 ) -> None:
     """Schedules and secrets are as they should be; a run completes, one is cancelled in order, one loses its worker."""
-    shell("prefect work-pool create tape --type process")
+    shell("prefect work-pool create tape --type process --overwrite")
     working = worker()
     shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
     deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}

@@ -14,6 +14,9 @@ import pytest
 from faults import Subscribed, Text
 
 from tasks.export.tape import export
+from tasks.merge.day import merge
+from tasks.query.bars import bars
+from tasks.query.sources import sources_of
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -72,6 +75,32 @@ def test_a_tape_comes_back_as_it_was(tape: Any, until: Any, part_of_a_day: Path)
     verdict = tape.json("verify")
     assert verdict["holds"]
     assert verdict["trades"] == 60_000
+
+
+def test_a_symbol_with_a_space_goes_the_whole_way(tape: Any, until: Any) -> None:
+    """`IC MARKETS:1`, among symbols that commas separate, is recorded, archived, closed, asked and replayed."""
+    given = "ts_event_ms,symbol,price,size,conditions\n" + "".join(
+        f"{1_700_000_000_000 + n},{symbol},{n}.5,{n + 1},\n"
+        for n in range(100)
+        for symbol in ("IC MARKETS:1", "AAPL", "MSFT", "BINANCE:BTCUSDT")
+    )
+    (tape.folder / "given.csv").write_text(given)
+    words = ("AAPL,IC MARKETS:1", "MSFT", "BINANCE:BTCUSDT,", "--lanes", "ticker")
+    with serve_in_thread(tape.folder / "given.csv", MAX) as server:
+        recording = tape.start("record", *words, "--for", "60s", "--feed-url", server.url, "--json", **ANY_TIME)
+        until(lambda: tape.status().get("trades") == 400)
+        recording.send_signal(signal.SIGINT)
+        ledger = tape.printed(recording)
+    assert set(ledger["per_symbol"]) == {"AAPL", "IC MARKETS:1", "MSFT", "BINANCE:BTCUSDT"}
+    assert (ledger["trades"]["archived"], ledger["balances"]) == (400, True)
+    days = {path.name.removeprefix("date=") for path in tape.data.glob("archive/*/date=*")}
+    for date in days:
+        assert merge(tape.store, "finnhub", date) is not None
+    minutes = bars(sources_of(tape.store, tape.store.manifests(), "IC MARKETS:1"), "IC MARKETS:1", 60_000_000_000)
+    assert sum(bar.trades for bar in minutes) == 100
+    assert tape.verdict().holds
+    assert export(tape.store, tape.folder / "back.csv", None) == 400
+    assert sorted((tape.folder / "back.csv").read_text().splitlines()) == sorted(given.splitlines())
 
 
 def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -> None:
@@ -231,6 +260,11 @@ WRONG: tuple[tuple[tuple[str, ...], str], ...] = (
     (("record", "AAPL", "--for", "soon"), "soon"),
     (("record", "AAPL", "--until", "25:00"), "25:00"),
     (("record", "--for", "5m"), "TAPE_SYMBOLS"),
+    (("record", "AAPL MSFT", "--for", "5m"), "separate symbols with commas"),
+    (("record", "AAPL;MSFT", "--for", "5m"), "separate symbols with commas"),
+    (("record", "AAPL", ",", "--for", "5m", "--feed-url", "wss://ws.finnhub.io:99999"), "TAPE_FEED_URL"),
+    (("symbols", "add", "AAPL MSFT"), "separate symbols with commas"),
+    (("symbols", "remove", ","), "names no symbol"),
     (("record", "AAPL", "--for", "5m", "--feed-url", f"wss://ws.finnhub.io?token={KEY}"), "TAPE_FEED_URL"),
     (("verify", "--data-dir", "nowhere"), "nowhere"),
     (("export", "--data-dir", "nowhere", "out.csv"), "nowhere"),
@@ -254,6 +288,17 @@ def test_wrong_use_is_one_clear_line_before_anything_starts(
     assert said in shown.err
     assert len(shown.err.strip().splitlines()) == 1, shown.err
     assert KEY not in shown.out + shown.err
+    assert not tape.data.exists()
+
+
+@pytest.mark.parametrize("words", [("record", "AAPL", "--for", "5m"), ("close",)])
+def test_a_calendar_that_does_not_exist_is_said_before_prefect_starts(tape: Any, words: tuple[str, ...]) -> None:
+    """Exit status 2 and one line with the nearest name; Prefect, which would start a server, is not even asked."""
+    home = tape.folder / "home"
+    done = tape.run(*words, TAPE_CALENDAR="xnyz", PREFECT_API_URL="", PREFECT_HOME=str(home))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
+    assert "'xnyz' is no exchange calendar; give one such as XNYS" in done.stderr
+    assert not home.exists()
     assert not tape.data.exists()
 
 

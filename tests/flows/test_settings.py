@@ -56,12 +56,19 @@ def test_override_before_environment_before_file(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "text", ["AAPL,MSFT,BINANCE:BTCUSDT", " AAPL  MSFT, BINANCE:BTCUSDT,AAPL ", "AAPL\nMSFT BINANCE:BTCUSDT"]
+    "text", ["AAPL,MSFT,IC MARKETS:1", " AAPL ,MSFT, IC MARKETS:1,AAPL ", "AAPL\nMSFT\r\nIC MARKETS:1"]
 )
 def test_symbols_are_a_list(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Symbols are parted by commas, spaces or lines, and each is kept once, in the order given."""
+    """Symbols are separated by commas or line ends, and each is kept once, in the order given."""
     monkeypatch.setenv("TAPE_SYMBOLS", text)
-    assert load_settings().symbols == ("AAPL", "MSFT", "BINANCE:BTCUSDT")
+    assert load_settings().symbols == load_settings(symbols=text).symbols == ("AAPL", "MSFT", "IC MARKETS:1")
+
+
+def test_a_list_that_spaces_separate_is_refused_with_the_way_to_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 0.1 took spaces in TAPE_SYMBOLS; such a list would now be one symbol that never trades."""
+    monkeypatch.setenv("TAPE_SYMBOLS", "AAPL MSFT")
+    assert "separate symbols with commas" in refusal()
+    assert "TAPE_SYMBOLS=AAPL,MSFT" in refusal()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,14 @@ def test_symbols_are_a_list(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         ({"batch_bytes": 70_000}, "batch_bytes", 70_000),
         ({"disk_reserve": "2g"}, "disk_reserve_bytes", 2_000_000_000),
         ({"feed_url": "ws://127.0.0.1:8765"}, "feed_url", "ws://127.0.0.1:8765"),
+        ({"feed_url": "WS://LocalHost:8765"}, "feed_url", "ws://localhost:8765"),
+        ({"feed_url": "Wss://WS.Finnhub.io/Path"}, "feed_url", "wss://ws.finnhub.io/Path"),
+        ({"feed_url": "wss://ws.finnhub.io."}, "feed_url", "wss://ws.finnhub.io"),
+        ({"feed_url": "wss://ws.finnhub.io:"}, "feed_url", "wss://ws.finnhub.io"),
+        ({"feed_url": "ws://[::1]:8765"}, "feed_url", "ws://[::1]:8765"),
+        ({"feed_url": "wss://börse.example"}, "feed_url", "wss://xn--brse-5qa.example"),
+        ({"s3_endpoint_url": "HTTP://MinIO:9000"}, "s3_endpoint_url", "http://minio:9000"),
+        ({"s3_endpoint_url": "https://minio.example.com./"}, "s3_endpoint_url", "https://minio.example.com/"),
         ({"symbols": ["A", "B"]}, "symbols", ("A", "B")),
         ({"s3_prefix": "tape/trades"}, "s3_prefix", "tape/trades"),
         ({"s3_bucket": "market-tape"}, "s3_bucket", "market-tape"),
@@ -97,6 +112,22 @@ def test_reads_what_people_write(override: dict[str, object], field: str, value:
         {"feed_url": "https://ws.finnhub.io"},
         {"feed_url": "wss://"},
         {"feed_url": "wss://host:port"},
+        {"feed_url": "wss://host:99999"},
+        {"feed_url": "wss://host:0"},
+        {"feed_url": "wss://user@"},
+        {"feed_url": "wss:ws.finnhub.io"},
+        {"feed_url": "ws.finnhub.io"},
+        {"feed_url": "wss://."},
+        {"feed_url": "wss://a..b"},
+        {"feed_url": "wss://a,b"},
+        {"feed_url": "wss://[::1"},
+        {"feed_url": "wss://[::g]"},
+        {"feed_url": "wss://[host]"},
+        {"feed_url": "wss://ws finnhub.io"},
+        {"feed_url": "wss://ws.finn\thub.io"},
+        {"feed_url": "wss://ws.finnhub.io/ä"},
+        {"feed_url": f"wss://{'a' * 64}.io"},
+        {"s3_endpoint_url": "ftp://minio:9000"},
         {"batch_for": "5x"},
         {"batch_for": "0s"},
         {"batch_bytes": "64 pounds"},
@@ -176,12 +207,6 @@ def test_settings_hide_their_secrets() -> None:
     assert "PRIVATE" not in f"{settings!r} {settings} {settings.model_dump_json()}"
     assert settings.finnhub_api_key is not None
     assert settings.finnhub_api_key.get_secret_value() == "PRIVATE"
-
-
-def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    """A `.env` that is no text is refused as such."""
-    (tmp_path / ".env").write_bytes(b"TAPE_SYMBOLS=\xff\xfe\n")
-    assert refusal().startswith(".env: cannot be read")
 
 
 def test_an_override_that_is_no_setting_is_a_bug() -> None:

@@ -182,7 +182,7 @@ def test_a_day_joins_a_session_that_was_begun_by_hand_and_goes_on_to_its_own_end
     (folder,) = tape.data.glob("sessions/*")
     assert ledger.record.session == short["session"] == folder.name
     assert (ledger.record.outcome, ledger.record.connections, ledger.balances) == ("complete", 1, True)
-    hand, day = ledger.record.requests
+    hand, day = sorted(ledger.record.requests, key=lambda request: request.until_ns)
     assert (hand.symbols, day.symbols) == (("TSLA",), ("SPY", "NVDA"))
     assert ledger.record.ended_ns >= day.until_ns > hand.until_ns
     assert {"TSLA", "SPY", "NVDA"} == set(ledger.per_symbol)

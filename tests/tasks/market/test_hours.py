@@ -132,6 +132,12 @@ def test_an_unknown_calendar_or_year_is_a_wrong_setting(date: str, calendar: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("calendar", ["xnys", "Xnys", "nasdaq", "US_Futures"])
+def test_a_calendar_is_known_in_any_case(calendar: str) -> None:
+    """Its name is found however it is written."""
+    assert exchange_zone(calendar).key in {"America/New_York", "America/Chicago"}
+
+
 def test_importing_the_hours_does_not_import_the_calendars() -> None:
     """The library, a second of start-up, is loaded only where a calendar is asked for."""
     loaded = "import sys, tasks.market.hours; print('exchange_calendars' in sys.modules, 'pandas' in sys.modules)"
