@@ -194,7 +194,7 @@ def _prefect() -> Finding:
 
 
 def _schedules() -> Finding:
-    """Whether the server has made the next run of each scheduled deployment: one that cannot says so only in its log."""
+    """Whether the server has made the next run of each scheduled deployment; one that cannot tells only its log."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
