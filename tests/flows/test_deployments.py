@@ -93,8 +93,8 @@ def test_a_run_that_a_schedule_made_is_executed_by_a_worker(
     shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
     deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
 
-    def runs(name: str, **state: Any) -> Any:
-        wanted = {"deployments": {"id": {"any_": [deployed[name]["id"]]}}, "flow_runs": {"state": state}}
+    def runs(deployment: str, **state: Any) -> Any:
+        wanted = {"deployments": {"id": {"any_": [deployed[deployment]["id"]]}}, "flow_runs": {"state": state}}
         return tape.server.ask("flow_runs/filter", wanted)
 
     for name in ("market-hours", "safety-net", "close-day"):

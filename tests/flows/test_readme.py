@@ -1,10 +1,15 @@
 """The README says what is so: its settings, its commands, its deployments, its pictures."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from prefect_server import free_port
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -58,3 +63,34 @@ def test_deployments_and_pictures_named_exist() -> None:
         assert f"`{deployment['name']}`" in README
     for picture in re.findall(r"\]\((docs/[^)]+)\)", README):
         assert (ROOT / picture).stat().st_size < 300_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
+    """The README's own lines, in order, in a fresh copy of the checkout: deployed, scheduled, with a worker."""
+    port = free_port()
+    steps = re.search(r"## Running it for real\n\n((?:    .*\n)+)", README)
+    assert steps is not None
+    lines = [line.strip().replace("4200", str(port)) for line in steps[1].splitlines()]
+    folder = tmp_path / "clone"
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAPE_", "FINNHUB", "PREFECT_"))}
+    environment = {
+        **kept, "PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_API_PORT": str(port), "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    # The scheduler makes the first runs within seconds of a deployment.
+    script = "\n".join(["set -e", *lines[:-1], "sleep 15", f"{lines[-1]} || true", "kill %1", "prefect server stop"])
+    done = subprocess.run(
+        ["/bin/bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=280,
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (schedules,) = [line for line in done.stdout.splitlines() if line[6:].startswith("schedules")]
+    assert schedules.startswith("ok"), schedules
+    for name in ("market-hours", "safety-net", "close-day"):
+        assert name in schedules
