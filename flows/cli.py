@@ -18,6 +18,7 @@ from flows import cli_close, cli_use, report
 from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.orchestrator import orchestrated, run
+from flows.progress import progress
 from flows.settings import load_settings, reach_this_machine_without_a_proxy
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
@@ -194,7 +195,8 @@ def verify(
         if not cli_use.verify_remote(settings, time.time_ns(), as_json):
             raise typer.Exit(FAILED)
         return
-    verdict = verdict_on(Store(_existing(settings.data_dir)))
+    with progress("sessions verified") as note:
+        verdict = verdict_on(Store(_existing(settings.data_dir)), note)
     if as_json:
         print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())
     else:
@@ -229,7 +231,8 @@ def export(
 
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else cli_use.day_of(date, "--date", settings)
-    rows = write(Store(_existing(settings.data_dir)), out, day)
+    with progress("trades written") as note:
+        rows = write(Store(_existing(settings.data_dir)), out, day, note)
     report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 

@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from flows import report
+from flows.progress import progress
 from flows.rows import as_json_line, print_json, print_rows
 from flows.settings import Settings, load_settings
 from flows.surroundings import check_tls
@@ -145,7 +146,8 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
     bucket = _bucket(settings)
     from tasks.upload.task import restore as bring
 
-    done = bring(Store(settings.data_dir).prepare(), bucket, day, time.time_ns)
+    with progress("days restored") as told:
+        done = bring(Store(settings.data_dir).prepare(), bucket, day, time.time_ns, told)
     print(
         f"{day or 'everything'}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
         f"{done.equal:,} were here already, equal; {done.days:,} merged days and {done.sessions:,} sessions' records"

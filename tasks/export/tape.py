@@ -7,7 +7,7 @@ the number of lanes and files. Where a batch's own file was removed, its rows co
 
 import gzip
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -30,8 +30,12 @@ _ORDER = ["connection", "recv_seq"]
 _FETCHED = [*_ORDER, "ts_event", "symbol", "price", "size", "conditions"]
 
 
-def export(store: Store, out: Path, date: str | None) -> int:
+def export(
+    store: Store, out: Path, date: str | None, note: Callable[[int, int], None] = lambda _done, _total: None
+) -> int:
     """Write the archived trades, of one `date` (YYYY-MM-DD) or all, to `out` as a tape, and say how many.
+
+    `note` is told how many are written, and of how many.
 
     Gzip'd where the name ends in `.gz`. `out` is replaced when the tape is whole, and untouched until then. Raises
     TerminalError where nothing is archived, some of it is in the bucket alone or the place cannot be written, and
@@ -42,13 +46,13 @@ def export(store: Store, out: Path, date: str | None) -> int:
         day = f" for {date}" if date else ""
         raise TerminalError(f"{store.archive}: nothing is archived{day}; `tape archive` archives what waits")
     held = _held(store, archived)
-    rows = 0
+    rows, expected = 0, sum(manifest.rows for _, manifest in archived)
     with _writing(out) as file:
         file.write(",".join(TAPE_COLUMNS).encode() + b"\n")
         for trades in _in_order_of_receipt(store, held):
             _tape_rows(trades).write_csv(file, include_header=False, quote_style="never")
             rows += len(trades)
-        expected = sum(manifest.rows for _, manifest in archived)
+            note(rows, expected)
         if rows != expected:
             raise CorruptionError(
                 f"{store.archive}: {rows:,} trades found, manifests say {expected:,}; run `tape verify`"

@@ -47,8 +47,13 @@ class _Came:
     gone: list[str] = field(default_factory=list)
 
 
-def restore(store: Store, bucket: Bucket, date: str | None, now_ns: Callable[[], int]) -> Restored:
+def restore(
+    store: Store, bucket: Bucket, date: str | None, now_ns: Callable[[], int],
+    note: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Restored:  # fmt: skip
     """Bring that day (YYYY-MM-DD), or everything, of the bucket into the data folder.
+
+    `note` is told how many days are here, and of how many.
 
     Killed, it is run again and takes up where it was. Raises TransientError; TerminalError where the bucket holds
     nothing of that day; CorruptionError where an object is not what its record says and, once all else is here, where
@@ -59,7 +64,9 @@ def restore(store: Store, bucket: Bucket, date: str | None, now_ns: Callable[[],
     held, day_keys = Holdings(objects, objects.keys(f"{bucket.prefix}/")), keys_of_days(objects)
     manifests = _by_date(held)
     # Day by day: the records of a year's days are more than memory should have to hold.
-    for each in sorted(manifests.keys() | dates_of(objects, day_keys)) if date is None else [date]:
+    dates = sorted(manifests.keys() | dates_of(objects, day_keys)) if date is None else [date]
+    for done, each in enumerate(dates):
+        note(done, len(dates))
         held.days = remote_days(objects, day_keys, each)
         came.days += place_days(store, objects, held.days, day_keys)
         _restore_batches(store, held, manifests.get(each, []), came, now_ns)

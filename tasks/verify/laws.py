@@ -1,6 +1,6 @@
 """Does every law of conservation hold, recomputed from the files alone?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,8 +60,10 @@ class _Count:
     partial: list[str] = field(default_factory=list)
 
 
-def verify(store: Store) -> Verdict:
+def verify(store: Store, note: Callable[[int, int], None] = lambda _done, _total: None) -> Verdict:
     """Recompute every law, for each session and each batch found anywhere; a file that cannot be read breaks one.
+
+    `note` is told how many sessions are judged, and of how many.
 
     Memory is bounded by a row group and by one session's records, whatever the sizes of its batches.
     """
@@ -69,7 +71,10 @@ def verify(store: Store) -> Verdict:
     # Not in the data folder, which may be one that nobody may write.
     with TemporaryDirectory(prefix="tape-verify-") as folder:
         rows = Rows(store, Path(folder))
-        found = [each for session in sessions_of(store) for each in _session_laws(store, session, count, rows)]
+        found, sessions = list[Broken](), sessions_of(store)
+        for done, session in enumerate(sessions):
+            note(done, len(sessions))
+            found += _session_laws(store, session, count, rows)
     found += day_laws(store)
     in_bucket = len(rows.in_bucket)
     return Verdict(

@@ -2,9 +2,11 @@
 
 import gzip
 import os
+import pty
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,21 @@ def test_the_version_is_told() -> None:
     """`tape --version` prints what records say of the software."""
     done = subprocess.run([TAPE, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("stock-tracing 0.")
+
+
+@pytest.mark.parametrize(("words", "shown"), [(("verify",), b"sessions verified"), (("export", "out.csv"), b"trades")])
+def test_a_long_command_shows_how_far_it_is_on_a_terminal_alone(
+    archived: Store, tmp_path: Path, words: tuple[str, ...], shown: bytes
+) -> None:
+    """On a terminal a bar moves on stderr; in a pipe there is none."""
+    master, terminal = pty.openpty()
+    done = tape(archived, *words, stdout=subprocess.DEVNULL, stderr=terminal, cwd=tmp_path, env={"TERM": "xterm"})
+    os.close(terminal)
+    seen = b""
+    with suppress(OSError):
+        while some := os.read(master, 65_536):
+            seen += some
+    os.close(master)
+    assert done.returncode in (0, 1)
+    assert shown in seen
+    assert tape(archived, *words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path).stderr == b""
