@@ -125,6 +125,7 @@ def record(
 @symbols_app.command("list")
 def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print what the session records now, with its trades so far."""
+    check_tls()
     from tasks.capture.task import recording_session
 
     _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
@@ -149,6 +150,7 @@ def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: Data
 
 
 def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
+    check_tls()
     from tasks.capture.task import change_symbols, recording_session
 
     settings = load_settings(symbols=symbols, data_dir=data_dir)

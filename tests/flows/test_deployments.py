@@ -83,8 +83,18 @@ def _kill(pid: int) -> None:
         return
 
 
+@pytest.fixture
+def own_server(tape: Any, tmp_path: Path) -> Iterator[None]:
+    """A Prefect server of this test's own: its schedules are no other test's."""
+    tape.server = type(tape.server)(tmp_path / "prefect")
+    tape.server.start()
+    yield
+    tape.server.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("own_server")
 def test_a_run_that_a_schedule_made_is_executed_by_a_worker(
     tape: Any, until: Any, shell: Callable[[str], str], worker: Callable[[], Any]
 ) -> None:

@@ -39,6 +39,7 @@ def test_all_is_well(tape: Any, bucket_settings: dict[str, str], open_port: int)
     assert done.returncode == 0, done.stdout + done.stderr
     states = {line[6:18].strip(): line[:5].strip() for line in done.stdout.splitlines()}
     assert states.pop("clock") in ("ok", "note")
+    assert states.pop("schedules") in ("ok", "note")  # As other tests have left the server.
     assert set(states) == {"key", "feed", "data folder", "disk", "calendar", "prefect", "object store"}
     assert set(states.values()) == {"ok"}
     assert list(tape.data.iterdir()) == []
@@ -74,6 +75,7 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
         "calendar": "XNYS",
         "prefect": "prefect server start",
         "object store": "market-tape",
+        "schedules": "look at its log",
     }.items():
         line = lines.pop(name)
         assert line.startswith("wrong"), line

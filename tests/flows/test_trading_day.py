@@ -146,7 +146,7 @@ def test_a_day_whose_recording_began_late_fails_with_its_coverage(
 
     with (
         serve_in_thread(generate(21, 60), ReplayOptions(speed=1.0)) as server,
-        tape.here(**open_for(300, 15, server.url)),
+        tape.here(**open_for(300, 40, server.url)),
     ):
         run = run_of(tape, trading_day(return_state=True))
     assert run["state"]["type"] == "FAILED"
@@ -160,7 +160,7 @@ def test_a_day_without_a_trade_fails(tape: Any, open_for: Callable[..., dict[str
 
     with (
         serve_in_thread([], ReplayOptions(speed=1.0)) as server,
-        tape.here(**open_for(60, 6, server.url, TAPE_MIN_COVERAGE="0%")),
+        tape.here(**open_for(60, 25, server.url, TAPE_MIN_COVERAGE="0%")),
     ):
         run = run_of(tape, trading_day(return_state=True))
     assert run["state"]["type"] == "FAILED"

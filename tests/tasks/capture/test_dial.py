@@ -127,7 +127,8 @@ def test_a_look_up_that_hangs_is_waited_for_by_the_next_try(server: FaultServer)
     answers.set()
     connect(URL, 5.0, dialer=dialer).close()
     connect(URL, 5.0, dialer=dialer).close()
-    assert asked == ["feed.invalid"] * 2
+    # The one that hung answers this try, or had just ended: then this one asks anew.
+    assert len(asked) in (2, 3)
 
 
 class Trickle:

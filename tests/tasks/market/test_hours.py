@@ -182,9 +182,10 @@ def test_a_calendar_that_the_library_cannot_compute_costs_only_its_hours(calenda
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_calendar_raises_anything_but_a_setting_error() -> None:
-    """Every calendar of the library, and every alias, gives hours or one line, on ordinary days and at the edge."""
-    for calendar in get_calendar_names():
+    """Every calendar of the library gives hours or one line, on an ordinary day and at the edge."""
+    for calendar in get_calendar_names(include_aliases=False):
         zone = exchange_zone(calendar)
         for text in ("2026-11-26", "2026-12-31", "2027-01-04"):
             noon = instant(f"{text}T12:00", zone)
