@@ -206,9 +206,11 @@ def _schedules() -> Finding:
     )
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.settings import get_current_settings
 
     scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
     try:
+        check(str(get_current_settings().api.url))  # Prefect's own client would try for minutes.
         with get_client(sync_client=True) as client:
             ours = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=["tape"])))
             due = [each for each in ours if not each.paused and any(schedule.active for schedule in each.schedules)]
