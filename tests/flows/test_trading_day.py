@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,7 +12,6 @@ import pandas as pd
 import pytest
 
 from tasks.manifest import Day, read
-from tasks.market.hours import _hours_around
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -28,8 +28,11 @@ def closing_early() -> Iterator[str]:
     zone = ZoneInfo(f"Etc/GMT{-ahead:+d}")
     here = now.astimezone(zone)
 
+    # The library keeps a calendar that it has built, also when its name is registered anew: each gets its own name.
+    called = f"TAPETEST{secrets.token_hex(4).upper()}"
+
     class Exchange(calendars.ExchangeCalendar):
-        name = "TAPETEST"
+        name = called
         tz = zone
         open_times = ((None, dt.time(1)),)
         close_times = ((None, dt.time(23)),)
@@ -39,9 +42,9 @@ def closing_early() -> Iterator[str]:
         def special_closes_adhoc(self) -> Any:
             return [(here.time().replace(second=0, microsecond=0), pd.DatetimeIndex([str(here.date())]))]
 
-    calendars.register_calendar_type("TAPETEST", Exchange, force=True)
-    yield "TAPETEST"
-    calendars.deregister_calendar("TAPETEST")
+    calendars.register_calendar_type(called, Exchange)
+    yield called
+    calendars.deregister_calendar(called)
 
 
 def run_of(tape: Any, state: Any) -> dict[str, Any]:
@@ -111,6 +114,8 @@ def test_a_trading_day_is_recorded_until_its_own_early_close(tape: Any, closing_
 def open_for(tape: Any) -> Iterator[Callable[..., dict[str, str]]]:
     """Settings of a day that began so many seconds ago and ends in so many, on an exchange of the test's own."""
 
+    registered: list[str] = []
+
     def settings(ago_s: int, ahead_s: int, url: str, **more: str) -> dict[str, str]:
         now = dt.datetime.now(dt.UTC)
         zone = ZoneInfo(f"Etc/GMT{-round(12 - now.hour - now.minute / 60):+d}")
@@ -119,23 +124,26 @@ def open_for(tape: Any) -> Iterator[Callable[..., dict[str, str]]]:
             for seconds in (-ago_s, ahead_s)
         )
 
+        # The library keeps a calendar that it has built, also when its name is registered anew: each gets its own name.
+        called = f"TAPETEST{secrets.token_hex(4).upper()}"
+
         class Exchange(calendars.ExchangeCalendar):
-            name = "TAPETEST"
+            name = called
             tz = zone
             open_times = ((None, begins.time().replace(second=0)),)
             close_times = ((None, ends.time().replace(second=0)),)
             weekmask = "1111111"
 
-        calendars.register_calendar_type("TAPETEST", Exchange, force=True)
-        _hours_around.cache_clear()
+        calendars.register_calendar_type(called, Exchange)
+        registered.append(called)
         return {
-            "TAPE_CALENDAR": "TAPETEST", "TAPE_FEED_URL": url, "TAPE_BATCH_FOR": "1s", "TAPE_OPEN_BEFORE": "0s",
+            "TAPE_CALENDAR": called, "TAPE_FEED_URL": url, "TAPE_BATCH_FOR": "1s", "TAPE_OPEN_BEFORE": "0s",
             "TAPE_CLOSE_AFTER": f"{ends.second}s", "TAPE_SYMBOLS": "SPY,NVDA", **more,
         }  # fmt: skip
 
     yield settings
-    calendars.deregister_calendar("TAPETEST")
-    _hours_around.cache_clear()
+    for called in registered:
+        calendars.deregister_calendar(called)
 
 
 def test_a_day_whose_recording_began_late_fails_with_its_coverage(
@@ -146,7 +154,7 @@ def test_a_day_whose_recording_began_late_fails_with_its_coverage(
 
     with (
         serve_in_thread(generate(21, 60), ReplayOptions(speed=1.0)) as server,
-        tape.here(**open_for(300, 40, server.url)),
+        tape.here(**open_for(300, 15, server.url)),
     ):
         run = run_of(tape, trading_day(return_state=True))
     assert run["state"]["type"] == "FAILED"
@@ -160,7 +168,7 @@ def test_a_day_without_a_trade_fails(tape: Any, open_for: Callable[..., dict[str
 
     with (
         serve_in_thread([], ReplayOptions(speed=1.0)) as server,
-        tape.here(**open_for(60, 25, server.url, TAPE_MIN_COVERAGE="0%")),
+        tape.here(**open_for(60, 10, server.url, TAPE_MIN_COVERAGE="0%")),
     ):
         run = run_of(tape, trading_day(return_state=True))
     assert run["state"]["type"] == "FAILED"
@@ -176,7 +184,7 @@ def test_a_day_joins_a_session_that_was_begun_by_hand_and_goes_on_to_its_own_end
     with serve_in_thread(generate(22, 120), ReplayOptions(speed=1.0)) as server:
         by_hand = tape.start("record", "TSLA", "--for", "12s", "--feed-url", server.url, "--batch-for", "1s", "--json")
         until(lambda: tape.status().get("state") == "recording")
-        with tape.here(**open_for(60, 30, server.url, TAPE_MIN_COVERAGE="0%")):
+        with tape.here(**open_for(60, 20, server.url, TAPE_MIN_COVERAGE="0%")):
             ledger = trading_day()
         short = tape.printed(by_hand)
     (folder,) = tape.data.glob("sessions/*")

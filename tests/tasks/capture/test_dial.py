@@ -150,11 +150,13 @@ def test_handshakes_that_trickle_leave_no_thread_and_no_descriptor(fault_server:
     before = threading.active_count(), open_descriptors()
     server = fault_server(then=[Trickle(), Answer(503)])
     dialer = Dialer()
-    for _ in range(50):
+    tries = 0
+    while len(server.connections) < 50:  # A try may be over before its connection is there: it counts for nothing.
+        tries += 1
+        assert tries <= 100
         with pytest.raises(TransientError, match="it took too long"):
             connect(server.url, 0.05, dialer=dialer)
         assert sum(thread.name == "connect" for thread in threading.enumerate()) <= 3
-    assert len(server.connections) == 50
     server.stop()
     wait_for(lambda: (threading.active_count(), open_descriptors()) <= before, 5)
 
