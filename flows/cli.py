@@ -19,7 +19,7 @@ from flows.deadline import deadline_for
 from flows.live import session_shown
 from flows.orchestrator import orchestrated, run
 from flows.progress import progress
-from flows.settings import load_settings, reach_this_machine_without_a_proxy
+from flows.settings import chosen, load_settings, reach_this_machine_without_a_proxy
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from flows.terminal import take_any_text
@@ -104,7 +104,12 @@ def record(
     from flows.record_session import record_session
 
     refuse_wrong_bucket(settings, _tell)
-    with ended_in_order(_tell), orchestrated(_tell), session_shown(live=sys.stdout.isatty() and not as_json):
+    with (
+        chosen(feed_url=feed_url, data_dir=data_dir),
+        ended_in_order(_tell),
+        orchestrated(_tell),
+        session_shown(live=sys.stdout.isatty() and not as_json),
+    ):
         ledgers, failure = _ledgers_of(
             lambda: [
                 run(
@@ -112,8 +117,6 @@ def record(
                     symbols=list(settings.symbols),
                     record_for=record_for,
                     until=until,
-                    feed_url=feed_url,
-                    data_dir=data_dir,
                     batch_for=batch_for,
                     lanes=lanes,
                 )
@@ -178,8 +181,8 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if not anything_to_archive(Store(settings.data_dir), settings):
         _print_ledgers([], as_json, settings.data_dir, single=False, failure=None)
         return
-    with orchestrated(_tell):
-        ledgers, failure = _ledgers_of(lambda: run(process_batches, data_dir=data_dir))
+    with chosen(data_dir=data_dir), orchestrated(_tell):
+        ledgers, failure = _ledgers_of(lambda: run(process_batches))
     _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 
 

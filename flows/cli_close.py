@@ -10,7 +10,7 @@ import typer
 from flows import report
 from flows.orchestrator import orchestrated, run
 from flows.rows import print_json
-from flows.settings import load_settings
+from flows.settings import chosen, load_settings
 from flows.surroundings import check_bucket_of, check_tls
 from tasks.errors import SettingsError
 from tasks.market.hours import exchange_zone
@@ -44,8 +44,11 @@ def close(
     closing = Closing((), (), ())
     try:
         if anything_to_close(settings, day):
-            with orchestrated(lambda text: report.line(("tape:", "yellow"), f" {text}", to=report.errors)):
-                closing = run(close_day, date=day, data_dir=data_dir)
+            with (
+                chosen(data_dir=data_dir),
+                orchestrated(_tell),
+            ):
+                closing = run(close_day, date=day)
     except NotClosed as error:
         failure, closing = error, error.closing
     if as_json:
@@ -56,6 +59,10 @@ def close(
         for line in str(failure).splitlines():
             report.line(("tape:", "red"), f" {line}", to=report.errors)
         raise typer.Exit(FAILED)
+
+
+def _tell(text: str) -> None:
+    report.line(("tape:", "yellow"), f" {text}", to=report.errors)
 
 
 def _as_json(closing: "Closing") -> dict[str, Any]:

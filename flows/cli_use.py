@@ -14,7 +14,7 @@ import typer
 from flows import report
 from flows.progress import progress
 from flows.rows import as_json_line, print_json, print_rows
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_tls
 from flows.terminal import shown
 from tasks.batch import is_session_name
@@ -88,7 +88,7 @@ def bars(
     every_ns, zone = duration_ns(every), _zone(tz)
     if not 0 < every_ns <= _DAY_NS:
         raise SettingsError(f"--every: {every} is no bar of a day; write 10s, 1m, 1h or 1d")
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write(data_dir=data_dir)
     _one_form(as_json, as_csv, plot)
     date = day_of(date, "--date", settings)
     store, manifests = _manifests(settings, remote, date, symbol)
@@ -125,7 +125,7 @@ def query(
     from tasks.query.views import add_sessions, connect
 
     _one_form(as_json, as_csv)
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write(data_dir=data_dir)
     date = None if date is None else day_of(date, "--date", settings)
     store, manifests = _manifests(settings, remote, date, None)
     with connect(sources_of(store, manifests)) as database:
@@ -141,7 +141,7 @@ def query(
 
 def restore(date: Date = None, data_dir: DataDir = None) -> None:
     """Bring a day, or everything, back from the bucket, verified, never over something that differs."""
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     bucket = _bucket(settings)
     from tasks.upload.task import restore as bring

@@ -7,14 +7,13 @@ has got another batch since is merged anew. So no day waits for batches that are
 import datetime as dt
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.orchestrator import call, is_alone
 from flows.process_batches import TWO_AT_A_TIME, bucket_of, finish, send_records
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, settings_to_write
 from tasks.days import is_closed
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.manifest import Day
@@ -46,12 +45,12 @@ class NotClosed(TerminalError):
 
 
 @flow(name="close-day", task_runner=TWO_AT_A_TIME)
-def close_day(date: dt.date | None = None, data_dir: Path | None = None) -> Closing:
+def close_day(date: dt.date | None = None) -> Closing:
     """Close that day, or every day that is over and not closed; upload what was closed; apply the retention rule.
 
     A day that cannot be closed keeps no other from it. Raises NotClosed at the end where there was one.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
     days, reasons = _merged(settings, _to_close(store, settings, date))
     reasons += _sent(settings, store, date)

@@ -5,10 +5,12 @@ import datetime as dt
 from pydantic import SecretStr
 
 from flows.settings import Settings
+from tasks.address import address_of
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError
 from tasks.market.hours import exchange_zone
 from tasks.trade import NS_PER_S
+from tasks.venues import KEYS_GO_TO, may_have_key
 
 _EXAMPLE = "2026-11-24T16:00:00-05:00"
 
@@ -28,7 +30,18 @@ def deadline_for(settings: Settings, record_for: str | None, until: str | None, 
 
 
 def key_of(settings: Settings) -> SecretStr:
-    """The feed's key. Raises SettingsError where there is none."""
+    """The key for the feed that is set: the vendor's goes to the vendor alone, a feed on this machine has its own.
+
+    Raises SettingsError where there is none, and where the feed is neither.
+    """
+    feed = address_of(settings.feed_url)
+    if feed.is_loopback:
+        return settings.replay_key
+    if not may_have_key(feed.host):
+        raise SettingsError(
+            f"TAPE_FEED_URL: {feed.host} is not a host of {KEYS_GO_TO}, and gets no key of it; for a relay of your "
+            "own forward a port of this machine, and give its key as TAPE_REPLAY_KEY"
+        )
     if settings.finnhub_api_key is None:
         raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
     return settings.finnhub_api_key

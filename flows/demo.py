@@ -12,6 +12,7 @@ from flows import report
 from flows.live import session_shown
 from flows.orchestrator import orchestrated
 from flows.orchestrator import run as start
+from flows.settings import chosen
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -37,13 +38,15 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
         from flows.record_session import record_session
 
-        with orchestrated(tell), session_shown(live=sys.stdout.isatty()):
+        with (
+            chosen(feed_url=served.url, data_dir=data_dir),
+            orchestrated(tell),
+            session_shown(live=sys.stdout.isatty()),
+        ):
             ledger = start(
                 record_session,
                 symbols=list(SYMBOLS),
                 record_for=f"{seconds}s",
-                feed_url=served.url,
-                data_dir=data_dir,
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
     report.print_ledger(ledger, shown)
@@ -65,4 +68,3 @@ def _leave_settings_alone(data_dir: Path) -> None:
     os.chdir(data_dir)
     for name in [name for name in os.environ if name.upper().startswith(("TAPE_", "FINNHUB_"))]:
         del os.environ[name]
-    os.environ["FINNHUB_API_KEY"] = "demo"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from flows.deadline import key_of
 from flows.orchestrator import NoOrchestrator, check
 from flows.settings import Settings
-from flows.surroundings import check_feed
+from flows.surroundings import check_feed, exposures
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
 from tasks.market.hours import exchange_zone, is_covered, next_open
@@ -60,6 +61,7 @@ def examine(settings: Settings) -> list[Finding]:
         asked["feed"](),
         asked["clock"](),
         _data_folder(settings.data_dir),
+        *(Finding("exposed", "note", exposure) for exposure in exposures(settings)),
         _disk(settings),
         _calendar(settings, time.time_ns()),
         asked["prefect"](),
@@ -94,9 +96,12 @@ def bounded(name: str, look: Callable[[], Finding], advice: str, within_s: float
 
 
 def _key(settings: Settings) -> Finding:
-    if settings.finnhub_api_key is None:
-        return Finding("key", "wrong", "FINNHUB_API_KEY is not set: get one at finnhub.io and put it into .env")
-    return Finding("key", "ok", "FINNHUB_API_KEY is set; whether the feed takes it shows at the first connection")
+    try:
+        key_of(settings)
+    except SettingsError as error:
+        return Finding("key", "wrong", str(error))
+    name = "TAPE_REPLAY_KEY" if address_of(settings.feed_url).is_loopback else "FINNHUB_API_KEY"
+    return Finding("key", "ok", f"{name} is set; whether the feed takes it shows at the first connection")
 
 
 def _feed(settings: Settings) -> Finding:

@@ -7,6 +7,7 @@ record.
 """
 
 import logging
+import secrets
 import socket
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
     """Have an API for the flows that are run meanwhile, or have them run without: then `tell` why, in one line."""
     global _alone
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
         get_current_settings,
@@ -85,7 +87,7 @@ def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     try:
-        with temporary_settings({PREFECT_API_URL: server.url}):
+        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.password}):
             yield
     finally:
         _send_what_waits()
@@ -142,13 +144,13 @@ class _Server:
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/api"
+        self.url, self.password = f"http://127.0.0.1:{port}/api", f"tape:{secrets.token_hex(16)}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the server
         words = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _SERVER, *words, "--log-level", "error", "--lifespan", "on"],
             stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, start_new_session=True,
-            env=for_prefects_server(),
+            env=for_prefects_server(self.password),
         )  # fmt: skip
 
     def wait(self) -> None:

@@ -4,7 +4,6 @@ Every step may be run again: what is done is found done on disk, whoever did it.
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -13,7 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestrator import call, is_alone, submit
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, settings_to_write
 from tasks.batch import BatchName
 from tasks.capture.task import killed_sessions, recover_sessions
 from tasks.compress.task import Form, compress
@@ -54,13 +53,13 @@ class NotArchived(TerminalError):
 
 
 @flow(name="process-batches", task_runner=TWO_AT_A_TIME)
-def process_batches(data_dir: Path | None = None) -> list[Ledger]:
+def process_batches() -> list[Ledger]:
     """Archive whatever is sealed and not archived, whichever session left it; gives the ledgers of those sessions.
 
     Sessions whose recorder was killed are closed first, so that what they had journalled is among it.
     Raises NotArchived where a batch could not be archived.
     """
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
     recovered = call(recover_sessions, store.root)
     names = waiting(store, settings)

@@ -3,7 +3,6 @@
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
@@ -22,9 +21,9 @@ from flows.process_batches import (
     show,
     waiting,
 )
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, settings_to_write
 from flows.stopping import heed_signals_again
-from flows.surroundings import check_feed
+from flows.surroundings import check_feed, exposures
 from tasks.batch import BatchName, session_name
 from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
 from tasks.errors import TerminalError
@@ -69,8 +68,6 @@ def record_session(
     symbols: list[str] | None = None,
     record_for: str | None = None,
     until: str | None = None,
-    feed_url: str | None = None,
-    data_dir: Path | None = None,
     batch_for: str | None = None,
     lanes: str | None = None,
 ) -> Ledger:
@@ -80,7 +77,7 @@ def record_session(
     Raises SettingsError before anything starts, SessionFailed where the recording failed or its ledger does not
     balance, NotArchived where a batch could not be archived: it is then recorded, and `process_batches` takes it up.
     """
-    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
+    settings = settings_to_write(symbols=symbols, batch_for=batch_for, lanes=lanes)
     # A form of Prefect's UI sends an empty text for a field that is left blank.
     record_for, until = record_for or (None if until else _RECORD_FOR), until or None
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before anything starts.
@@ -99,6 +96,8 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     session = session_for(settings, wanted, begun_ns)
     store = Store(settings.data_dir)
     warn_of_bucket(settings, get_run_logger())
+    for exposure in exposures(settings):
+        get_run_logger().warning("%s", exposure)
     heed_signals_again()
     futures: dict[BatchName, Steps] = {}
 

@@ -6,6 +6,8 @@ on as an argument.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -52,7 +54,10 @@ class Settings(BaseSettings):
     )
 
     finnhub_api_key: Secret | None = _setting(
-        "FINNHUB_API_KEY", None, "c0ffee…", "The key for Finnhub's websocket, from https://finnhub.io/dashboard."
+        "FINNHUB_API_KEY", None, "c0ffee…", "The key for Finnhub's websocket; it is sent to hosts of finnhub.io alone."
+    )
+    replay_key: Secret = _setting(
+        "TAPE_REPLAY_KEY", "replay", "replay", "The key for a feed on this machine, such as that of `tape replay`."
     )
     symbols: Symbols = _setting(
         "TAPE_SYMBOLS",
@@ -72,10 +77,16 @@ class Settings(BaseSettings):
         "TAPE_FEED_URL",
         "wss://ws.finnhub.io",
         "wss://ws.finnhub.io",
-        "The feed's websocket, ws or wss, without the token.",
+        "The feed's websocket without the key, ws or wss: one of finnhub.io, or one on this machine.",
     )
     data_dir: Annotated[Path, BeforeValidator(read.data_folder)] = _setting(
         "TAPE_DATA_DIR", "./data", "/var/lib/tape", "The folder of everything that is recorded."
+    )
+    data_access: Literal["owner", "group"] = _setting(
+        "TAPE_DATA_ACCESS",
+        "owner",
+        "group",
+        "Who may read what is recorded: its owner alone, or its group.",
     )
     batch_for_ns: Annotated[int, BeforeValidator(read.duration(at_least="100ms", at_most="1d"))] = _setting(
         "TAPE_BATCH_FOR", "5m", "5m", "A journal is sealed into a batch at this age."
@@ -215,14 +226,23 @@ def surroundings() -> dict[str, str]:
 
 # What of the environment a Prefect server of ours gets: no secret of ours, whatever its name.
 _FOR_SERVERS = re.compile("PATH|HOME|USER|LOGNAME|TMPDIR|LANG|LC_[A-Z]+|TZ|SSL_CERT_(FILE|DIR)|PREFECT_[A-Z0-9_]+")
+_NOT_FOR_SERVERS = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def for_prefects_server() -> dict[str, str]:
-    """The environment of a Prefect server that a command starts for itself."""
-    kept = {name: value for name, value in os.environ.items() if _FOR_SERVERS.fullmatch(name)}
-    kept.pop("PREFECT_API_URL", None)
-    return kept | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+def for_prefects_server(password: str) -> dict[str, str]:
+    """The environment of a Prefect server that a command starts for itself, and that answers to this password alone."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if _FOR_SERVERS.fullmatch(name) and name not in _NOT_FOR_SERVERS
+    }
+    return kept | {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+    }
 
 
 def reach_this_machine_without_a_proxy() -> None:
@@ -232,14 +252,35 @@ def reach_this_machine_without_a_proxy() -> None:
         os.environ[name] = ",".join([*named, *(host for host in _LOOPBACK if host not in named)])
 
 
+_MASKS = {"owner": 0o077, "group": 0o027}
+_chosen: dict[str, object] = {}
+
+
+@contextmanager
+def chosen(**overrides: object) -> Iterator[None]:
+    """Have `load_settings` take these for overrides meanwhile, in this process: what a command line says.
+
+    Flows have no parameters for them. Whoever can reach Prefect's API can start a deployment with any parameters, and
+    must not decide where a key is sent or a file is written.
+    """
+    before = dict(_chosen)
+    _chosen.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        yield
+    finally:
+        _chosen.clear()
+        _chosen.update(before)
+
+
 def load_settings(**overrides: object) -> Settings:
-    """The settings: overrides, else the environment, else `.env` in the working folder, else the defaults.
+    """The settings: overrides, else those chosen, else the environment, else `.env` in this folder, else defaults.
 
     An override has the setting's name in small letters, without `TAPE_` (`batch_for="5m"`). What is None or empty
     counts as unset, wherever it stands. Raises SettingsError with one line for each setting that is wrong or unknown.
     """
     _go_to_folder()
-    given = {_overridden(name): value for name, value in overrides.items() if value not in (None, "", (), [])}
+    overrides = _chosen | {name: value for name, value in overrides.items() if value not in (None, "", (), [])}
+    given = {_overridden(name): value for name, value in overrides.items()}
     check_env_file(Path(ENV_FILE))
     wrong = _unknown_names()
     try:
@@ -249,6 +290,16 @@ def load_settings(**overrides: object) -> Settings:
     if wrong:
         # Outside the handler: the validation error holds the values, and a traceback with locals would show them.
         raise SettingsError("\n".join(dict.fromkeys(wrong)))
+    return settings
+
+
+def settings_to_write(**overrides: object) -> Settings:
+    """The settings as `load_settings` gives them, for a process that writes to the data folder.
+
+    From here on what it and its children make is for the owner alone, or can be read by the group too.
+    """
+    settings = load_settings(**overrides)
+    os.umask(_MASKS[settings.data_access])
     return settings
 
 

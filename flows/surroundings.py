@@ -7,9 +7,10 @@ traceback of Prefect's.
 import ssl
 import threading
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from pathlib import Path
 
-from flows.settings import Settings, surroundings
+from flows.settings import ENV_FILE, Settings, surroundings
 from tasks.address import address_of
 from tasks.errors import SettingsError, TerminalError
 from tasks.proxies import proxy_for
@@ -28,6 +29,21 @@ def check_feed(settings: Settings) -> None:
             "SSL_CERT_FILE: neither this nor SSL_CERT_DIR has an authority's certificate; name a file of them, or "
             "unset both and install those of the system (ca-certificates)"
         )
+
+
+def exposures(settings: Settings) -> list[str]:
+    """What lies open that should not, a line each with what to do about it: nothing of it keeps one from recording."""
+    found, feed, env_file = [], address_of(settings.feed_url), Path(ENV_FILE)
+    if not feed.is_secure and not feed.is_loopback:
+        found.append(
+            f"TAPE_FEED_URL: {feed} is reached without TLS, and anybody on the way reads the key; write wss://"
+        )
+    for path, allowed in ((env_file, 0), (settings.data_dir, 0o050 if settings.data_access == "group" else 0)):
+        with suppress(OSError):
+            if path.stat().st_mode & 0o077 & ~allowed:
+                advice = f"run `chmod {'g-w,o=' if allowed else 'go='} {path}`"
+                found.append(f"{path}: is open to other users of this machine; {advice}")
+    return found
 
 
 def check_tls() -> None:

@@ -6,7 +6,6 @@ early, both by the exchange's own calendar.
 
 import datetime as dt
 import time
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -16,7 +15,7 @@ from prefect.states import Completed
 from flows.close_day import close_day
 from flows.process_batches import TWO_AT_A_TIME, process_batches
 from flows.record_session import make_ready, recorded, request_for
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
 from tasks.duration import format_duration
@@ -41,18 +40,13 @@ def _run_name() -> str:
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
-def trading_day(
-    symbols: list[str] | None = None,
-    date: dt.date | None = None,
-    feed_url: str | None = None,
-    data_dir: Path | None = None,
-) -> Ledger | Any:
+def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -> Ledger | Any:
     """Record the exchange's day `date` (today, in its time zone), archive whatever is left of it, and close it.
 
     Ends as `Skipped` where the exchange is closed that day. Raises DayShort where too little of the day was recorded,
     by this run and by all others.
     """
-    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir)
+    settings = settings_to_write(symbols=symbols)
     check_feed(settings)
     day = date or _today(settings.calendar)
     hours = trading_day_for(
@@ -66,8 +60,8 @@ def trading_day(
     make_ready(settings)
     _wait_until(hours.open_ns)
     done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
-    process_batches(data_dir=data_dir)
-    close_day(date=day, data_dir=data_dir)
+    process_batches()
+    close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
         raise DayShort(f"{day}: {reason}")

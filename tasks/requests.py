@@ -164,7 +164,7 @@ def _save(folder: Path, request: Request) -> None:
 def _locked(session_folder: Path) -> Iterator[Path]:
     folder = session_folder / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder

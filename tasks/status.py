@@ -6,6 +6,7 @@ from typing import Literal
 
 from tasks.ledger import Gap
 from tasks.manifest import encode, read
+from tasks.store import begun
 
 STATUS_FILE = "status.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -64,9 +65,10 @@ def boot_id() -> str:
 
 def write_status(folder: Path, status: Status) -> None:
     """Replace the status in a session's folder; not synced, since only the living read it."""
-    temporary = folder / f".{STATUS_FILE}.tmp"
+    path = folder / STATUS_FILE
+    temporary = begun(path)
     temporary.write_bytes(encode(status))
-    temporary.replace(folder / STATUS_FILE)
+    temporary.replace(path)
 
 
 def read_status(folder: Path) -> Status | None:

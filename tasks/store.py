@@ -108,7 +108,7 @@ class Store:
         path = self.locks / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if _is_file(descriptor, path):
@@ -135,6 +135,17 @@ def sha256_of(path: Path) -> str:
 def unfinished(path: Path) -> Path:
     """The name under which `path` is written until it is whole; no `*`-glob of the store lists it."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def begun(path: Path) -> Path:
+    """`unfinished(path)` as a new, empty file: what lies there, of a crash or planted as a link, is not written to.
+
+    Raises OSError where it cannot be made.
+    """
+    temporary = unfinished(path)
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    return temporary
 
 
 def publish(path: Path) -> None:
@@ -164,7 +175,7 @@ def at_work_in(folder: Path, command: str = "tape archive") -> Iterator[None]:
 def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path`: whole, synced, or not at all."""
     with _naming(path):
-        unfinished(path).write_bytes(content)
+        begun(path).write_bytes(content)
     publish(path)
 
 

@@ -17,9 +17,16 @@ _CRYPTO = frozenset({
     "BINANCE", "BINANCEUS", "BITFINEX", "BITMEX", "BITSTAMP", "BITTREX", "BYBIT", "COINBASE", "FTX", "GATEIO", "GEMINI",
     "HITBTC", "HUOBI", "KRAKEN", "KUCOIN", "OKEX", "OKX", "POLONIEX", "UPBIT", "ZB",
 })  # fmt: skip
+# The hosts that may be given a key of this vendor: this one, and those below it.
+KEYS_GO_TO = "finnhub.io"
 # Currencies trade from Sunday to Friday, five in the afternoon in New York.
 _NEW_YORK = ZoneInfo("America/New_York")
 _FRIDAY, _SATURDAY, _SUNDAY, _ROLLOVER_HOUR = 4, 5, 6, 17
+
+
+def may_have_key(host: str) -> bool:
+    """Whether a host (small letters, ASCII, no final dot) is the vendor's, and may be given its key."""
+    return host == KEYS_GO_TO or host.endswith(f".{KEYS_GO_TO}")
 
 
 def is_trading(symbol: str, ns: int, hours: Iterable[tuple[int, int]]) -> bool:

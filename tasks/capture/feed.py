@@ -205,7 +205,8 @@ def _close(opened: websocket.WebSocket) -> None:
 def _refusal(status: int) -> RecorderError:
     if status in (401, 403):
         return TerminalError(
-            f"the feed refused the API key (HTTP {status}); set FINNHUB_API_KEY to the key of your dashboard"
+            f"the feed refused the API key (HTTP {status}); correct FINNHUB_API_KEY, "
+            "or TAPE_REPLAY_KEY for a feed on this machine"
         )
     if status == 429:
         return TooManyConnections("the feed counts another connection on this API key (HTTP 429)")

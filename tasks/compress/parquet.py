@@ -19,7 +19,7 @@ from tasks.columns import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
 from tasks.errors import CorruptionError, TerminalError
 from tasks.forms import Form, read_groups, writing
 from tasks.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
 _PLAIN = Form()
 _NO_TIME = np.iinfo(np.int64)
@@ -73,7 +73,7 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     if report.valid:
         _check(validated, report)  # First: a damaged Arrow file may take the process down, not only raise.
         with _removed_on_failure(unfinished(archived)):
-            _write(facts, form, report, validated, unfinished(archived), times)
+            _write(facts, form, report, validated, begun(archived), times)
             _compare(validated, unfinished(archived), report)
             digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size

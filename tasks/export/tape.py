@@ -22,7 +22,7 @@ from tasks.batch import BatchName
 from tasks.days import day_of_batch, day_record, nowhere_here, unmerged
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Day, Manifest, read
-from tasks.store import Store, publish, sha256_of, unfinished
+from tasks.store import Store, begun, publish, sha256_of, unfinished
 from tasks.trade import NS_PER_MS, TAPE_COLUMNS
 
 _WINDOW_TRADES = 1_000_000
@@ -164,7 +164,7 @@ def _writing(out: Path) -> Iterator[IO[bytes]]:
     out = out.resolve() if out.is_symlink() else out
     beside = unfinished(out)
     try:
-        with beside.open("wb") as raw:
+        with begun(out).open("wb") as raw:
             if out.name.endswith(".gz"):
                 # Without name and time: two exports of one archive are equal.
                 with gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped:

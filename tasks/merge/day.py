@@ -16,7 +16,7 @@ from tasks.days import day_of_batch, day_record, removed, removed_record, unmerg
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import SOFTWARE, Day, Manifest, encode, read
 from tasks.merge.written import Source, compare, write
-from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
 
 def merge(store: Store, feed: str, date: str) -> Day | None:
@@ -87,7 +87,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
         try:
             sources = _sources(store, record, held, aside)
             (aside / "sorted").mkdir(parents=True)
-            write(unfinished(target), facts, sources, symbols, aside / "sorted", ms=ms)
+            write(begun(target), facts, sources, symbols, aside / "sorted", ms=ms)
             compare(unfinished(target), sources, rows, aside / "compared")
         except BaseException:
             unfinished(target).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.batch import BatchName
 from tasks.days import day_record, held_by, nowhere_here
 from tasks.manifest import Manifest, read, record_sha256, sha256_said
-from tasks.store import Store, feed_and_date, publish, unfinished
+from tasks.store import Store, begun, feed_and_date, publish
 
 LAYOUT_OF_VIEWS = "A"
 
@@ -81,7 +81,7 @@ def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
     decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"
     if not decoded.exists():
         place.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(unfinished(decoded), SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(begun(decoded), SCHEMA, compression="zstd") as writer:
             for table in read_groups(file):
                 writer.write_table(table)
         publish(decoded)

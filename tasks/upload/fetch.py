@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError
-from tasks.store import publish, sha256_of, unfinished, write_whole
+from tasks.store import begun, publish, sha256_of, unfinished, write_whole
 from tasks.upload.object_store import ObjectStore
 
 
@@ -28,7 +28,7 @@ def bring(objects: ObjectStore, key: str, path: Path, sha256: str) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
-        with temporary.open("wb") as file:
+        with begun(path).open("wb") as file:
             actual = objects.read(key, file)
         if actual != sha256:
             raise CorruptionError(

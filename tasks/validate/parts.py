@@ -13,7 +13,7 @@ import pyarrow as pa
 from tasks import quarantine
 from tasks.archive import CODED_SCHEMA, TEXTS
 from tasks.manifest import Report
-from tasks.store import publish, sync, unfinished
+from tasks.store import begun, publish, sync, unfinished
 from tasks.trade import JOURNAL_COLUMNS
 from tasks.validate.coded import Coded
 from tasks.validate.lines import Slice
@@ -30,9 +30,9 @@ class Parts:
 
     def __init__(self, validated: Path, rejected: Path) -> None:
         self._validated, self._rejected = validated, rejected
-        self._arrow_file = pa.OSFile(str(unfinished(validated)), "wb")
+        self._arrow_file = pa.OSFile(str(begun(validated)), "wb")
         self._arrow = pa.ipc.new_stream(self._arrow_file, CODED_SCHEMA)
-        self._csv = unfinished(rejected).open("wb")
+        self._csv = begun(rejected).open("wb")
         self._digest = hashlib.sha256()
         self._beside = ThreadPoolExecutor(1, "sync")
         self._synced: list[Future[None]] = []

@@ -16,7 +16,7 @@ from tasks.ahead import ahead
 from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, publish, sha256_of, sync, unfinished, write_whole
+from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, write_whole
 from tasks.trade import JOURNAL_HEADER
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
@@ -131,7 +131,7 @@ def _judged(
 def _reject_whole(store: Store, name: BatchName, seal: Seal, why: str) -> Report:
     journal, place = store.sealed / name.sealed, store.quarantine / name.rejected_batch
     _LOG.error("%s: the whole batch goes to quarantine: %s; look at %s", name, why, place)
-    shutil.copyfile(journal, unfinished(place))
+    shutil.copyfile(journal, begun(place))
     publish(place)
     with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
         parts.publish()

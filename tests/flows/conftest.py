@@ -17,7 +17,8 @@ from prefect_server import PrefectServer
 from tasks.store import Store
 from tasks.verify.laws import Verdict, verify
 
-KEY = "the-secret-key-of-these-tests"
+# What is sent to a feed on this machine, and what must never be sent to it.
+KEY, VENDORS_KEY = "the-secret-key-of-these-tests", "the-vendors-key-that-nobody-is-sent"
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +43,7 @@ class Tape:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("tape")), *map(str, words)],
             cwd=self.folder,
-            env={**self.server.environment, "FINNHUB_API_KEY": KEY, **settings},
+            env={**self.server.environment, "FINNHUB_API_KEY": VENDORS_KEY, "TAPE_REPLAY_KEY": KEY, **settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -87,7 +88,7 @@ class Tape:
             for name in [name for name in os.environ if name.startswith("TAPE_")]:
                 patch.delenv(name)
             patch.chdir(self.folder)
-            for name, value in {"FINNHUB_API_KEY": KEY, **settings}.items():
+            for name, value in {"FINNHUB_API_KEY": VENDORS_KEY, "TAPE_REPLAY_KEY": KEY, **settings}.items():
                 patch.setenv(name, value)
             yield
 

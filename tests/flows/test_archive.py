@@ -103,7 +103,7 @@ def archived_here(tape: Any, **settings: str) -> list[Ledger]:
     from flows.process_batches import process_batches
 
     with tape.here(**settings):
-        return process_batches(data_dir=tape.data)
+        return process_batches()
 
 
 def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> None:

@@ -46,7 +46,7 @@ def closing(tape: Any, date: str | None = None, **settings: str) -> Any:
     from flows.close_day import close_day
 
     with tape.here(**settings):
-        return close_day(date=None if date is None else dt.date.fromisoformat(date), data_dir=tape.data)
+        return close_day(date=None if date is None else dt.date.fromisoformat(date))
 
 
 def closed(tape: Any) -> set[tuple[str, str]]:

@@ -1,15 +1,18 @@
 """Does `deployments/prefect.yaml` do what its own header says, on a real server with a real worker?"""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
@@ -19,13 +22,14 @@ from tasks.verify.laws import verify
 
 ROOT = Path(__file__).parents[2]
 KEY, SECRET = "the-workers-own-key", "the-workers-s3-secret"
+VENDORS_KEY = "the-vendors-key-that-nobody-is-sent"
 ONE_SECOND = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
 
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> dict[str, str]:
     """What a worker's environment holds on a machine that records."""
-    return {"FINNHUB_API_KEY": KEY, "TAPE_DATA_DIR": str(tmp_path / "unused")}
+    return {"FINNHUB_API_KEY": VENDORS_KEY, "TAPE_REPLAY_KEY": KEY, "TAPE_DATA_DIR": str(tmp_path / "unused")}
 
 
 @pytest.fixture
@@ -141,6 +145,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]
         assert each["job_variables"] == {"env": {"STOCK_TRACING_FOLDER": str(ROOT)}}
         assert KEY not in str(each)
+        assert VENDORS_KEY not in str(each)
         assert SECRET not in str(each)
         # A limit's slot is a lease: where the API restarts it is lost, and Prefect ends the run in mid-session.
         assert each["concurrency_limit"] is None
@@ -149,8 +154,13 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     for each in deployed.values():  # From here on nothing runs but what the test starts.
         tape.server.ask(f"deployments/{each['id']}/pause_deployment", {})
 
-    def start(name: str, **parameters: Any) -> str:
-        answer = tape.server.ask(f"deployments/{deployed[name]['id']}/create_flow_run", {"parameters": parameters})
+    def start(name: str, settings: dict[str, str] | None = None, **parameters: Any) -> str:
+        """Start a run; `settings` are what a worker of another machine would have in its environment."""
+        wanted = {
+            "parameters": parameters,
+            "job_variables": {"env": {"STOCK_TRACING_FOLDER": str(ROOT), **(settings or {})}},
+        }
+        answer = tape.server.ask(f"deployments/{deployed[name]['id']}/create_flow_run", wanted)
         return str(answer["id"])
 
     def state(run: str) -> str:
@@ -172,10 +182,13 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         serve_in_thread(generate(14, 90), ReplayOptions(speed=1.0)) as two,
         serve_in_thread(generate(15, 90), ReplayOptions(speed=1.0)) as three,
     ):
+        with pytest.raises(urllib.error.HTTPError, match=r"409|422"):
+            start("by-hand", symbols=["SPY"], feed_url=one.url)
         common = {"symbols": ["SPY", "NVDA", "TSLA"], "batch_for": "1s"}
         runs = {
             folder: start(
-                "by-hand", **common, record_for=record_for, feed_url=served.url, data_dir=str(tape.folder / folder)
+                "by-hand", {"TAPE_FEED_URL": served.url, "TAPE_DATA_DIR": str(tape.folder / folder)},
+                **common, record_for=record_for,
             )
             for folder, served, record_for in (
                 ("completed", one, "10s"), ("cancelled", two, "60s"), ("orphaned", three, "25s"),
@@ -200,7 +213,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     assert (orphaned["outcome"], orphaned["gaps"]) == ("complete", [])
     assert Store(tape.folder / "orphaned").sealed_batches()
     worker()
-    net = start("safety-net", data_dir=str(tape.folder / "orphaned"))
+    net = start("safety-net", {"TAPE_DATA_DIR": str(tape.folder / "orphaned")})
     until(lambda: state(net) == "COMPLETED")
     for folder in ("completed", "orphaned"):
         store = Store(tape.folder / folder)
@@ -209,6 +222,16 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         verdict = verify(store)
         assert verdict.holds, verdict.broken
         assert verdict.trades > 50
+
+
+@pytest.mark.parametrize("deployment", yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"])
+def test_no_parameter_says_where_a_key_or_a_file_goes(deployment: dict[str, Any]) -> None:
+    """Whoever may start a run chooses what is recorded, and when; from where and to where is the machine's to say."""
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    flow = getattr(importlib.import_module(module), name)
+    allowed = {"symbols", "record_for", "until", "batch_for", "lanes", "date"}
+    assert set(flow.parameters.properties) <= allowed
+    assert deployment["parameters"] == {}
 
 
 def assert_schedules(deployed: dict[str, Any]) -> None:

@@ -52,7 +52,8 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
     done = tape.run(
         "doctor",
         FINNHUB_API_KEY="",
-        TAPE_FEED_URL=f"ws://127.0.0.1:{closed_port}",
+        TAPE_FEED_URL="wss://ws.finnhub.io",
+        https_proxy=f"http://127.0.0.1:{closed_port}",
         TAPE_DATA_DIR="/proc",
         TAPE_DISK_RESERVE="900TiB",
         TAPE_CALENDAR="XNYX",
@@ -67,6 +68,7 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
     assert time.monotonic() - began < 25
     lines = {line[6:18].strip(): line for line in done.stdout.splitlines()}
     assert lines.pop("clock")[:5].strip() in ("ok", "note", "wrong")
+    assert "chmod go= /proc" in lines.pop("exposed")
     for name, next_step in {
         "key": "put it into .env",
         "feed": "check network",

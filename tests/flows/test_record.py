@@ -49,7 +49,7 @@ def archive_here(tape: Any) -> Callable[[], Any]:
         from flows.process_batches import process_batches
 
         with tape.here(**settings):
-            return process_batches(data_dir=tape.data)
+            return process_batches()
 
     return archive
 
@@ -319,7 +319,7 @@ def test_a_refused_key_ends_with_exit_1_and_what_to_do(tape: Any) -> None:
     with serve_in_thread(generate(1, 5), ReplayOptions(speed=1.0, key="another")) as server:
         done = tape.run("record", "AAPL", "--for", "60s", "--feed-url", server.url, "--json")
     assert done.returncode == 1
-    assert "set FINNHUB_API_KEY" in done.stderr
+    assert "correct FINNHUB_API_KEY, or TAPE_REPLAY_KEY" in done.stderr
     assert KEY not in done.stdout + done.stderr
     assert json.loads(done.stdout)["outcome"] == "failed"
 

@@ -64,7 +64,7 @@ def test_doctor_says_the_way_to_the_feed_and_which_variable_is_wrong(tape: Any) 
 def test_a_wrong_variable_is_one_line_before_anything_starts(tape: Any) -> None:
     """A proxy or a file that nobody can use: exit 2, one line with its name, no session, no traceback."""
     record, bucket = ("record", "SPY", "--for", "5s"), {"TAPE_S3_BUCKET": "market-tape", "AWS_DEFAULTS_MODE": "x"}
-    elsewhere = {"TAPE_FEED_URL": "wss://feed.invalid", "https_proxy": "socks5://user:secret@127.0.0.1:1"}
+    elsewhere = {"TAPE_FEED_URL": "wss://ws.finnhub.io", "https_proxy": "socks5://user:secret@127.0.0.1:1"}
     certificates = {"TAPE_S3_BUCKET": "market-tape", "SSL_CERT_FILE": "/nowhere/x"}
     running = [
         (tape.start(*record, **elsewhere), "https_proxy: names a proxy of another kind than http://"),

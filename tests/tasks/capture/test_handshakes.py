@@ -81,7 +81,8 @@ def test_a_refused_key_ends_the_session_at_once(
     record = session(server.url).record()
     assert record.outcome == "failed"
     assert record.error == (
-        f"the feed refused the API key (HTTP {status}); set FINNHUB_API_KEY to the key of your dashboard"
+        f"the feed refused the API key (HTTP {status}); correct FINNHUB_API_KEY, "
+        "or TAPE_REPLAY_KEY for a feed on this machine"
     )
     (gap,) = record.gaps
     assert (gap.start_ns, gap.end_ns, gap.reason) == (record.started_ns, record.deadline_ns, record.error)
