@@ -128,7 +128,9 @@ def query(
     settings = settings_to_write(data_dir=data_dir)
     date = None if date is None else day_of(date, "--date", settings)
     store, manifests = _manifests(settings, remote, date, None)
-    with connect(sources_of(store, manifests)) as database:
+    spill = settings.data_dir / "cache" / "spill"
+    spill.mkdir(parents=True, exist_ok=True)
+    with connect(sources_of(store, manifests), spill) as database:
         if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
             add_sessions(database, store, manifests, date)
         answer = ask(database, sql)

@@ -1,5 +1,6 @@
 """What does a SELECT over the views give, row by row, however many rows there are?"""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from tasks.errors import SettingsError
 from tasks.query.decimals import trimmed
 
 _ROWS_AT_A_TIME = 10_000
-_READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+# The statement that EXPLAIN explains is run by ANALYZE, and may be one that writes.
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,21 @@ def ask(database: duckdb.DuckDBPyConnection, sql: str) -> Answer:
     """
     try:
         statements = database.extract_statements(sql)
-        if len(statements) != 1 or statements[0].type not in _READS:
+        if len(statements) != 1 or not _reads(database, statements[0]):
             raise SettingsError("query: give one SELECT; the archive is read, never changed")
         # A relation streams; what `execute` gives is held whole.
         reader = database.sql(statements[0].query).to_arrow_reader(_ROWS_AT_A_TIME)
     except duckdb.Error as error:
         raise _wrong(error) from error
     return Answer(tuple(reader.schema.names), _rows(reader))
+
+
+def _reads(database: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> bool:
+    """Whether it is a SELECT, or an EXPLAIN of one."""
+    if statement.type == duckdb.StatementType.EXPLAIN:
+        explained = database.extract_statements(_EXPLAIN.sub("", statement.query, count=1))
+        return len(explained) == 1 and explained[0].type == duckdb.StatementType.SELECT
+    return bool(statement.type == duckdb.StatementType.SELECT)
 
 
 def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:

@@ -44,19 +44,27 @@ _SESSIONS = """CREATE TABLE sessions (session VARCHAR, feed VARCHAR, outcome VAR
 ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes BIGINT, gaps BIGINT)"""
 
 
-def connect(sources: Sources) -> duckdb.DuckDBPyConnection:
-    """A database in memory that has the view `trades` over these files, and no other.
+def connect(sources: Sources, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A database in memory that has the view `trades` over these files, and can open no others, nor change its rules.
 
-    Raises CorruptionError where the first of them cannot be opened.
+    What a statement needs beyond memory lies in the folder `spill`; without one it fails. Raises CorruptionError where
+    the first of the files cannot be opened.
     """
     # Extensions are neither looked for nor fetched: what is needed is built in.
     settings: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
+        "temp_directory": "" if spill is None else str(spill),
     }
     database = duckdb.connect(":memory:", config=settings)
     try:
         database.execute("CREATE VIEW trades AS " + " UNION ALL ".join(_selects(sources)))
+        for rule in (
+            f"allowed_paths = [{_listed((*sources.batches, *sources.days))}]",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            database.execute(f"SET {rule}")
     except duckdb.Error as error:
         first = next(iter((*sources.batches, *sources.days)), "the archive")
         raise CorruptionError(f"{first}: cannot be read ({_line(error)}); run `tape verify`") from error

@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
 import pytest
 
 from tasks.batch import BatchName
@@ -113,7 +114,10 @@ def test_a_missing_file_is_named(archived: Store) -> None:
     [
         "DROP VIEW trades", "DELETE FROM sessions", "COPY trades TO '{there}'", "ATTACH '{there}'", "INSTALL httpfs",
         "CREATE TABLE t AS SELECT 1", "SET memory_limit = '1GB'", "SELECT 1; DROP VIEW trades",
-        "EXPORT DATABASE '{there}'",
+        "EXPORT DATABASE '{there}'", "EXPLAIN ANALYZE COPY (SELECT 1) TO '{there}'",
+        "explain (analyze, format json) copy (select 1) to '{there}'",
+        "/* a */ EXPLAIN /* b */ COPY trades TO '{there}'",
+        "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1", "EXPLAIN SELECT 1; COPY trades TO '{there}'",
         "WITH x AS (SELECT 1) INSERT INTO sessions (session) SELECT 'x'",
     ],
 )  # fmt: skip
@@ -123,6 +127,41 @@ def test_whatever_changes_something_is_refused(archived: Store, tmp_path: Path, 
     with pytest.raises(SettingsError, match="one SELECT"):
         rows(archived, sql.format(there=there))
     assert not there.exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "read_text('{other}')", "read_csv('{other}')", "read_blob('{other}')", "glob('{folder}/*')", "'{other}'",
+        "read_parquet('{archive}/../../other.csv')", "read_json('http://127.0.0.1:1/x')", "'https://127.0.0.1:1/x.parquet'",
+        "read_text('{archive}/unlisted.csv')", "duckdb_secrets()", "sqlite_scan('{other}', 't')",
+    ],
+)  # fmt: skip
+def test_nothing_is_read_but_the_files_of_the_view(archived: Store, tmp_path: Path, source: str) -> None:
+    """Other files, folders and hosts cannot be read, not even what lies beside the archived files."""
+    other, unlisted = tmp_path / "other.csv", archived.archive / "unlisted.csv"
+    for path in (other, unlisted):
+        path.write_text("a,b\n1,PRIVATE\n")
+    named = source.format(other=other, folder=tmp_path, archive=archived.archive)
+    with pytest.raises(SettingsError) as caught:
+        rows(archived, f"SELECT * FROM {named}")
+    assert "PRIVATE" not in str(caught.value)
+
+
+def test_an_explanation_of_a_select_is_given(archived: Store) -> None:
+    """EXPLAIN, with and without ANALYZE, answers for what only reads."""
+    for words in ("EXPLAIN", "explain analyze", "EXPLAIN (FORMAT json)"):
+        assert rows(archived, f"{words} SELECT count(*) FROM trades WHERE symbol = 'SHIB'")
+
+
+def test_what_memory_does_not_hold_lies_in_the_folder_given(archived: Store, tmp_path: Path) -> None:
+    """Where that is cannot be changed by a statement, and is not where the command was typed."""
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    with connect(sources_of(archived, archived.manifests()), spill) as database:
+        assert database.sql("SELECT current_setting('temp_directory')").fetchall() == [(str(spill),)]
+        with pytest.raises(duckdb.Error, match="locked"):
+            database.execute("SET temp_directory = '/'")
 
 
 @pytest.mark.parametrize(
