@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 _SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_FEED = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _BATCH = re.compile(rf"({_SESSION.pattern})-(\d{{1,5}})-(\d{{6}})")
 
 
@@ -17,6 +19,14 @@ def session_name(started_ns: int, random_bytes: Callable[[int], bytes]) -> str:
     """The name of a session that starts at `started_ns` (UTC ns), such as `20261124T143000Z-9f3c01ab`."""
     start = datetime.fromtimestamp(started_ns // 1_000_000_000, UTC)
     return f"{start:%Y%m%dT%H%M%SZ}-{random_bytes(4).hex()}"
+
+
+def check_day(feed: str, date: str) -> None:
+    """Raises ValueError where these could not be a feed and a date (YYYY-MM-DD), of which folders are named."""
+    if _FEED.fullmatch(feed) is None:
+        raise ValueError(f"{feed[:80]!r} is not the name of a feed")
+    if _DATE.fullmatch(date) is None:
+        raise ValueError(f"{date[:80]!r} is not a date (YYYY-MM-DD)")
 
 
 def is_session_name(text: str) -> bool:
@@ -40,8 +50,16 @@ class BatchName:
         """The name that `text` spells, with or without a file's endings and a leading `_`; else raises ValueError."""
         match = _BATCH.fullmatch(text.split(".", 1)[0].removeprefix("_"))
         if match is None:
-            raise ValueError(f"{text!r} is not the name of a batch (SESSION-LANE-NUMBER)")
+            raise ValueError(f"{text[:80]!r} is not the name of a batch (SESSION-LANE-NUMBER)")
         return cls(match[1], int(match[2]), int(match[3]))
+
+    @classmethod
+    def exactly(cls, text: str) -> "BatchName":
+        """The name that `text` is, and nothing besides; else raises ValueError."""
+        name = cls.parse(text)
+        if str(name) != text:
+            raise ValueError(f"{text[:80]!r} is not the name of a batch (SESSION-LANE-NUMBER)")
+        return name
 
     # In spool/<session>/, while it is written
     @property
@@ -105,6 +123,11 @@ class BatchName:
     def archived(self) -> str:
         """In the default form."""
         return self.archived_as("parquet")
+
+    @property
+    def archives(self) -> tuple[str, ...]:
+        """All names that its archived file may have."""
+        return tuple(self.archived_as(each) for each in ("parquet", "csv.zst", "csv.gz"))
 
     def archived_as(self, file_format: str) -> str:
         """In another form: parquet, csv.zst or csv.gz."""

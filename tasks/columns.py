@@ -8,6 +8,8 @@ import pyarrow as pa
 TIMESTAMP = pa.timestamp("ns", "UTC")
 TEXTS = ("symbol", "price", "size", "conditions")
 ROWS_PER_GROUP = 1_000_000
+# No file of ours has larger groups; a few bytes can claim to be many million rows, and would be read at once.
+MOST_ROWS_PER_GROUP = 4 * ROWS_PER_GROUP
 
 
 def field(name: str, kind: pa.DataType, unit: str, source: str, description: str, **options: Any) -> pa.Field:

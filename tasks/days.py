@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tasks.codes import Codes, text_array
 from tasks.columns import SCHEMA, TEXTS, TIMESTAMP, field, in_ms
 from tasks.errors import CorruptionError, RecorderError, TerminalError
-from tasks.forms import Form, writing
+from tasks.forms import Form, check_groups, writing
 from tasks.manifest import Day, Manifest, Removed, read
 from tasks.sorting import in_order
 from tasks.store import Store
@@ -176,6 +176,7 @@ def _open(day_file: Path) -> Iterator[pq.ParquetFile]:
             raise CorruptionError(f"{day_file}: its columns are not those of a day; restore it from a copy")
         texts = [*TEXTS, "batch"]
         with pq.ParquetFile(day_file, page_checksum_verification=True, read_dictionary=texts) as file:
+            check_groups(file, day_file)
             yield file
     except FileNotFoundError:
         raise

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import deltas, text_form
-from tasks.columns import CODED_SCHEMA, SCHEMA, TEXTS, explained, in_ms, plain
+from tasks.columns import CODED_SCHEMA, MOST_ROWS_PER_GROUP, SCHEMA, TEXTS, explained, in_ms, plain
 from tasks.errors import CorruptionError
 
 Layout = Literal["plain", "max"]
@@ -143,6 +143,13 @@ def count_rows(archived: Path) -> int:
         return int(file.metadata.num_rows)
 
 
+def check_groups(file: pq.ParquetFile, path: Path) -> None:
+    """Raises CorruptionError where one of the file's groups is larger than any that we write."""
+    largest = max((file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)), default=0)
+    if largest > MOST_ROWS_PER_GROUP:
+        raise CorruptionError(f"{path}: a group has {largest:,} rows, as none of ours; restore it from a copy")
+
+
 def _layout(file: pq.ParquetFile) -> str:
     return str((file.metadata.metadata or {}).get(b"layout", b"A").decode())
 
@@ -156,6 +163,7 @@ def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
             known, found = _SCHEMAS.get(_layout(file), SCHEMA), plain(file.schema_arrow)
             if not (found.equals(known) or found.equals(in_ms(known))):
                 raise CorruptionError(f"{parquet}: its columns are not those of layout A or B; restore it from a copy")
+            check_groups(file, parquet)
             yield file
     except FileNotFoundError:
         raise

@@ -8,6 +8,8 @@ from the socket and again where they are read, the rows where they are written, 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tasks.batch import is_session_name
+
 Outcome = Literal["recording", "complete", "stopped", "failed", "killed"]
 
 
@@ -124,6 +126,11 @@ class SessionRecord:
     requests: tuple[Request, ...] = ()
     zone: str = "America/New_York"
     vendor_errors: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a folder could not be called as the session."""
+        if not is_session_name(self.session):
+            raise ValueError(f"{self.session[:80]!r} is not the name of a session")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ Each is one JSON file, written once, atomically, by the stage that names it; tim
 each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
 """
 
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from tasks.batch import BatchName
+from tasks.batch import BatchName, check_day
 from tasks.errors import CorruptionError
 from tasks.ledger import FrameCounts, Gap
 
@@ -68,6 +69,14 @@ class Seal:
     quarantine: dict[str, str] = field(default_factory=dict)
     refused_reasons: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a file that it names is none of this batch: a record may come from anywhere."""
+        name = BatchName.exactly(self.batch)
+        check_day(self.feed, self.date)
+        for each in self.quarantine:
+            if each not in (name.rejected_frames, name.cut, name.cut_frames):
+                raise ValueError(f"{each[:80]!r} is no file in quarantine of {name}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -121,6 +130,12 @@ class Manifest:
     last_recv_ns: int | None
     seal: Seal
     report: Report
+
+    def __post_init__(self) -> None:
+        """Raises ValueError as a seal does."""
+        name = BatchName.exactly(self.batch)
+        if self.file is not None and self.file not in name.archives:
+            raise ValueError(f"{self.file[:80]!r} is no archived file of {name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +205,12 @@ class Day:
     sha256: str
     batches: tuple[Manifest, ...]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError as a seal does."""
+        check_day(self.feed, self.date)
+        if self.file is not None and not re.fullmatch(rf"{self.date}-[0-9a-f]+\.parquet", self.file):
+            raise ValueError(f"{self.file[:80]!r} is no file of the day {self.date}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
@@ -206,6 +227,11 @@ class Removed:
     why: Literal["merged", "age", "space"]
     held_in: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the file would lie in another folder than this record."""
+        if not self.file or set(self.file) & {"/", "\0"} or self.file in (".", ".."):
+            raise ValueError(f"{self.file[:80]!r} is no file beside its record")
+
 
 def quarantined_files(manifest: Manifest) -> dict[str, str]:
     """The SHA-256 (hex) of each file that lies in `quarantine/` of a batch, by its name, as its records keep it."""
@@ -220,6 +246,9 @@ def quarantined_files(manifest: Manifest) -> dict[str, str]:
 
 Record = TypeVar("Record")
 SOFTWARE = f"stock-tracing {version('stock-tracing')}"
+
+# A record is read whole. A day of five hundred batches of eight thousand symbols has less.
+MOST_BYTES = 256 << 20
 
 _END = b"\n}\n"
 _DIGEST = b',\n  "record_sha256": "%s"'
@@ -256,11 +285,14 @@ def read(path: Path, kind: type[Record]) -> Record:
     Raises FileNotFoundError where there is none and CorruptionError where it is not such a record, or not the
     bytes that `encode` gave.
     """
-    return decode(path.read_bytes(), kind, path)
+    with path.open("rb") as file:
+        return decode(file.read(MOST_BYTES + 1), kind, path)
 
 
 def decode(content: bytes, kind: type[Record], where: object) -> Record:
     """The record of that kind that these bytes are; `where` they lie is said in the error. Raises CorruptionError."""
+    if len(content) > MOST_BYTES:
+        raise CorruptionError(f"{where}: is larger than {MOST_BYTES:,} bytes, as no record is; restore it from a copy")
     body = content[:-_TAIL_BYTES] + _END
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
         raise CorruptionError(f"{where}: its record_sha256 is not that of its content; restore it from a copy")

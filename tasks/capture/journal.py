@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.batch import BatchName
+from tasks.batch import BatchName, check_day
 from tasks.capture.finnhub import Refused
 from tasks.ledger import FrameCounts, Gap
 from tasks.manifest import ConnectionRange, Seal, encode
@@ -45,6 +45,31 @@ class Heading:
     lanes: int
     opened_ns: int
     before: dict[int, tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a batch could not be called so: files and folders will be."""
+        BatchName.exactly(self.batch)
+        check_day(self.feed, self.date)
+
+
+def heading_line(heading: Heading) -> bytes:
+    """The heading as a line that ends in its own CRC-32."""
+    text = msgspec.json.encode(heading)
+    return b"%b\t%08x\n" % (text, zlib.crc32(text))
+
+
+def read_heading(line: bytes) -> Heading | None:
+    """The inverse of `heading_line`, without the line feed; None where it is damaged.
+
+    Earlier recorders wrote no CRC-32: what one of them left is still taken.
+    """
+    text, tab, crc32 = line.rpartition(b"\t")
+    if tab and crc32 != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        return msgspec.json.decode(text if tab else line, type=Heading)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 class Sum(msgspec.Struct, frozen=True, array_like=True):
@@ -105,7 +130,7 @@ class Journal:
         self._csv = _create(folder / name.journal)
         self._refused = _create(folder / frames_open(name))
         self._sums = _create(folder / name.sums)
-        self._write(self._sums, msgspec.json.encode(heading) + b"\n")
+        self._write(self._sums, heading_line(heading))
         self._append(JOURNAL_HEADER, 0, heading.opened_ns)
 
     @property

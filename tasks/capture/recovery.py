@@ -17,7 +17,7 @@ import msgspec
 
 from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, seal
+from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, read_heading, seal
 from tasks.capture.past import Past, past_of, seals_of
 from tasks.capture.request import CaptureRequest, own_request, read_request
 from tasks.capture.watchlist import WatchList
@@ -187,9 +187,8 @@ def trust(folder: Path, name: BatchName) -> Trusted | None:
     lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break was torn.
     if not lines:
         return None
-    try:
-        heading = msgspec.json.decode(lines[0], type=Heading)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    heading = read_heading(lines[0])
+    if heading is None:
         return None
     trusted: Trusted | None = None
     end = rows = frames_end = frames_crc32 = 0

@@ -15,7 +15,8 @@ from tasks.batch import BatchName
 from tasks.days import day_of_batch, day_record, removed, removed_record, unmerged
 from tasks.errors import CorruptionError, TerminalError
 from tasks.manifest import SOFTWARE, Day, Manifest, encode, read
-from tasks.merge.written import Source, compare, write
+from tasks.merge.written import compare, write
+from tasks.same_rows import Source
 from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
 

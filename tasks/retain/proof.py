@@ -1,7 +1,7 @@
 """Where, besides the file that is to be removed, are these rows proven to be, now?
 
-Here, the SHA-256 of the day's file beside its record, computed once for each day; in the bucket, the store's own
-word, asked once for each object. A receipt alone proves nothing.
+Here, the SHA-256 of the day's file beside its record and its rows beside those of the batches, both once for each day;
+in the bucket, the store's own word, asked once for each object. A receipt alone proves nothing.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ from tasks.days import day_receipt
 from tasks.errors import CorruptionError, RecorderError, TransientError
 from tasks.manifest import Day, Manifest, ObjectReceipt, Receipt, read
 from tasks.retain.rule import Remote
-from tasks.store import Store, sha256_of
+from tasks.same_rows import Source, check_same_rows
+from tasks.store import Store, sha256_of, unfinished
 
 
 class NotYet(RecorderError):
@@ -70,6 +71,7 @@ class ClosedDay:
     day: Day
     bucket: Bucket | None
     _sha256: str | None = None
+    _differs: str | None = None
 
     @property
     def file(self) -> Path | None:
@@ -84,6 +86,29 @@ class ClosedDay:
         if self._sha256 != self.day.sha256:
             raise CorruptionError(f"{self.file}: its SHA-256 is not that of its record; restore it from a copy")
         return self.file.relative_to(self.store.root).as_posix()
+
+    def check_rows(self) -> None:
+        """Raises CorruptionError where the day's file has other rows than the batches' files that are here.
+
+        A day that came back from a bucket is what its record says, whoever wrote that. All are compared at once.
+        """
+        if self._differs is None:
+            folder = self.store.archive_folder(self.day.feed, self.day.date)
+            files = {each.batch: (folder / str(each.file), each.sha256) for each in self.day.batches if each.file}
+            # One that is damaged stays, and is no reason to keep the others.
+            sources = [
+                Source(name, file)
+                for name, (file, sha256) in files.items()
+                if file.exists() and sha256_of(file) == sha256
+            ]
+            self._differs = ""
+            try:
+                assert self.file is not None  # noqa: S101 - it has rows
+                check_same_rows(self.file, sources, unfinished(self.record.with_suffix(".rows")))
+            except CorruptionError as error:
+                self._differs = str(error)
+        if self._differs:
+            raise CorruptionError(self._differs)
 
     def there(self) -> str:
         """Where the bucket holds its file, proven. Raises as `Bucket.proven`."""
@@ -107,8 +132,10 @@ def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDa
     try:
         return bucket.proven(receipt, f"{path}: the batch")
     except (NotYet, CorruptionError):
-        if closed is None or manifest not in closed.day.batches:
+        if closed is None or manifest not in closed.day.batches or closed.file is None or not closed.file.exists():
             raise
+        closed.here()
+        closed.check_rows()
         return closed.there()
 
 

@@ -145,16 +145,19 @@ def _proven(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> tup
         raise CorruptionError(f"{file.path}: its SHA-256 is not that of its manifest; restore it from a copy")
     if why == "merged" and file.manifest is not None and closed is not None:
         closed.check_holds(file.manifest)
+        here = closed.here()
+        closed.check_rows()
         if work.bucket is None:
-            return (closed.here(),)
+            return (here,)
         # Its manifest and its rows in quarantine went up with it: what a restore elsewhere needs.
         work.bucket.check_acknowledged(batch_receipt(file.record), f"{file.record}: the batch")
-        return (closed.here(), closed.there())
+        return (here, closed.there())
     if work.bucket is None:
         raise NotYet(_NO_BUCKET)
     if file.manifest is not None:
         return (batch_there(file.record, file.manifest, work.bucket, closed),)
     assert closed is not None  # noqa: S101 - it is a closed day's file
+    closed.here()
     return (closed.there(),)
 
 

@@ -4,19 +4,20 @@ import io
 from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError
+from tasks.manifest import MOST_BYTES
 from tasks.store import begun, publish, sha256_of, unfinished, write_whole
 from tasks.upload.object_store import ObjectStore
 
 
 def content_of(objects: ObjectStore, key: str) -> bytes:
-    """The bytes of a small object. Raises TransientError and TerminalError."""
+    """The bytes of a record. Raises TransientError, TerminalError, and CorruptionError where they are too many."""
     body = io.BytesIO()
-    objects.read(key, body)
+    objects.read(key, body, MOST_BYTES)
     return body.getvalue()
 
 
-def bring(objects: ObjectStore, key: str, path: Path, sha256: str) -> int:
-    """Have that object as a file; gives the bytes that came, 0 where it stands here already, equal.
+def bring(objects: ObjectStore, key: str, path: Path, sha256: str, size: int | None = None) -> int:
+    """Have that object, of `size` bytes where that is known, as a file; gives the bytes that came, 0 where it is here.
 
     Raises CorruptionError where the object has another SHA-256 (hex), ConflictError where the file has, and what the
     store raises.
@@ -29,7 +30,7 @@ def bring(objects: ObjectStore, key: str, path: Path, sha256: str) -> int:
     temporary = unfinished(path)
     try:
         with begun(path).open("wb") as file:
-            actual = objects.read(key, file)
+            actual = objects.read(key, file, size)
         if actual != sha256:
             raise CorruptionError(
                 f"{objects.bucket}: {key} has SHA-256 {actual}, its record says {sha256}; nothing was kept"

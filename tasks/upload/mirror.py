@@ -60,7 +60,7 @@ class _Mirror:
     def bring_file(self, key: str, path: Path, manifest: Manifest) -> None:
         if manifest.file is None:
             return
-        file, file_key = path.with_name(manifest.file), beside(self.objects, key, manifest.file)
+        file, file_key = path.with_name(manifest.file), beside(key, manifest.file)
         if file_key in self.keys or file.exists():
             bring(self.objects, file_key, file, manifest.sha256)
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tasks.errors import TerminalError
+from tasks.errors import CorruptionError, TerminalError
 from tasks.upload.bucket import Bucket
 from tasks.upload.client import client_of, connection
 from tasks.upload.refusals import classed, status_of
@@ -138,13 +138,19 @@ class ObjectStore:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.name, Prefix=prefix)
             return {each["Key"]: each["Size"] for page in pages for each in page.get("Contents", [])}
 
-    def read(self, key: str, into: BinaryIO | None = None) -> str:
-        """Download an object, into a file where one is given; gives the SHA-256 (hex) of its bytes."""
-        digest = hashlib.sha256()
+    def read(self, key: str, into: BinaryIO | None = None, most_bytes: int | None = None) -> str:
+        """Download an object, into a file where one is given; gives the SHA-256 (hex) of its bytes.
+
+        Raises CorruptionError once more than `most_bytes` have come: what is written is bounded.
+        """
+        digest, came = hashlib.sha256(), 0
         with self._asking(f"reading {key} back"):
             body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
             for block in body.iter_chunks(_BLOCK_BYTES):
                 digest.update(block)
+                came += len(block)
+                if most_bytes is not None and came > most_bytes:
+                    raise CorruptionError(f"{self.bucket}: {key} is larger than {most_bytes:,} bytes; nothing was kept")
                 if into is not None:
                     into.write(block)
         return digest.hexdigest()

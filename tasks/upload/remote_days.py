@@ -1,13 +1,13 @@
 """Which merged days does the bucket hold, and which batches are in them?"""
 
-import io
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from tasks.errors import CorruptionError
+from tasks.errors import ConflictError, CorruptionError
 from tasks.manifest import Day, Manifest, decode
+from tasks.upload.fetch import content_of
 from tasks.upload.object_store import ObjectStore
 
 # `<date>-<what it is made of>`, as the merge names a day's file.
@@ -49,24 +49,33 @@ def dates_of(objects: ObjectStore, listed: Collection[str]) -> set[str]:
     return {match[2] for match in matches if match is not None}
 
 
-def remote_days(objects: ObjectStore, listed: Collection[str], date: str | None = None) -> list[RemoteDay]:
+def remote_days(
+    objects: ObjectStore,
+    listed: Collection[str],
+    date: str | None = None,
+    wrong: list[CorruptionError | ConflictError] | None = None,
+) -> list[RemoteDay]:  # fmt: skip
     """The days (of that date) whose records are among these keys, those of most batches first.
 
     Their files may be missing: a day that is being replaced loses its file first. Raises CorruptionError where a
-    record is not as it was written.
+    record is not as it was written; where there is a list `wrong`, it goes there, and the others are given.
     """
     found = []
     for key in sorted(listed):
         match = _RECORD.fullmatch(key.removeprefix(f"{objects.bucket.by_day}/"))
         if match is not None and date in (None, match[2]):
-            found.append(_read(objects, key, match[1], match[2], match[3]))
+            try:
+                found.append(_read(objects, key, match[1], match[2], match[3]))
+            except CorruptionError as error:
+                if wrong is None:
+                    raise
+                wrong.append(error)
     return sorted(found, key=lambda each: (each.day.date, each.day.feed, -len(each.day.batches), each.key))
 
 
 def _read(objects: ObjectStore, key: str, feed: str, date: str, stem: str) -> RemoteDay:
-    body = io.BytesIO()
-    objects.read(key, body)
-    day = decode(body.getvalue(), Day, f"{objects.bucket}: {key}")
+    content = content_of(objects, key)
+    day = decode(content, Day, f"{objects.bucket}: {key}")
     if day.file is None or (day.feed, day.date, PurePosixPath(day.file).stem) != (feed, date, stem) or "/" in day.file:
         raise CorruptionError(f"{objects.bucket}: {key} tells of another day than its name; `tape verify --remote`")
-    return RemoteDay(key, body.getvalue(), day, str(PurePosixPath(key).with_name(day.file)))
+    return RemoteDay(key, content, day, str(PurePosixPath(key).with_name(day.file)))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tasks.batch import BatchName
-from tasks.errors import TerminalError
+from tasks.errors import ConflictError, CorruptionError, TerminalError
 from tasks.manifest import Manifest
 from tasks.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import dates_of, keys_of_days, remote_days
-from tasks.upload.restore_batch import Gone, Holdings, restore_batch
+from tasks.upload.restore_batch import Gone, Holdings, place_of, restore_batch
 from tasks.upload.restore_days import place_days
 from tasks.upload.restore_sessions import place_sessions
 
@@ -45,6 +45,7 @@ class _Came:
     days: list[int] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
     gone: list[str] = field(default_factory=list)
+    wrong: list[CorruptionError | ConflictError] = field(default_factory=list)
 
 
 def restore(
@@ -56,9 +57,9 @@ def restore(
     `note` is told how many days are here, and of how many.
 
     Killed, it is run again and takes up where it was. Raises TransientError; TerminalError where the bucket holds
-    nothing of that day; CorruptionError where an object is not what its record says and, once all else is here, where
-    a batch's file is gone and no day holds it; ConflictError where other bytes stand here already, before anything of
-    that batch is written.
+    nothing of that day; and once all else is here CorruptionError where an object is not what its record or its name
+    says, or a batch's file is gone and no day holds it, and ConflictError where other bytes or rows stand here already:
+    nothing of that batch, or day, is then written.
     """
     objects, came = ObjectStore(bucket), _Came()
     held, day_keys = Holdings(objects, objects.keys(f"{bucket.prefix}/")), keys_of_days(objects)
@@ -67,15 +68,18 @@ def restore(
     dates = sorted(manifests.keys() | dates_of(objects, day_keys)) if date is None else [date]
     for done, each in enumerate(dates):
         note(done, len(dates))
-        held.days = remote_days(objects, day_keys, each)
-        came.days += place_days(store, objects, held.days, day_keys)
+        held.days = remote_days(objects, day_keys, each, came.wrong)
+        came.days += place_days(store, objects, held.days, day_keys, came.wrong)
         _restore_batches(store, held, manifests.get(each, []), came, now_ns)
-    if not came.batches and not came.gone:
+    if not came.batches and not came.gone and not came.wrong:
         raise TerminalError(
             f"{bucket}: holds no batch of {date or 'any day'} under {bucket.prefix}/; `tape ls` shows the days"
         )
     wanted = None if date is None else came.sessions
-    sessions, session_notes = place_sessions(store, objects, held.keys, wanted, date)
+    sessions, session_notes = place_sessions(store, objects, held.keys, wanted, date, came.wrong)
+    if came.wrong:
+        first, others = came.wrong[0], len(came.wrong) + len(came.gone) - 1
+        raise type(first)(f"{first}" + (f" (and {others:,} more;" if others else " (") + "all else is restored)")
     if came.gone:
         raise Gone(f"{came.gone[0]} ({len(came.gone):,} such batches; all else is restored)")
     return Restored(
@@ -89,11 +93,13 @@ def _restore_batches(store: Store, held: Holdings, keys: list[str], came: _Came,
     """The batches of a date: those of these manifests, and those of which only a day tells."""
     told = {_key_of(held, each): each for day in held.days for each in day.day.batches}
     for key in sorted(told.keys() | keys):
-        came.sessions.add(BatchName.parse(PurePosixPath(key).name).session)
         try:
+            came.sessions.add(BatchName.parse(place_of(store, held.objects, key).name).session)
             came.batches.append(restore_batch(store, held, key, None if key in held.keys else told[key], now_ns))
         except Gone as error:
             came.gone.append(str(error))
+        except (CorruptionError, ConflictError) as error:
+            came.wrong.append(error)
 
 
 def _by_date(held: Holdings) -> dict[str, list[str]]:

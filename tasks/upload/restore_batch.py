@@ -1,10 +1,11 @@
 """How does one batch come back from the bucket: its file, or word that its day holds its rows, and its quarantine?"""
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tasks.batch import BatchName
+from tasks.batch import BatchName, check_day
 from tasks.days import day_of_batch, removed_record
 from tasks.errors import CorruptionError
 from tasks.manifest import Manifest, Removed, decode, encode, quarantined_files
@@ -13,6 +14,8 @@ from tasks.upload.fetch import bring, content_of, put_here, refuse_other
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import quarantine_key
 from tasks.upload.remote_days import RemoteDay
+
+_MANIFEST = re.compile(r"feed=([^/]*)/date=([^/]*)/_([^/]*)\.manifest\.json")
 
 
 class Gone(CorruptionError):
@@ -50,9 +53,9 @@ def _restore_file(
     """The archived file beside a manifest, or the word that its day's file holds its rows."""
     if manifest.file is None:
         return 0
-    file_key = beside(held.objects, key, manifest.file)
+    file_key = beside(key, manifest.file)
     if file_key in held.keys or path.with_name(manifest.file).exists():
-        came = bring(held.objects, file_key, path.with_name(manifest.file), manifest.sha256)
+        came = bring(held.objects, file_key, path.with_name(manifest.file), manifest.sha256, manifest.bytes)
         removed_record(path).unlink(missing_ok=True)
         return came
     return say_merged(store, held.objects, held.days, path, manifest, now_ns)
@@ -88,8 +91,6 @@ def say_merged(
 def _restore_quarantine(store: Store, held: Holdings, manifest: Manifest) -> int:
     came = 0
     for name, sha256 in quarantined_files(manifest).items():
-        if PurePosixPath(name).name != name:
-            raise CorruptionError(f"{held.objects.bucket}: the manifest of {manifest.batch} names {name[:80]!r}")
         key = quarantine_key(held.objects.bucket, name)
         if key in held.keys or (store.quarantine / name).exists():
             came += bring(held.objects, key, store.quarantine / name, sha256)
@@ -98,21 +99,18 @@ def _restore_quarantine(store: Store, held: Holdings, manifest: Manifest) -> int
     return came
 
 
-def beside(objects: ObjectStore, manifest_key: str, file: str) -> str:
-    """The key of a file beside its manifest. Raises CorruptionError for one of another folder."""
-    if PurePosixPath(file).name != file:
-        raise CorruptionError(f"{objects.bucket}: {manifest_key} names a file of another folder; nothing was fetched")
+def beside(manifest_key: str, file: str) -> str:
+    """The key of a file beside its manifest."""
     return str(PurePosixPath(manifest_key).with_name(file))
 
 
 def place_of(store: Store, objects: ObjectStore, key: str) -> Path:
     """Where an object belongs in the archive. Raises CorruptionError for a key that is none of ours."""
-    below = PurePosixPath(key.removeprefix(f"{objects.bucket.prefix}/"))
+    match = _MANIFEST.fullmatch(key.removeprefix(f"{objects.bucket.prefix}/"))
     try:
-        feed, date = below.parts[0], below.parts[1]
-        BatchName.parse(below.name)
-    except (ValueError, IndexError) as error:
-        raise CorruptionError(f"{objects.bucket}: {key} is no batch's manifest; `tape verify --remote`") from error
-    if len(below.parts) != 3 or not feed.startswith("feed=") or not date.startswith("date="):
-        raise CorruptionError(f"{objects.bucket}: {key} lies in no day's folder; run `tape verify --remote`")
-    return store.archive / feed / date / below.name
+        check_day(match[1] if match else "", match[2] if match else "")
+        name = BatchName.exactly(match[3] if match else "")
+    except ValueError as error:
+        raise CorruptionError(f"{objects.bucket}: {key} is no batch's manifest ({error}); remove it there") from error
+    assert match is not None  # noqa: S101 - no date is empty
+    return store.archive_folder(match[1], match[2]) / name.manifest

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from tasks.batch import BatchName, is_session_name
+from tasks.errors import ConflictError, CorruptionError
 from tasks.ledger import SessionRecord
 from tasks.manifest import decode
 from tasks.sessions import PARTIAL_FILE
@@ -18,11 +19,17 @@ from tasks.upload.sessions import session_key
 
 
 def place_sessions(
-    store: Store, objects: ObjectStore, listed: Collection[str], wanted: set[str] | None, date: str | None
+    store: Store,
+    objects: ObjectStore,
+    listed: Collection[str],
+    wanted: set[str] | None,
+    date: str | None,
+    wrong: list[CorruptionError | ConflictError],
 ) -> tuple[list[int], list[str]]:
     """Bring the records of these sessions (None: of all) whose batches are all here.
 
-    Gives the bytes of each that came, and a line on those that did not. Raises as `fetch.bring`.
+    Gives the bytes of each that came, and a line on those that did not; what is `wrong` with one keeps none of the
+    others. Raises as `fetch.bring` else.
     """
     here = Counter((name.session, name.lane) for name in (BatchName.parse(path.name) for path in store.manifests()))
     came, partial = list[int](), list[str]()
@@ -30,16 +37,23 @@ def place_sessions(
         key, path = session_key(objects.bucket, session), store.sessions / session / "session.json"
         if wanted is not None and session not in wanted:
             continue
-        content = content_of(objects, key)
-        record = decode(content, SessionRecord, f"{objects.bucket}: {key}")
-        is_whole = [here[session, lane] for lane in range(len(record.batches))] == list(record.batches)
-        left_out = path.with_name(PARTIAL_FILE)
-        with store.locked(f"session-{session}"):
-            if is_whole:
-                came.append(put_here(objects, key, path, content))
-                left_out.unlink(missing_ok=True)
-            elif not path.exists():
-                put_here(objects, key, left_out, content)
+        try:
+            content = content_of(objects, key)
+            record = decode(content, SessionRecord, f"{objects.bucket}: {key}")
+            if record.session != session:
+                wrong.append(CorruptionError(f"{objects.bucket}: {key} is of another session; remove it there"))
+                continue
+            is_whole = [here[session, lane] for lane in range(len(record.batches))] == list(record.batches)
+            left_out = path.with_name(PARTIAL_FILE)
+            with store.locked(f"session-{session}"):
+                if is_whole:
+                    came.append(put_here(objects, key, path, content))
+                    left_out.unlink(missing_ok=True)
+                elif not path.exists():
+                    put_here(objects, key, left_out, content)
+        except (CorruptionError, ConflictError) as error:
+            wrong.append(error)
+            continue
         if not is_whole:
             partial.append(session)
     return [size for size in came if size], [_said(partial, date)] if partial else []

@@ -36,7 +36,8 @@ def change(at: int, symbol: str, action: Any) -> SymbolChange:
 
 def record(start: int = 0, end: int = 100, *, symbols: str | tuple[str, ...] = "AB", **changes: Any) -> SessionRecord:
     facts: dict[str, Any] = {
-        "session": f"s{start}", "feed": "finnhub", "symbols": tuple(symbols), "started_ns": start,
+        "session": f"20261124T143000Z-{start % 2**32:08x}", "feed": "finnhub",
+        "symbols": tuple(symbols), "started_ns": start,
         "listening_ns": start, "ended_ns": end, "deadline_ns": end, "outcome": "complete", "error": None,
         "connections": 1, "frames_received": 0, "batches": (), "gaps": (),
     }  # fmt: skip

@@ -124,5 +124,5 @@ def test_what_the_error_says(store: Store, sealed_batch: SealBatch) -> None:
     """A place that cannot be written is an error of one line that may mend itself, with the place and what to do."""
     name = sealed_batch([b"1,1,%d,%d,A,1,1,\n" % (T, T)])
     (store.validated / f".{name.validated}.tmp").mkdir()
-    with pytest.raises(TransientError, match=r"cannot be read or written .*validated.*run `tape archive`"):
+    with pytest.raises(TransientError, match=r"validated.*cannot be read or written .*run `tape archive`"):
         split(store, name, Limits(None, None))

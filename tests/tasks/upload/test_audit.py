@@ -245,7 +245,8 @@ def test_a_day_that_a_fuller_one_took_the_place_of_is_not_missed(
     """Another machine's day with all our batches is as good as ours; that it is not of our own merge is said."""
     record = next(all_uploaded.days.rglob("_2026-11-24.day.json"))
     ours = read(record, Day)
-    extra = replace(ours.batches[0], batch=str(BatchName(SESSION, 0, 7)))
+    late = BatchName(SESSION, 0, 7)
+    extra = replace(ours.batches[0], batch=str(late), file=late.archived)
     fuller = replace(ours, file="2026-11-24-0123456789ab.parquet", batches=(*ours.batches, extra))
     client = object_store.server.client()
     for key in [each for each in [*object_store.keys()] if each.startswith(DAY_FOLDER)]:

@@ -64,5 +64,7 @@ def test_a_day_made_of_other_batches(closed: tuple[Store, Path, Path]) -> None:
     assert found(store) == {("day", str(record))}
     record.write_bytes(encode(replace(day, rows=day.rows + 1)))
     assert found(store) == {("counts", str(record))}
-    record.write_bytes(encode(replace(day, date="2026-11-23")))
+    file = str(day.file).replace("2026-11-24", "2026-11-23")
+    record.with_name(str(day.file)).rename(record.with_name(file))
+    record.write_bytes(encode(replace(day, date="2026-11-23", file=file)))
     assert found(store) == {("place", str(record))}

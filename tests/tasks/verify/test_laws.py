@@ -169,7 +169,7 @@ def forge(store: Store, **changes: Any) -> None:
         ({"seal": {"cut_bytes": 5}}, "quarantine"),
         ({"seal": {"connections": ()}}, "counts"),
         ({"seal": {"per_symbol": {}}}, "counts"),
-        ({"seal": {"batch": f"{SESSION}-0-000007"}}, "name"),
+        ({"seal": {"batch": f"{SESSION}-0-000007", "quarantine": {}}}, "name"),
         ({"seal": {"gaps": (Gap(symbols=("AAPL",), start_ns=9, end_ns=1, reason="x"),)}}, "gaps"),
     ],
 )
