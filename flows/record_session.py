@@ -186,4 +186,5 @@ def session_for(settings: Settings, wanted: Request, begun_ns: int) -> CaptureRe
         batch_bytes=settings.batch_bytes,
         queue_bytes=settings.queue_bytes,
         disk_reserve_bytes=settings.disk_reserve_bytes,
+        quarantine_bytes=settings.quarantine_bytes,
     )

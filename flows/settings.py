@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     disk_reserve_bytes: Annotated[int, BeforeValidator(read.size(at_least=0))] = _setting(
         "TAPE_DISK_RESERVE", "1GiB", "1GiB", "A session ends, sealed and loudly, before less than this is free."
     )
+    quarantine_bytes: Annotated[int, BeforeValidator(read.size(at_least=4_096))] = _setting(
+        "TAPE_QUARANTINE_BYTES",
+        "256MiB",
+        "256MiB",
+        "How much of what is no trade a session keeps as received; what comes beyond it is counted.",
+    )
     max_event_age_ns: Limit = _setting(
         "TAPE_MAX_EVENT_AGE",
         "1d",

@@ -46,7 +46,8 @@ class Seal:
     only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed
     recorder had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
     `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
-    cut), by its name. `refused_reasons` counts why trades could not be rows.
+    cut), by its name. `refused_reasons` counts why trades could not be rows. `not_kept` counts the
+    refused, of kind "frame" or "trade", that are not in quarantine because the session had filled its room there.
     """
 
     batch: str
@@ -68,6 +69,7 @@ class Seal:
     cut_bytes: int = 0
     quarantine: dict[str, str] = field(default_factory=dict)
     refused_reasons: dict[str, int] = field(default_factory=dict)
+    not_kept: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError where a file that it names is none of this batch: a record may come from anywhere."""

@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from tasks.errors import CorruptionError
-from tasks.ledger import Gap, SessionRecord, SymbolChange
+from tasks.gaps import read_gaps
+from tasks.ledger import SessionRecord, SymbolChange
 from tasks.locks import SESSION_LOCK, is_held
 from tasks.manifest import Seal, read
 from tasks.requests import requests_of
@@ -21,17 +22,10 @@ RECORD_FILE = "session.json"
 # The record of a session of which a restore has brought some days here and not all.
 PARTIAL_FILE = "partial.json"
 REQUEST_FILE = "request.json"
-GAPS_FILE = "gaps.json"
+GAPS_FILE = "gaps.log"
 WATCHLIST_FILE = "watchlist.json"
 Kind = TypeVar("Kind")
 NOT_CLOSED = "its recorder is gone, and it is not closed yet: run `tape archive`"
-
-
-@dataclass(frozen=True, slots=True)
-class SavedGaps:
-    """The gaps of a session so far, those that last included: `gaps.json`."""
-
-    gaps: tuple[Gap, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,7 @@ def record_of(folder: Path, seals: list[Seal] | None = None) -> SessionRecord | 
 
 def _so_far(folder: Path, asked: _Asked, status: Status | None, recording: bool, seals: list[Seal]) -> SessionRecord:
     watch = _saved(folder / WATCHLIST_FILE, SavedWatchList) or SavedWatchList(asked.symbols, asked.symbols, ())
-    gaps = _saved(folder / GAPS_FILE, SavedGaps) or SavedGaps(())
+    gaps, _ = read_gaps(folder / GAPS_FILE)
     counted = [0] * asked.lanes
     for seal in seals:
         counted[min(int(seal.batch.rsplit("-", 2)[1]), asked.lanes - 1)] += 1
@@ -96,7 +90,7 @@ def _so_far(folder: Path, asked: _Asked, status: Status | None, recording: bool,
         deadline_ns=status.deadline_ns if status else asked.deadline_ns,
         outcome="recording" if recording else "killed", error=None if recording else NOT_CLOSED,
         connections=status.connection if status else 0,
-        frames_received=sum(seal.frames.received for seal in seals), batches=tuple(counted), gaps=gaps.gaps,
+        frames_received=sum(seal.frames.received for seal in seals), batches=tuple(counted), gaps=tuple(gaps.all),
         never_heard=tuple(symbol for symbol in watch.ever if symbol not in heard),
         refused=status.refused_symbols if status else (), changes=watch.changes,
         requests=requests_of(folder), zone=asked.zone, vendor_errors=status.vendor_errors if status else {},

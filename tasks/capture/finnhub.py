@@ -9,7 +9,7 @@ messages are read again one by one, and each that cannot be a trade is refused w
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -32,6 +32,7 @@ _CONDITION = re.compile(r"[^\x00-\x1f\x7f\",;]+")
 _MAX_SYMBOL_CHARS = 256
 _MAX_CONDITIONS_CHARS = 1_024
 _CACHE_ENTRIES = 65_536
+_MOST_UNASKED = 10_000
 
 
 class _Trade(Struct, gc=False):
@@ -99,9 +100,16 @@ def address(feed_url: str, key: str) -> str:
 
 
 class Reader:
-    """Reads messages into journal lines; remembers the symbols and condition lists that it has checked."""
+    """Reads messages into journal lines; remembers the symbols and condition lists that it has checked.
 
-    def __init__(self) -> None:
+    Of symbols that are not among those `asked` for it takes the first few thousand: whoever counts by symbol needs
+    memory for each.
+    """
+
+    def __init__(self, asked: Callable[[], tuple[str, ...]] = tuple) -> None:
+        self._asked = asked
+        self._known_to_be_asked: tuple[tuple[str, ...], frozenset[str]] = ((), frozenset())
+        self._unasked: set[str] = set()
         self._decoder = msgspec.json.Decoder(_Message)
         self._loose = msgspec.json.Decoder(_LooseMessage)
         self._one_trade = msgspec.json.Decoder(_Trade)
@@ -211,8 +219,18 @@ class Reader:
         if known is None:
             if len(symbol) > _MAX_SYMBOL_CHARS or not _SYMBOL.fullmatch(symbol):
                 raise ValueError("a symbol that is empty, too long or holds a comma, a quote or a control character")
+            if symbol not in self._unasked and not self._is_asked(symbol):
+                if len(self._unasked) >= _MOST_UNASKED:
+                    raise ValueError(f"a symbol that was not asked for, beyond {_MOST_UNASKED:,} such symbols")
+                self._unasked.add(symbol)
             known = _remember(self._symbols, symbol, symbol.encode())
         return known
+
+    def _is_asked(self, symbol: str) -> bool:
+        asked, known = self._asked(), self._known_to_be_asked
+        if known[0] is not asked:
+            known = self._known_to_be_asked = (asked, frozenset(asked))
+        return symbol in known[1]
 
     def _checked_conditions(self, raw: bytes) -> bytes:
         known = self._conditions.get(raw)

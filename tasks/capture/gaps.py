@@ -1,18 +1,13 @@
-"""In which stretches of time could a symbol not be heard, and why?"""
+"""Who notes, for all threads of a recorder, in which stretches of time a symbol could not be heard?"""
 
+import os
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
+from tasks.gaps import Change, line_of, read_gaps
 from tasks.ledger import Gap
-from tasks.manifest import encode, read
-from tasks.sessions import SavedGaps
-from tasks.spans import Spans, subtract, union
-from tasks.store import write_whole
-
-# The end of what lasts.
-_EVER_NS = 1 << 62
+from tasks.store import sync
 
 
 class GapBook:
@@ -24,43 +19,18 @@ class GapBook:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._gaps: list[Gap] = list(read(path, SavedGaps).gaps) if path.exists() else []
+        self._gaps, self._size = read_gaps(path)
 
     def open(self, symbols: Iterable[str], start_ns: int, reason: str) -> None:
         """These symbols cannot be heard from `start_ns` on; those already in a gap stay in theirs.
 
         Gaps of one symbol do not overlap: what earlier ones have of that time stays theirs.
         """
-        with self._lock:
-            unheard = {symbol for gap in self._gaps if gap.end_ns is None for symbol in gap.symbols}
-            new = tuple(symbol for symbol in symbols if symbol not in unheard)
-            alike: dict[Spans, list[str]] = {}
-            for symbol in new:
-                alike.setdefault(self._not_yet_lost(symbol, start_ns), []).append(symbol)
-            for spans, some in sorted(alike.items()):
-                for from_ns, to_ns in spans:
-                    end_ns = None if to_ns == _EVER_NS else to_ns
-                    self._gaps.append(Gap(symbols=tuple(some), start_ns=from_ns, end_ns=end_ns, reason=reason))
-            if new:
-                self._save()
+        self._note(Change(tuple(symbols), start_ns, reason))
 
     def close(self, symbols: Iterable[str], end_ns: int) -> None:
         """These symbols can be heard again from `end_ns` on."""
-        with self._lock:
-            heard = set(symbols)
-            changed: list[Gap] = []
-            for gap in self._gaps:
-                back = tuple(symbol for symbol in gap.symbols if symbol in heard)
-                if gap.end_ns is not None or not back:
-                    changed.append(gap)
-                    continue
-                changed.append(replace(gap, symbols=back, end_ns=max(gap.start_ns, end_ns)))
-                still = tuple(symbol for symbol in gap.symbols if symbol not in heard)
-                if still:
-                    changed.append(replace(gap, symbols=still))
-            if changed != self._gaps:
-                self._gaps = changed
-                self._save()
+        self._note(Change(tuple(symbols), end_ns))
 
     def finish(self, end_ns: int) -> None:
         """The session is over: gaps that last end here."""
@@ -69,7 +39,7 @@ class GapBook:
     def all(self) -> tuple[Gap, ...]:
         """Every gap, in order of opening; `end_ns` is None while it lasts."""
         with self._lock:
-            return tuple(self._gaps)
+            return tuple(self._gaps.all)
 
     def touching(self, start_ns: int, end_ns: int) -> tuple[Gap, ...]:
         """The gaps that overlap that stretch of time."""
@@ -77,14 +47,24 @@ class GapBook:
             gap for gap in self.all() if gap.start_ns <= end_ns and (gap.end_ns is None or gap.end_ns >= start_ns)
         )
 
-    def _not_yet_lost(self, symbol: str, start_ns: int) -> Spans:
-        """The time from `start_ns` on that no gap of the symbol has."""
-        ended = (
-            (gap.start_ns, gap.end_ns)
-            for gap in self._gaps
-            if gap.end_ns is not None and gap.end_ns > start_ns and symbol in gap.symbols
-        )
-        return subtract(((start_ns, _EVER_NS),), union(ended))
+    def _note(self, change: Change) -> None:
+        with self._lock:
+            if self._gaps.apply(change):
+                self._append(line_of(change))
 
-    def _save(self) -> None:
-        write_whole(self._path, encode(SavedGaps(tuple(self._gaps))))
+    def _append(self, line: bytes) -> None:
+        is_new = not self._path.exists()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            os.ftruncate(descriptor, self._size)  # What a kill, or a full disk, has torn.
+            written = 0
+            while written < len(line):
+                written += os.pwrite(descriptor, line[written:], self._size + written)
+            os.fsync(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+        finally:
+            os.close(descriptor)
+        self._size += len(line)
+        if is_new:
+            sync(self._path.parent)

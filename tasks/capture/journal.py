@@ -14,10 +14,11 @@ Closed and synced, the CSV moves to `sealed/` beside its seal. Source of the ide
 """
 
 import base64
+import logging
 import os
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +32,10 @@ from tasks.manifest import ConnectionRange, Seal, encode
 from tasks.store import Store, sync, write_whole
 from tasks.trade import JOURNAL_HEADER
 
+log = logging.getLogger(__name__)
+
 _MOST_REASONS = 50
+_SAMPLE_EVERY, _SAMPLE_BYTES = 4_096, 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,30 @@ class Sum(msgspec.Struct, frozen=True, array_like=True):
     frames_bytes: int
     through_ns: int
     frames_crc32: int
+    frames_not_kept: int = 0
+    trades_not_kept: int = 0
+
+
+class Room:
+    """How much a session may still put into quarantine: a feed that sends garbage must not fill the disk.
+
+    Beyond it all is counted, and now and then a short one is kept. Shared by all lanes.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left_bytes, self._beyond = most_bytes, 0
+
+    def has(self, size: int) -> bool:
+        """Whether a line of that size is kept; if so, it takes its room."""
+        if not self._beyond and size <= self._left_bytes:
+            self._left_bytes -= size
+            return True
+        if not self._beyond:
+            log.error(
+                "quarantine is full: what else the feed sends that is no trade is counted, and hardly any is kept"
+            )
+        self._beyond += 1
+        return size <= _SAMPLE_BYTES and self._beyond % _SAMPLE_EVERY == 0
 
 
 @dataclass(slots=True)
@@ -112,7 +140,7 @@ class Journal:
     Every method raises OSError where the disk refuses; what was written until then stays recoverable.
     """
 
-    def __init__(self, folder: Path, name: BatchName, heading: Heading) -> None:
+    def __init__(self, folder: Path, name: BatchName, heading: Heading, room: Room | None = None) -> None:
         self.name = name
         self.heading = heading
         self.rows = 0
@@ -121,7 +149,9 @@ class Journal:
         self.frames = FrameCounts()
         self.trades_refused = 0
         self.refused_reasons: Counter[str] = Counter()
+        self.not_kept: Counter[str] = Counter()
         self.ranges: dict[int, ConnectionRange] = {}
+        self._room = room
         self._digest = sha256()
         self._refused_digest = sha256()
         self._frames_bytes = self._frames_crc32 = 0
@@ -163,7 +193,7 @@ class Journal:
                 else:
                     self.trades_refused += 1
                     count_reason(self.refused_reasons, refused.reason)
-            lines = b"".join(_refused_line(*item) for item in block.refused)
+            lines = b"".join(self._kept(block.refused))
             self._write(self._refused, lines)
             self._refused_digest.update(lines)
             self._frames_bytes += len(lines)
@@ -172,12 +202,21 @@ class Journal:
         self.rows += block.rows
         self._append(b"".join(block.lines), block.rows, block.through_ns)
 
+    def _kept(self, refused: Sequence[tuple[int, int, Refused]]) -> Iterator[bytes]:
+        for item in refused:
+            line = _refused_line(*item)
+            if self._room is None or self._room.has(len(line)):
+                yield line
+            else:
+                self.not_kept[item[2].kind] += 1
+
     def _append(self, content: bytes, rows: int, through_ns: int) -> None:
         self._write(self._csv, content)
         entry = Sum(
             self.bytes, len(content), rows, zlib.crc32(content),
             self.frames.received, self.frames.trade, self.frames.control, self.frames.rejected,
             self.trades_refused, self._frames_bytes, through_ns, self._frames_crc32,
+            self.not_kept["frame"], self.not_kept["trade"],
         )  # fmt: skip
         self._write(self._sums, msgspec.json.encode(entry) + b"\n")
         self._digest.update(content)
@@ -228,7 +267,7 @@ class Journal:
             sha256=self._digest.hexdigest(), frames=self.frames, trades_refused=self.trades_refused,
             connections=tuple(self.ranges.values()), per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
             quarantine={self.name.rejected_frames: self._refused_digest.hexdigest()} if self._frames_bytes else {},
-            refused_reasons=dict(self.refused_reasons.most_common()),
+            refused_reasons=dict(self.refused_reasons.most_common()), not_kept=dict(+self.not_kept),
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tasks.batch import BatchName
 from tasks.capture.clock import Clock
 from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
-from tasks.capture.journal import Block, Heading, Journal
+from tasks.capture.journal import Block, Heading, Journal, Room
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.store import Store
@@ -138,8 +138,10 @@ class Keeper(Protocol):
 class Router:
     """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
 
-    def __init__(self, on_error: Callable[[int, list[str]], None], routes: Routes) -> None:
-        self._reader = Reader()
+    def __init__(
+        self, on_error: Callable[[int, list[str]], None], routes: Routes, asked: Callable[[], tuple[str, ...]] = tuple
+    ) -> None:
+        self._reader = Reader(asked)
         self._next_seq: dict[int, int] = {}
         self._on_error = on_error
         self._routes = routes
@@ -203,6 +205,7 @@ class Lane(threading.Thread):
         clock: Clock,
         on_failure: Callable[[BaseException], None],
         first_batch: int = 0,
+        room: Room | None = None,
     ) -> None:
         super().__init__(name=f"lane-{number}", daemon=True)
         self.queue = ByteQueue(max(1, request.queue_bytes // request.lanes))
@@ -216,6 +219,7 @@ class Lane(threading.Thread):
         self._keeper = keeper
         self._clock = clock
         self._on_failure = on_failure
+        self._room = room
         self._before: dict[int, tuple[int, int]] = {}
         self._sealed_counts: Counter[str] = Counter()
         self._journal: Journal | None = None
@@ -289,7 +293,7 @@ class Lane(threading.Thread):
             batch=str(name), feed=request.feed, date=date, symbols=request.symbols,
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
         )  # fmt: skip
-        self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading)
+        self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading, self._room)
         self._day_ns = day_span(date, self._zone)
         self._opened_mono_ns = self._clock.monotonic_ns()
         self._keeper.watch(self._journal)

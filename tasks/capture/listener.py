@@ -28,9 +28,9 @@ from tasks.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-# How long the peer may be silent while we leave, and how long it may go on sending.
+# How long the peer may be silent while we leave, and how long in all it may go on sending.
 _GOODBYE_S = 3.0
-_LEAVE_S = 30.0
+_LEAVE_S = 5.0
 _HEALTHY_NS = 60 * NS_PER_S
 _CROWDED_S = 60.0
 # The close code for "another connection on this key", among others: to come back at once would drop both again.
@@ -324,33 +324,34 @@ class Listener(threading.Thread):
         before it. A connection lost on the way gives what it had sent before.
         """
         self.state = "draining"
+        ends_ns = self._clock.monotonic_ns() - self._blocked_ns + int(_LEAVE_S * NS_PER_S)
         try:
             _send(connection, self._subscriptions.end())
             connection.ping(_LAST_PING)
-            if self._drain(connection, until_pong=_LAST_PING):
+            if self._drain(connection, ends_ns, until_pong=_LAST_PING):
                 connection.say_goodbye(1000)
-                self._drain(connection, until_pong=None)
+                self._drain(connection, ends_ns, until_pong=None)
         except TransientError as error:
             log.warning("while leaving: %s", error)
             self._take_rest(connection)
 
     def _take_rest(self, connection: Connection) -> None:
-        """Nothing can be sent any more; what had come before can still be read."""
+        """Nothing can be sent any more; what had come before can still be read, but no more than a while of it."""
+        ends_ns = self._clock.monotonic_ns() - self._blocked_ns + int(_LEAVE_S * NS_PER_S)
         with contextlib.suppress(TransientError):
-            while chunk := connection.read(0.0):
+            while (chunk := connection.read(0.0)) and self._clock.monotonic_ns() - self._blocked_ns < ends_ns:
                 if self._take(connection, chunk) is not None:
                     return
 
-    def _drain(self, connection: Connection, until_pong: bytes | None) -> bool:
+    def _drain(self, connection: Connection, ends_ns: int, until_pong: bytes | None) -> bool:
         """Read until that pong is here (True) or the peer has ended, been silent, or sent on for too long (False)."""
         self._pong = None
-        begun_ns = self._clock.monotonic_ns() - self._blocked_ns
         while until_pong is None or self._pong != until_pong:
             last_ns = self._clock.monotonic_ns()
             # What the journal held up is not the peer's time.
-            if last_ns - self._blocked_ns - begun_ns > _LEAVE_S * NS_PER_S:
+            if last_ns - self._blocked_ns > ends_ns:
                 log.warning("the feed still sends %g s after it was asked to end", _LEAVE_S)
-                return until_pong is not None
+                return False
             chunk = connection.read(_GOODBYE_S)
             while chunk is None and self._clock.monotonic_ns() - last_ns < _GOODBYE_S * NS_PER_S:
                 chunk = connection.read(_GOODBYE_S)

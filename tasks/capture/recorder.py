@@ -22,6 +22,25 @@ log = logging.getLogger(__name__)
 FAILED, USAGE, BUSY = 1, 2, 3
 
 
+class Bounded(logging.Filter):
+    """Lets so many characters of messages pass; then a last line says that the rest is left out.
+
+    A feed has a say in how much is logged. What ends the recorder is in the session's record too.
+    """
+
+    def __init__(self, most_chars: int = 8 << 20) -> None:
+        super().__init__()
+        self._left = most_chars
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self._left < 0:
+            return False
+        self._left -= len(record.getMessage()) + 32
+        if self._left < 0:
+            record.msg, record.args = "this log is full: what comes after is left out", ()
+        return True
+
+
 class _Told:
     """Takes the signals from the first moment on: one that comes before there is a session is not forgotten."""
 
@@ -47,6 +66,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tasks.capture.recorder SESSION_FOLDER   (the key on standard input)", file=sys.stderr)
         return USAGE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    logging.getLogger().handlers[0].addFilter(Bounded())
     told = _Told()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told.to_stop)

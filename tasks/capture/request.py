@@ -22,7 +22,8 @@ class CaptureRequest:
     `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
     but those of symbols that never close (`routes.py`). `batch_for_ns` and
     `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what waits between socket and journal.
-    Below `disk_reserve_bytes` of free space the session ends. `ping_every_s` is also how long a pong may take.
+    Below `disk_reserve_bytes` of free space the session ends. What it puts into quarantine is kept up to
+    `quarantine_bytes`, then counted. `ping_every_s` is also how long a pong may take.
     `reconnect_within_s` is the longest wait before a new connection, but where the feed counts another on the key.
     `market_hours` are the stretches (UTC ns) in which the exchange trades: only in them is a stock's silence strange.
     `max_message_bytes` is the largest message that is read; a larger one ends its connection.
@@ -41,6 +42,7 @@ class CaptureRequest:
     batch_bytes: int = 64 << 20
     queue_bytes: int = 64 << 20
     disk_reserve_bytes: int = 0
+    quarantine_bytes: int = 256 << 20
     connect_timeout_s: float = 15.0
     ping_every_s: float = 10.0
     reconnect_within_s: float = 30.0

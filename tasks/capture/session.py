@@ -17,6 +17,7 @@ from pathlib import Path
 from tasks.capture.clock import Clock
 from tasks.capture.demand import Demand
 from tasks.capture.gaps import GapBook
+from tasks.capture.journal import Room
 from tasks.capture.keeper import JournalKeeper
 from tasks.capture.lanes import Lane, LaneClosed, Received, Roll, Router
 from tasks.capture.listener import Backoff, Listener
@@ -71,9 +72,20 @@ class Session:
             self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail, self._through_ns
         )
         routes = Routes(request.symbols, request.lanes, request.zone)
-        self._router = Router(self._on_vendor_errors, routes)
+        self._router = Router(self._on_vendor_errors, routes, lambda: self._watch.ever)
+        room = Room(request.quarantine_bytes - _in_quarantine(self._store, request.session))
         self._lanes = [
-            Lane(number, request, zone, self._router, self._keeper, self._clock, self._fail, self._past.batches[number])
+            Lane(
+                number,
+                request,
+                zone,
+                self._router,
+                self._keeper,
+                self._clock,
+                self._fail,
+                self._past.batches[number],
+                room,
+            )
             for number, zone in enumerate(routes.zones)
         ]
         self._listener = Listener(
@@ -275,6 +287,11 @@ class Session:
             refused=listener.refused, changes=self._watch.changes, silences=self._silence.ended(ended_ns),
             requests=requests, zone=request.zone, vendor_errors=dict(self._vendor_errors),
         )  # fmt: skip
+
+
+def _in_quarantine(store: Store, session: str) -> int:
+    """The bytes that an earlier recorder of the session has put there."""
+    return sum(path.stat().st_size for path in store.quarantine.glob(f"{session}-*.frames.jsonl"))
 
 
 def _keep_room(path: Path) -> None:

@@ -132,6 +132,7 @@ def _refused(store: Store, batch: Standing) -> Iterator[Broken]:
         yield broken("quarantine", path, f"has a line that cannot be read ({error})")
         return
     expected = Counter(frame=batch.seal.frames.rejected, trade=batch.seal.trades_refused)
+    expected.subtract(batch.seal.not_kept)
     if +kinds != +expected:
         yield broken("quarantine", path, f"holds {dict(kinds)}, {batch.record.name} counts {dict(expected)}")
     cuts = [store.quarantine / name for name in batch.seal.quarantine if name.endswith(".cut")]

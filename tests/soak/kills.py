@@ -194,10 +194,10 @@ def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
     if not (folder / name.journal).exists():  # Sealed, and counted there; or discarded.
         return Left([], b"", b"")
     end = frames_end = 0
-    for line in sums.split(b"\n")[1:-1] if _is_json(sums.split(b"\n")[0]) else ():
+    for line in sums.split(b"\n")[1:-1] if _is_right(sums.split(b"\n")[0]) else ():
         if damaged and not _is_json(line):
             break
-        offset, length, _, crc, *_, frames_bytes, _, frames_crc = json.loads(line)
+        offset, length, _, crc, *_, frames_bytes, _, frames_crc, _, _ = json.loads(line)
         is_right = (offset, crc) == (end, zlib.crc32(journal[end : end + length])) and end + length <= len(journal)
         if not is_right or frames_bytes > len(frames) or frames_crc != zlib.crc32(frames[:frames_bytes]):
             # Before a line of sums is written, its block is: a kill, unlike a loss of power, cannot leave them apart.
@@ -206,6 +206,11 @@ def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
         end, frames_end = end + length, frames_bytes
     rows = journal[:end].splitlines(keepends=True)[1:]
     return Left(rows, journal[end:], frames[frames_end:], is_known=end > 0)
+
+
+def _is_right(heading: bytes) -> bool:
+    text, _, crc = heading.rpartition(b"\t")
+    return crc == b"%08x" % zlib.crc32(text)
 
 
 def _is_json(line: bytes) -> bool:

@@ -188,4 +188,4 @@ def is_a_row(trade: Any) -> bool:
 
 
 def path_is_ours(name: str) -> bool:
-    return name in {"request.json", "gaps.json", "watchlist.json", "status.json", "session.json", ".lock", "closed"}
+    return name in {"request.json", "gaps.log", "watchlist.json", "status.json", "session.json", ".lock", "closed"}

@@ -50,7 +50,7 @@ def new_store(root: Path) -> Store:
 
 
 def gaps(store: Store) -> GapBook:
-    return GapBook(store.sessions / NAME.session / "gaps.json")
+    return GapBook(store.sessions / NAME.session / "gaps.log")
 
 
 def test_a_sealed_journal_holds_what_was_written_and_says_so(tmp_path: Path) -> None:

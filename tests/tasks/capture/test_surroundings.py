@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,8 @@ def ended(request: CaptureRequest, by: signal.Signals | None = None) -> Recorder
 
 def test_a_recorder_that_dies_at_once_of_the_same_is_given_up_and_its_words_are_the_reason(store: Store) -> None:
     """A few deaths of one exception, nothing recorded: the session has failed, of what the log says last."""
-    request = ask(store.root, "ws://127.0.0.1:1", lanes=0)
+    silent = socket.create_server(("127.0.0.1", 0))  # It answers no handshake: nothing is heard, and nothing refused.
+    request = ask(store.root, f"ws://127.0.0.1:{silent.getsockname()[1]}", lanes=0)
     for _ in range(supervise._GIVE_UP_AFTER - 1):
         with pytest.raises(
             TransientError, match="died \\(exit status 1\\): TypeError: 'int' object is not iterable; see"
