@@ -5,7 +5,7 @@ BIN := .venv/bin
 MADE := .venv/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak lock clean
+.PHONY: help demo test check bench soak abuse lock clean
 
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ bench: $(MADE) ## measure against peers, minutes; the table is left in build/ben
 soak: $(MADE) ## random kill -9 and random faults for minutes; make soak ARGS="--minutes 10 --seed 7"
 	@$(BIN)/python tests/soak/kills.py
 	@$(BIN)/python tests/soak/soak.py $(ARGS)
+
+abuse: $(MADE) ## hostile feeds and files, for minutes; what each took; make abuse ARGS="--seconds 60"
+	@$(BIN)/python tests/abuse/abuse.py $(ARGS)
 
 lock: ## pin what pyproject.toml asks for; needs uv
 	uv pip compile -q --universal --generate-hashes --no-header --extra dev -p 3.11 pyproject.toml -o requirements.lock

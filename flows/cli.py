@@ -102,6 +102,7 @@ def record(
     check_bucket_of(settings)
     from flows.bucket_check import refuse_wrong_bucket
     from flows.record_session import record_session
+    from tasks.capture.task import watched
 
     refuse_wrong_bucket(settings, _tell)
     with (
@@ -114,6 +115,8 @@ def record(
             lambda: [
                 run(
                     record_session,
+                    _tell,
+                    has_begun=lambda: bool(watched),
                     symbols=list(settings.symbols),
                     record_for=record_for,
                     until=until,
@@ -182,7 +185,7 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         _print_ledgers([], as_json, settings.data_dir, single=False, failure=None)
         return
     with chosen(data_dir=data_dir), orchestrated(_tell):
-        ledgers, failure = _ledgers_of(lambda: run(process_batches))
+        ledgers, failure = _ledgers_of(lambda: run(process_batches, _tell))
     _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 
 

@@ -48,7 +48,7 @@ def close(
                 chosen(data_dir=data_dir),
                 orchestrated(_tell),
             ):
-                closing = run(close_day, date=day)
+                closing = run(close_day, _tell, date=day)
     except NotClosed as error:
         failure, closing = error, error.closing
     if as_json:

@@ -16,11 +16,11 @@ from flows.progress import progress
 from flows.rows import as_json_line, print_json, print_rows
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_tls
-from flows.terminal import shown
 from tasks.batch import is_session_name
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError, TerminalError
 from tasks.manifest import Manifest, read
+from tasks.shown import plain
 from tasks.store import Store
 from tasks.trade import NS_PER_S
 
@@ -102,7 +102,7 @@ def bars(
             {"symbol": symbol, "date": date, "every": every, "tz": tz, "bars": [_bar(bar, zone) for bar in found]}
         )
     elif plot:
-        print(f"{shown(symbol)} {date}, {every} bars, times of {tz}: O rose, # fell, | low to high")
+        print(f"{plain(symbol)} {date}, {every} bars, times of {tz}: O rose, # fell, | low to high")
         width = shutil.get_terminal_size((100, 24)).columns
         print("\n".join(engine.plot(found, width, _PLOT_LINES, lambda ns: _local(ns, zone)[11:16])))
     else:

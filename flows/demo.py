@@ -45,6 +45,7 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
         ):
             ledger = start(
                 record_session,
+                tell,
                 symbols=list(SYMBOLS),
                 record_for=f"{seconds}s",
                 batch_for=f"{max(1.0, seconds / 6):g}s",

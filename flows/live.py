@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import report
-from flows.terminal import shown
 from tasks.batch import BatchName
+from tasks.shown import plain
 from tasks.store import Store
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _show_lines(over: threading.Event) -> None:
             f"{_left(status)} left: {status.state}, {status.trades:,} trades, {rate.of(status):,.0f}/s, "
             f"{_speaking(status)} of {len(status.per_symbol)} symbols, queue {_percent(status):.0f} %, "
             f"gaps {status.gaps + len(status.open_gaps)}, batches: {sealed} sealed, {validated} validated, "
-            f"{archived} archived" + (f"; {shown(status.notice)}" if status.notice else "")
+            f"{archived} archived" + (f"; {plain(status.notice)}" if status.notice else "")
         )
 
 
@@ -130,7 +130,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
     for name, count in busiest:
         symbols.add_row(
-            Text(shown(name)), f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30)
+            Text(plain(name)), f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30)
         )
     lines: list[RenderableType] = [
         Text(f"session {status.session}, process {status.pid}, connection {status.connection}"),
@@ -141,10 +141,10 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     ]
     for gap in status.open_gaps[:3]:
         lines.append(
-            Text(shown(f"cannot receive {report.count(len(gap.symbols), 'symbol')}: {gap.reason}"), style="red")
+            Text(plain(f"cannot receive {report.count(len(gap.symbols), 'symbol')}: {gap.reason}"), style="red")
         )
     if status.notice:
-        lines.append(Text(shown(status.notice), style="yellow"))
+        lines.append(Text(plain(status.notice), style="yellow"))
     return Group(*lines)
 
 

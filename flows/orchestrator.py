@@ -51,11 +51,9 @@ def is_alone() -> bool:
 @contextmanager
 def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
     """Have an API for the flows that are run meanwhile, or have them run without: then `tell` why, in one line."""
-    global _alone
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
-        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
         get_current_settings,
         temporary_settings,
     )
@@ -71,17 +69,8 @@ def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
     except NoOrchestrator as reason:
         if server is not None:
             server.stop()
-        tell(f"{reason}; going on without Prefect")
-        from prefect.logging import disable_run_logger
-
-        _alone = True
-        # Whoever asks for an API all the same is told at once that there is none, and no further server is started.
-        nowhere = temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}, restore_defaults={PREFECT_API_URL})
-        try:
-            with nowhere, disable_run_logger():
-                yield
-        finally:
-            _alone = False
+        with _without_prefect(str(reason), tell):
+            yield
         return
     if server is None:
         yield
@@ -94,9 +83,48 @@ def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
         server.stop()
 
 
-def run(flow: Any, **parameters: Any) -> Any:
-    """What the flow gives, run by Prefect or, where there is none, by us."""
-    return flow.fn(**parameters) if _alone else flow(**parameters)
+@contextmanager
+def _without_prefect(reason: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Have flows run without Prefect meanwhile, and `tell` why."""
+    global _alone
+    from prefect.logging import disable_run_logger
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    tell(f"{reason}; going on without Prefect")
+    _alone = True
+    # Whoever asks for an API all the same is told at once that there is none, and no further server is started.
+    nowhere = temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}, restore_defaults={PREFECT_API_URL})
+    try:
+        with nowhere, disable_run_logger():
+            yield
+    finally:
+        _alone = False
+
+
+def run(
+    flow: Any, tell: Callable[[str], None], has_begun: Callable[[], bool] = lambda: False, **parameters: Any
+) -> Any:
+    """What the flow gives, run by Prefect or, where there is none, by us.
+
+    A server that answers and cannot keep what it is told (its disk is full) is none. Where the flow `has_begun` what
+    may be done only once, its error is raised.
+    """
+    import httpx
+
+    if _alone:
+        return flow.fn(**parameters)
+    try:
+        return flow(**parameters)
+    except Exception as error:
+        # Prefect has an error of its own where the first request of a run fails.
+        cause = error if isinstance(error, httpx.HTTPError) else error.__cause__
+        if not isinstance(cause, httpx.HTTPError) or has_begun():
+            raise
+        why = f"does not answer ({type(cause).__name__})"
+        if isinstance(cause, httpx.HTTPStatusError):
+            why = f"answers HTTP {cause.response.status_code}"
+    with _without_prefect(f"Prefect's server {why}: look at its log, and whether its disk is full", tell):
+        return flow.fn(**parameters)
 
 
 def call(task: Any, *arguments: Any, **options: Any) -> Any:
@@ -171,6 +199,8 @@ class _Server:
             return "its database is of a newer Prefect; update prefect, or set PREFECT_HOME to a folder of its own"
         for word, advice in (
             ("No space left on device", "make room where PREFECT_HOME is"),
+            ("database or disk is full", "make room where PREFECT_HOME is"),
+            ("disk I/O error", "make room where PREFECT_HOME is"),
             ("Permission denied", "set PREFECT_HOME to a folder that can be written"),
             ("Read-only file system", "set PREFECT_HOME to a folder that can be written"),
             ("unable to open database file", "set PREFECT_HOME to a folder that can be written"),
@@ -178,6 +208,7 @@ class _Server:
         ):
             if word in text:
                 return f"{word.lower()}; {advice}"
+        lines = [line for line in lines if not line.startswith("<")]  # A crash of Python's ends in "<no Python frame>".
         last = lines[-1][:200] if lines else "it said nothing within the time"
         return f"{last}; check PREFECT_HOME, or set PREFECT_API_URL to a server that runs"
 

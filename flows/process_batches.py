@@ -18,6 +18,7 @@ from tasks.capture.task import killed_sessions, recover_sessions
 from tasks.compress.task import Form, compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import Ledger
+from tasks.shown import in_markdown
 from tasks.store import Store
 from tasks.upload.task import (
     Bucket,
@@ -223,9 +224,9 @@ def _gap_table(ledger: Ledger) -> str:
     lines = ["| from (UTC) | to (UTC) | seconds | symbols | reason |", "| --- | --- | --- | --- | --- |"]
     for gap in ledger.record.gaps:
         end_ns = gap.start_ns if gap.end_ns is None else gap.end_ns
-        names = ", ".join(gap.symbols[:8]) + (" …" if len(gap.symbols) > 8 else "")
+        names = ", ".join(map(in_markdown, gap.symbols[:8])) + (" …" if len(gap.symbols) > 8 else "")
         seconds = (end_ns - gap.start_ns) / 1e9
-        lines.append(f"| {_utc(gap.start_ns)} | {_utc(end_ns)} | {seconds:.1f} | {names} | {gap.reason} |")
+        lines.append(f"| {_utc(gap.start_ns)} | {_utc(end_ns)} | {seconds:.1f} | {names} | {in_markdown(gap.reason)} |")
     return "\n".join(lines)
 
 

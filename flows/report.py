@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.terminal import shown
 from tasks.coverage import session_coverage
 from tasks.duration import format_duration
 from tasks.ledger import Gap, Ledger
+from tasks.shown import plain
 from tasks.zones import utc_text
 
 # No markup: a symbol, a path or a vendor's words may hold what rich would take for it.
@@ -23,7 +23,7 @@ errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_w
 
 def line(*parts: str | tuple[str, str], to: Console = out) -> None:
     """Print one line of texts, some with a style beside them; what a terminal must not have is shown as its escape."""
-    styled = [(shown(part), "") if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts]
+    styled = [(plain(part), "") if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts]
     to.print(Text.assemble(*styled), soft_wrap=True)
 
 

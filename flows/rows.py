@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from flows.terminal import shown
+from tasks.shown import plain
 
 _ROWS_THAT_SET_WIDTHS = 1_000
 # What is right-aligned: a number, a share, or that there is none.
@@ -29,7 +29,7 @@ def print_rows(columns: tuple[str, ...], rows: Iterable[Iterable[Any]], as_csv: 
     widths = [max(len(row[place]) for row in (columns, *first)) for place in range(len(columns))]
     numeric = [bool(first) and all(_NUMBER.fullmatch(row[place]) for row in first) for place in range(len(columns))]
     for row in chain([columns], first, texts):
-        cells = zip(map(shown, row), widths, numeric, strict=True)
+        cells = zip(map(plain, row), widths, numeric, strict=True)
         print("  ".join(f"{each:>{width}}" if right else f"{each:<{width}}" for each, width, right in cells).rstrip())
 
 

@@ -16,8 +16,3 @@ def take_any_text() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - as long as the process
         else:
             stream.reconfigure(errors="backslashreplace")
-
-
-def shown(text: object) -> str:
-    """A text from outside as a terminal may have it: control characters and lone surrogates as their escapes."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))

@@ -4,6 +4,7 @@ Each is one JSON file, written once, atomically, by the stage that names it; tim
 each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -288,13 +289,19 @@ def read(path: Path, kind: type[Record]) -> Record:
     bytes that `encode` gave.
     """
     with path.open("rb") as file:
-        return decode(file.read(MOST_BYTES + 1), kind, path)
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise _too_large(path)
+        return decode(file.read(), kind, path)
+
+
+def _too_large(where: object) -> CorruptionError:
+    return CorruptionError(f"{where}: is larger than {MOST_BYTES:,} bytes, as no record is; restore it from a copy")
 
 
 def decode(content: bytes, kind: type[Record], where: object) -> Record:
     """The record of that kind that these bytes are; `where` they lie is said in the error. Raises CorruptionError."""
     if len(content) > MOST_BYTES:
-        raise CorruptionError(f"{where}: is larger than {MOST_BYTES:,} bytes, as no record is; restore it from a copy")
+        raise _too_large(where)
     body = content[:-_TAIL_BYTES] + _END
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
         raise CorruptionError(f"{where}: its record_sha256 is not that of its content; restore it from a copy")

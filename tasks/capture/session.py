@@ -31,6 +31,7 @@ from tasks.errors import RecorderError, TerminalError
 from tasks.ledger import SessionRecord
 from tasks.manifest import encode
 from tasks.sessions import GAPS_FILE, RECORD_FILE, WATCHLIST_FILE
+from tasks.shown import plain
 from tasks.status import State, Status, boot_id, read_status, write_status
 from tasks.store import Store, write_whole
 from tasks.trade import NS_PER_S
@@ -205,7 +206,7 @@ class Session:
     def _count_vendor_error(self, text: str) -> None:
         """Count it; the log has each text at its first time, its tenth, its hundredth, …, however many come."""
         counts = self._vendor_errors
-        shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+        shown = plain(text)
         key = shown if shown in counts or len(counts) < _MOST_VENDOR_TEXTS else "other messages"
         counts[key] += 1
         if str(counts[key]).strip("0") == "1":

@@ -34,6 +34,7 @@ from tasks.capture.supervise import recording_session as recording_session
 from tasks.capture.supervise import watched as watched
 from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError, may_mend
 from tasks.ledger import Request, SessionRecord
+from tasks.shown import in_markdown, plain
 from tasks.status import Status
 from tasks.store import Store
 from tasks.symbols import read_symbols
@@ -169,7 +170,7 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
         if status is None:
             continue
         if status.notice and status.notice != notice:
-            log.warning("%s", status.notice)
+            log.warning("%s", plain(status.notice))
         notice = status.notice
         for text in status.vendor_errors.keys() - told:
             told.add(text)
@@ -230,14 +231,14 @@ def _shown(artifact: Any, status: Status, wanted: Request) -> Any:
             key="capture-progress",
             description=f"{status.session}: {len(wanted.symbols)} symbols",
         )
-    update_progress_artifact(artifact_id=artifact, progress=percent, description=describe(status, None))
+    update_progress_artifact(artifact_id=artifact, progress=percent, description=in_markdown(describe(status, None)))
     return artifact
 
 
 def describe(status: Status, trades_per_s: float | None) -> str:
     """A status in one line."""
     rate = "" if trades_per_s is None else f" ({trades_per_s:,.0f}/s)"
-    gap = f", in a gap: {status.open_gaps[0].reason}" if status.open_gaps else ""
+    gap = f", in a gap: {plain(status.open_gaps[0].reason)}" if status.open_gaps else ""
     return (
         f"{status.state}: {status.trades:,} trades{rate}, {status.batches_sealed} batches sealed, "
         f"{status.queue_bytes:,} bytes waiting, {status.gaps} gaps{gap}"

@@ -10,6 +10,7 @@ from prefect.tasks import exponential_backoff
 from tasks.batch import BatchName
 from tasks.errors import may_mend
 from tasks.manifest import Report
+from tasks.shown import in_markdown, plain
 from tasks.store import Store
 from tasks.validate.schema import Limits as Limits
 from tasks.validate.split import split
@@ -51,20 +52,21 @@ def markdown(batch: str, report: Report) -> str:
         f"{report.late:,} more than ten seconds late.",
     ]
     if report.structural:
-        lines += ["", f"**The whole batch was rejected**: {_plain(report.structural)}"]
+        lines += ["", f"**The whole batch was rejected**: {in_markdown(report.structural)}"]
     lines += _table(("rule broken", "rows"), report.reasons)
     lines += _table(("receive less event time", "ms"), report.lag_ms)
     lines += _table(("symbol", "valid rows"), dict(sorted(report.per_symbol.items(), key=lambda item: -item[1])[:50]))
     if report.examples:
-        lines += ["", "Some quarantined lines:", "", *(f"    {_plain(example)}" for example in report.examples)]
+        lines += ["", "Some quarantined lines:", "", *(f"    {plain(example)}" for example in report.examples)]
     return "\n".join(lines) + "\n"
 
 
 def _table(head: tuple[str, str], rows: dict[str, int] | dict[str, float]) -> list[str]:
     if not rows:
         return []
-    return ["", f"| {head[0]} | {head[1]} |", "| --- | ---: |", *(f"| {_plain(key)} | {rows[key]:,} |" for key in rows)]
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return [
+        "",
+        f"| {head[0]} | {head[1]} |",
+        "| --- | ---: |",
+        *(f"| {in_markdown(key)} | {rows[key]:,} |" for key in rows),
+    ]

@@ -1,0 +1,34 @@
+"""Is a text from outside shown as it is, and is it nothing else?"""
+
+import html
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.shown import in_markdown, plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))",
+        "![x](http://evil/x)", "a | b |", "# heading", "`code`", "**bold**", "http://evil.example", "www.evil.example",
+        "me@evil.example", "&lt;", "line\nbreak", "\x1b[2J", "~~gone~~", "$x$",
+    ],
+)  # fmt: skip
+def test_nothing_in_a_text_is_markdown_or_html(text: str) -> None:
+    """What would be a tag, a link, a table's border or a line of its own stands there as its letters."""
+    shown = in_markdown(text)
+    assert not set(shown) & set("<>|[]`*!:@$~\n\x1b")
+    assert "www." not in shown
+    assert html.unescape(shown) == plain(text)
+
+
+@given(st.text())
+def test_a_text_is_shown_in_one_line_of_printable_letters(text: str) -> None:
+    """Whatever it holds, lone surrogates too: it can be written, and read as the same text by a browser."""
+    assert plain(text).isprintable()
+    assert len(plain(text).splitlines()) <= 1
+    plain(text).encode()
+    assert html.unescape(in_markdown(text)) == plain(text)
