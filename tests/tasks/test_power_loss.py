@@ -1,10 +1,13 @@
 """Can a loss of power undo what a later step relies on? Each stage is run under a record of its system calls."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from calls import Call, recorded
+from faults import FaultServer, Send, Stall, Subscribed
+from recording import Answered, Recording, ask, trades
 
 from tasks.batch import BatchName
 from tasks.capture.finnhub import Refused
@@ -203,3 +206,20 @@ def test_recovery_that_cannot_keep_cuts_nothing(store: Store) -> None:
     assert path.read_bytes() == before
     recover_spool(store, NAME.session, 99, gaps)
     assert (store.quarantine / NAME.cut).read_bytes() == b"torn"
+
+
+def test_the_folders_of_a_new_data_folder_and_session_are_safe(
+    tmp_path: Path, fault_server: Callable[..., FaultServer]
+) -> None:
+    """The names of the store's folders, and of a session's two, are synced before a journal is begun in them."""
+    store = Store(tmp_path / "data")
+    server = fault_server([Subscribed("A"), Send(trades(3)), Answered(), Stall(threading.Event())])
+    with recorded() as calls:
+        recording = Recording(ask(store.root, server.url))
+        recording.when(lambda status: status.trades == 3)
+        assert sum(recording.end().batches) == 1
+    session = recording.request.session
+    created = next(place for place, call in enumerate(calls.all) if call.path.name.endswith(".csv.open"))
+    for folder in (store.spool, store.sealed, store.quarantine, store.sessions, store.sessions / session):
+        assert calls.place("sync", folder.parent, calls.place("mkdir", folder)) < created
+    assert calls.place("sync", store.spool, calls.place("mkdir", store.spool / session)) < created
