@@ -6,11 +6,15 @@
 
 The functions of `os`, and the `open` that pathlib uses, are wrapped, so that what our own Python asks for is seen, from
 any thread; what a library writes from C++ is not. `recorded(before)` is given each call just before it is made.
+
+`killed_everywhere` runs a program over and over in processes of its own, each killed before another of these calls.
 """
 
 import builtins
 import io
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,3 +181,56 @@ _WRAPPED = {
     "ftruncate": "truncate", "fsync": "sync", "fdatasync": "sync", "rename": "rename", "replace": "rename",
     "unlink": "unlink", "remove": "unlink", "rmdir": "rmdir",
 }  # fmt: skip
+
+
+_KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from calls import recorded
+
+{program}
+
+root = Path(sys.argv[2])
+
+def work_killed(at):
+    seen, me = 0, os.getpid()
+    def before(*_):
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            os.kill(me, signal.SIGKILL)
+    sys.addaudithook(lambda event, _: before() if event == "http.client.send" else None)
+    with recorded(before):
+        work(root / str(at), at)
+
+for at in range(1, 400):
+    child = os.fork()
+    if child == 0:
+        shutil.copytree(root / "start", root / str(at))
+        try:
+            work_killed(at)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        sys.exit(print(at) or os.waitstatus_to_exitcode(status))
+sys.exit("it never ended")
+"""
+
+
+def killed_everywhere(root: Path, program: str, *arguments: str) -> list[Path]:
+    """Run `work(folder, number)` of that program in a copy of `root/start`, killed before its first change, its
+    second and so on, or before a request to a store; gives the copies, of which the last was not killed.
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", _KILLED.replace("{program}", program), str(Path(__file__).parent), str(root),
+         *arguments],
+        env={**os.environ, "POLARS_MAX_THREADS": "1", "ARROW_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return [root / str(at) for at in range(1, int(run.stdout) + 1)]
