@@ -67,10 +67,11 @@ class Store:
 
     def prepare(self) -> "Store":
         """Create the folders that are missing. Raises OSError where the place cannot be written."""
-        for folder in (
-            self.spool, self.sealed, self.validated, self.quarantine, self.archive, self.sessions, self.locks,
-        ):  # fmt: skip
-            folder.mkdir(parents=True, exist_ok=True)
+        folders = self.spool, self.sealed, self.validated, self.quarantine, self.archive, self.sessions, self.locks
+        if not all(folder.is_dir() for folder in folders):
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            sync(self.root)
         return self
 
     def archive_folder(self, feed: str, date: str) -> Path:

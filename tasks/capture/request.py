@@ -9,7 +9,7 @@ from tasks.errors import CorruptionError
 from tasks.ledger import Request
 from tasks.requests import this_process
 from tasks.sessions import REQUEST_FILE
-from tasks.store import write_whole
+from tasks.store import sync, write_whole
 from tasks.trade import NS_PER_S
 
 
@@ -66,6 +66,7 @@ def own_request(session: CaptureRequest) -> Request:
 def save_request(request: CaptureRequest) -> None:
     """Write the request into its session's folder, which is made."""
     request.folder.mkdir(parents=True, exist_ok=True)
+    sync(request.folder.parent)
     content = msgspec.json.encode(request, enc_hook=str)
     write_whole(request.folder / REQUEST_FILE, msgspec.json.format(content, indent=2) + b"\n")
 

@@ -33,7 +33,7 @@ from tasks.manifest import encode
 from tasks.sessions import GAPS_FILE, RECORD_FILE, WATCHLIST_FILE
 from tasks.shown import plain
 from tasks.status import State, Status, boot_id, read_status, write_status
-from tasks.store import Store, write_whole
+from tasks.store import Store, sync, write_whole
 from tasks.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Session:
         self._counted_ns = 0
         self._failure: BaseException | None = None
         (self._store.spool / request.session).mkdir(exist_ok=True)
+        sync(self._store.spool)
         _keep_room(request.folder / ROOM_FILE)
         earlier = read_status(request.folder)
         self._vendor_errors.update(earlier.vendor_errors if earlier else {})

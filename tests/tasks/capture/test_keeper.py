@@ -1,0 +1,206 @@
+"""Is nothing called durable before it is, and is every journal synced each second?"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from calls import Call, Calls, recorded
+from recording import wait_for
+
+from tasks.batch import BatchName
+from tasks.capture.clock import Clock
+from tasks.capture.finnhub import Refused
+from tasks.capture.gaps import GapBook
+from tasks.capture.journal import Block, Heading, Journal, frames_open
+from tasks.capture.keeper import JournalKeeper
+from tasks.store import Store
+
+SESSION = "20260102T150405Z-00c0ffee"
+
+
+@dataclass
+class Kept:
+    """A keeper that runs, its journals, and the calls that were made since it started."""
+
+    store: Store
+    heard_ns: int = 1
+    failures: list[BaseException] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    keeper: JournalKeeper = field(init=False)
+    calls: Calls = field(init=False)
+    before: Callable[[Call], None] = lambda call: None
+
+    def through_ns(self) -> int:
+        """Up to which time all is written; notes after how many calls it was asked."""
+        self.asked.append(len(self.calls.all))
+        return self.heard_ns
+
+    def journal(self, number: int) -> Journal:
+        name = BatchName(SESSION, 0, number)
+        heading = Heading(
+            batch=str(name), feed="finnhub", date="2026-01-02", symbols=("A",), lanes=1, opened_ns=7, before={}
+        )
+        journal = Journal(self.store.spool / SESSION, name, heading)
+        self.keeper.watch(journal)
+        return journal
+
+    def paths(self, journal: Journal) -> list[Path]:
+        """Its three files, in the order in which they are to be synced."""
+        name = journal.name
+        return [self.store.spool / SESSION / each for each in (name.journal, frames_open(name), name.sums)]
+
+
+def write(journal: Journal, heard_ns: int) -> None:
+    """A block of one row and one refused frame."""
+    seq = journal.rows + 1
+    journal.take(1, seq, heard_ns, ["A"], seq)
+    refused = [(1, heard_ns, Refused("frame", "not a message", b"{"))]
+    line = b"1,%d,%d,7,A,1.0,1,\n" % (seq, heard_ns)
+    journal.append(Block(lines=[line], rows=1, received=2, trade=1, refused=refused, through_ns=heard_ns))
+
+
+@pytest.fixture
+def kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    """A keeper that is not started yet, of an empty session; its second is a tenth."""
+    monkeypatch.setattr("tasks.capture.keeper._SYNC_EVERY_S", 0.1)
+    folder = store.spool / SESSION
+    folder.mkdir()
+    it = Kept(store)
+    gaps = GapBook(store.sessions / SESSION / "gaps.json")
+    it.keeper = JournalKeeper(store, lambda: ("A",), gaps, Clock(), it.failures.append, it.through_ns)
+    with ExitStack() as stack:
+        it.calls = stack.enter_context(recorded(lambda call: it.before(call)))
+        yield it
+        if it.keeper.is_alive():
+            it.keeper.finish()
+            it.keeper.join(20)
+        assert not it.keeper.is_alive()
+
+
+def test_all_three_files_of_every_journal_are_synced_before_the_time_moves(kept: Kept) -> None:
+    """Rows, refused frames and sums of each journal are synced, in that order, and only then is the time durable."""
+    journals = [kept.journal(number) for number in range(3)]
+    for journal in journals:
+        write(journal, 50)
+    kept.heard_ns, durable = 50, dict[Path, int]()
+
+    def note(call: Call) -> None:
+        if call.kind == "sync":
+            durable.setdefault(call.path, kept.keeper.durable_ns)
+
+    kept.before = note
+    start = len(kept.calls.all)
+    kept.keeper.start()
+    wait_for(lambda: kept.keeper.durable_ns == 50)
+    places = [[kept.calls.place("sync", path, start) for path in kept.paths(journal)] for journal in journals]
+    assert all(each == sorted(each) for each in places)
+    assert set(durable.values()) == {0}
+    assert kept.failures == []
+
+
+def test_the_names_of_new_files_are_synced_once(kept: Kept) -> None:
+    """The first sync of a journal syncs the folder that names its files, and no later one does."""
+    folder = kept.store.spool / SESSION
+    journal = kept.journal(0)
+    for _ in range(3):
+        journal.sync()
+    assert [call.path for call in kept.calls.all if call.kind == "sync"].count(folder) == 1
+    assert kept.calls.place("sync", folder) < kept.calls.place("sync", kept.paths(journal)[0])
+    assert kept.calls.at_risk() == []
+    journal.abandon()
+
+
+def test_what_is_written_during_a_sync_is_not_counted(kept: Kept) -> None:
+    """A block that comes while the disk syncs is durable only after the next sync, which begins after it was asked."""
+    journal = kept.journal(0)
+    write(journal, 50)
+    kept.heard_ns, came, durable = 50, threading.Event(), list[int]()
+
+    def meanwhile(call: Call) -> None:
+        if call == Call("sync", kept.paths(journal)[2]):
+            if not came.is_set():
+                came.set()
+                write(journal, 60)
+                kept.heard_ns = 60
+            else:
+                durable.append(kept.keeper.durable_ns)
+
+    kept.before = meanwhile
+    kept.keeper.start()
+    wait_for(lambda: kept.keeper.durable_ns == 60)
+    assert durable[0] == 50
+    first, second = kept.asked[:2]
+    path = kept.paths(journal)[0]
+    assert first <= kept.calls.place("sync", path) < second <= kept.calls.place("sync", path, second)
+
+
+def test_a_journal_opened_while_others_are_synced_is_not_passed_over(kept: Kept) -> None:
+    """The time is asked for before the list of journals: what it covers lies in a journal that is synced."""
+    kept.journal(0)
+    ask, late = kept.through_ns, list[Journal]()
+
+    def opened_as_it_is_asked() -> int:
+        value = ask()
+        if not late:
+            late.append(kept.journal(1))
+            write(late[0], 50)
+        return value
+
+    kept.heard_ns = 50
+    kept.keeper._through_ns = opened_as_it_is_asked
+    kept.keeper.start()
+    wait_for(lambda: kept.keeper.durable_ns == 50)
+    kept.calls.place("sync", kept.paths(late[0])[0])
+
+
+def test_a_disk_that_does_not_sync_makes_nothing_durable(kept: Kept) -> None:
+    """Where one of many syncs fails, the keeper ends, says so, and the time stays where it was."""
+    journals = [kept.journal(number) for number in range(2)]
+    kept.heard_ns = 50
+
+    def fail(call: Call) -> None:
+        if call == Call("sync", kept.paths(journals[1])[1]):
+            raise OSError(5, "Input/output error")
+
+    kept.before = fail
+    kept.keeper.start()
+    kept.keeper.join(20)
+    assert [error.filename for error in kept.failures if isinstance(error, OSError)] == [
+        str(kept.paths(journals[1])[1])
+    ]
+    assert kept.keeper.durable_ns == 0
+
+
+def test_the_time_that_is_durable_never_goes_back(kept: Kept) -> None:
+    """Where the time up to which all is written is put back, as by a clock, what was durable stays so."""
+    kept.journal(0)
+    kept.heard_ns = 50
+    kept.keeper.start()
+    wait_for(lambda: kept.keeper.durable_ns == 50)
+    kept.heard_ns, asked = 40, len(kept.asked)
+    wait_for(lambda: len(kept.asked) > asked + 1)
+    assert kept.keeper.durable_ns == 50
+
+
+def test_each_second_is_synced_while_journals_are_sealed(kept: Kept) -> None:
+    """However many journals wait to be sealed, one that is still written is synced when its second is over."""
+    open_one = kept.journal(0)
+    write(open_one, 50)
+    kept.heard_ns, sealed = 50, list[int]()
+    stop = threading.Event()
+
+    def hand_in_another() -> None:
+        if not stop.is_set():
+            sealed.append(1)
+            kept.keeper.tell(hand_in_another)
+
+    kept.keeper.tell(hand_in_another)
+    kept.keeper.start()
+    try:
+        wait_for(lambda: kept.keeper.durable_ns == 50)
+    finally:
+        stop.set()
+    assert sealed

@@ -1,0 +1,97 @@
+"""Killed before any one change here or request to the store, is the day always in the bucket, and once in the end?"""
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calls import killed_everywhere
+
+from tasks.batch import BatchName
+from tasks.days import day_receipt, day_record
+from tasks.manifest import Day, Receipt
+from tasks.merge.day import merge
+from tasks.store import Store
+from tasks.upload.bucket import Bucket
+from tasks.upload.days import day_keys, days_awaiting_upload, upload_day
+
+MOST_KILLS = 40
+DATE = "2026-11-24"
+SESSION = "20261124T143000Z-9f3c01ab"
+PROGRAM = """
+from pydantic import SecretStr
+from tasks.store import Store
+from tasks.upload.bucket import Bucket
+from tasks.upload.days import upload_day
+import boto3, botocore.session  # Before the forks: they take a second.
+
+def work(folder, number):
+    name, endpoint, key, secret = sys.argv[3:]
+    bucket = Bucket(
+        name=name, endpoint_url=endpoint, access_key_id=key, secret_access_key=SecretStr(secret), addressing="path",
+        max_attempts=1, prefix=f"killed-{number}",
+    )
+    assert upload_day(Store(folder), "finnhub", "2026-11-24", bucket, lambda: 7, print) is not None
+"""
+
+
+def send(store: Store, bucket: Bucket) -> Receipt | None:
+    return upload_day(store, "finnhub", DATE, bucket, lambda: 7, pytest.fail)
+
+
+def closed(store: Store) -> Day:
+    day = merge(store, "finnhub", DATE)
+    assert day is not None
+    return day
+
+
+def numbered(bucket: Bucket, number: int) -> Bucket:
+    """The place in the bucket of the upload that is killed so late."""
+    return replace(bucket, prefix=f"killed-{number}")
+
+
+def assert_a_whole_day_stands(object_store: Any, bucket: Bucket, days: list[Day]) -> None:
+    """One of these days' files is in the bucket as its record says, and the record beside it."""
+    keys = object_store.keys()
+    stands = [
+        {*day_keys(bucket, day)} <= {*keys}
+        and hashlib.sha256(object_store.body(day_keys(bucket, day)[0])).hexdigest() == day.sha256
+        for day in days
+    ]
+    assert any(stands), bucket.prefix
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "anew"])
+def test_an_upload_of_a_day_killed_at_any_moment(
+    whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path, is_first: bool
+) -> None:
+    """At each moment a whole day stands where one stood, a receipt never comes too early, and the end is one day."""
+    for path in list(whole.archive_folder("finnhub", DATE).glob(f"*{BatchName(SESSION, 0, 1)}*")):
+        path.rename(whole.root / path.name)
+    first, root = closed(whole), tmp_path / "killed"
+    for number in range(1, 0 if is_first else MOST_KILLS):
+        assert send(whole, numbered(bucket, number)) is not None
+    day_receipt(day_record(whole, "finnhub", DATE)).unlink(missing_ok=True)
+    for path in whole.root.glob(f"*{SESSION}*"):
+        path.rename(whole.archive_folder("finnhub", DATE) / path.name)
+    second = closed(whole)
+    shutil.copytree(whole.root, root / "start")
+    folders = killed_everywhere(
+        root, PROGRAM, bucket.name, str(bucket.endpoint_url), str(bucket.access_key_id),
+        object_store.server.secret_access_key,
+    )  # fmt: skip
+    assert 15 < len(folders) < MOST_KILLS
+    for number, folder in enumerate(folders, 1):
+        store, place = Store(folder), numbered(bucket, number)
+        if day_receipt(day_record(store, "finnhub", DATE)).exists():
+            assert_a_whole_day_stands(object_store, place, [second])
+        elif not is_first:
+            assert_a_whole_day_stands(object_store, place, [first, second])
+        assert send(store, place) is not None
+        assert days_awaiting_upload(store, place) == []
+        keys: list[str] = object_store.keys()
+        mine = [key for key in keys if key.startswith(place.by_day)]
+        assert mine == sorted(day_keys(place, second)), number
+        assert_a_whole_day_stands(object_store, place, [second])
