@@ -431,3 +431,11 @@ def test_the_book_of_gaps_is_on_the_disk_before_a_call_returns(tmp_path: Path) -
     assert [gap.end_ns for gap in book.all()] == [5, None]
     book.finish(7)
     assert [gap.end_ns for gap in GapBook(path).all()] == [5, 7]
+
+
+def test_a_gap_that_a_clock_put_back_would_end_before_it_began_has_no_length(tmp_path: Path) -> None:
+    """The wall clock may be put back during an outage: the gap then ends where it began, and not before."""
+    book = GapBook(tmp_path / "gaps.json")
+    book.open("A", 10, "lost")
+    book.close("A", 5)
+    assert [(gap.start_ns, gap.end_ns) for gap in book.all()] == [(10, 10)]

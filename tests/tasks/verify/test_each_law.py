@@ -195,6 +195,12 @@ def second_copy(store: Store, name: str) -> None:
     shutil.copy(path, other)
 
 
+def folder_for_a_file(store: Store) -> None:
+    path = store.quarantine / NAME.rejected_rows
+    path.unlink()
+    path.mkdir()
+
+
 def left_in_the_spool(store: Store) -> None:
     (store.spool / SESSION).mkdir()
     (store.spool / SESSION / BatchName(SESSION, 0, 3).journal).write_bytes(b"")
@@ -214,6 +220,7 @@ def forged_cut(store: Store) -> None:
         (forged_file, f"journal {NAME.manifest}: cannot be built again"),
         (forged_frames, f"quarantine {NAME.rejected_frames}: has a line that cannot be read"),
         (forged_cut, f"quarantine {NAME.manifest}: 5 bytes were cut, 4 by the seal"),
+        (folder_for_a_file, f"readable {NAME.rejected_rows}: cannot be read"),
         (left_in_the_spool, f"sealed {BatchName(SESSION, 0, 3).journal}: was left in the spool"),
         (lambda store: second_copy(store, NAME.archived), f"place {NAME.archived}: is a second copy beside "),
         (lambda store: (store.quarantine / f"{NAME}.other").write_bytes(b""),
@@ -232,6 +239,12 @@ def test_each_law_of_files(recorded: Recorded, act: Forge, says: str) -> None:
     store = recorded()
     act(store)
     assert_says(store, says)
+
+
+def test_a_batch_that_waits_to_be_archived_is_named_once_its_session_is_over(recorded: Recorded) -> None:
+    """Each batch that is sealed and no more is told of, with what to do."""
+    lines = [line for line in said(recorded(archived=False)) if line.startswith("archived ")]
+    assert lines == [f"archived {name.seal}: the batch is not yet archived: run `tape archive`" for name in NAMES]
 
 
 def test_a_cut_that_makes_no_batch_breaks_no_law(recorded: Recorded) -> None:
