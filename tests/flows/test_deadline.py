@@ -48,6 +48,7 @@ def instant(text: str) -> int:
         ("2026-11-24T15:00", "16:00", "2026-11-24T16:00"),
         ("2026-11-24T15:59:59", "16:00", "2026-11-24T16:00"),
         ("2026-11-24T15:59:59", "16:00:30", "2026-11-24T16:00:30"),
+        ("2026-11-24T20:00", "21:00", "2026-11-24T21:00"),
         ("2026-11-24T16:00", "16:00", "2026-11-25T16:00"),
         ("2026-11-24T16:01", "16:00", "2026-11-25T16:00"),
         ("2026-12-31T23:59", "00:00", "2027-01-01T00:00"),
@@ -58,8 +59,9 @@ def instant(text: str) -> int:
         ("2026-11-24T23:00", "00:10+14:00", "2026-11-25T05:10"),
     ],
     ids=[
-        "today", "in a second", "with seconds", "at that very time", "tomorrow", "next year", "over a clock put on",
-        "over a clock put back", "with a date and an offset", "with an offset", "of a day that has begun elsewhere",
+        "today", "in a second", "with seconds", "when it is tomorrow in UTC", "at that very time", "tomorrow",
+        "next year", "over a clock put on", "over a clock put back", "with a date and an offset", "with an offset",
+        "of a day that has begun elsewhere",
     ],
 )  # fmt: skip
 def test_until_is_when_the_clock_of_this_machine_next_shows_that_time(
