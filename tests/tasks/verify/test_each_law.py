@@ -609,3 +609,25 @@ def test_a_batch_that_was_not_removed_for_its_day_needs_its_own_receipt(closed: 
     """The receipt of a day is no receipt of a batch whose file is here, or went by age."""
     remove_batch(closed, why="age")
     assert ledger_for(closed, SESSION, PLACE).batches.uploaded == 0
+
+
+def test_a_batch_is_uploaded_by_its_own_receipt_of_that_bucket(recorded: Recorded) -> None:
+    """A receipt of another bucket, of another store or below another prefix is none of the one that is asked about."""
+    store = recorded()
+    path = manifest_path(store)
+    good = receipt_of(path, NAME.archived)
+    elsewhere = receipt_of(path, NAME.archived, "another")
+    receipts = (good, replace(good, bucket="another"), replace(good, endpoint="https://store.example"), elsewhere)
+    uploaded = []
+    for receipt in receipts:
+        write_whole(path.with_name(NAME.receipt), encode(receipt))
+        uploaded.append(ledger_for(store, SESSION, PLACE).batches.uploaded)
+    assert uploaded == [1, 0, 0, 0]
+
+
+def test_a_days_record_that_cannot_be_read_is_said_of_its_batches_too(closed: Store) -> None:
+    """It is told once for the day itself, and once for each batch whose rows are to be in it."""
+    for name in NAMES[:2]:
+        remove_batch(closed, name)
+    day_of(closed)[0].write_bytes(b"{")
+    assert [line.partition(":")[0] for line in said(closed)].count(f"readable _{DATE}.day.json") == 3
