@@ -46,7 +46,9 @@ def test_a_day_that_may_still_record_is_not_closed(tmp_path: Path, minutes: int)
     zones = tmp_path / "zones"
     (zones / "America").mkdir(parents=True)
     (zones / "America" / "New_York").write_bytes(zone_file(minutes * 60))
-    environment = {"PYTHONTZPATH": str(zones), "TAPE_CALENDAR": "XNYS", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    environment = {
+        "PYTHONTZPATH": str(zones), "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path), "TAPE_CALENDAR": "XNYS",
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path / "data")],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
