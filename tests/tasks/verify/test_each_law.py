@@ -501,6 +501,7 @@ def without_a_batch(store: Store) -> None:
         (lambda store: day_of(store)[0].write_bytes(b"{"), f"readable _{DATE}.day.json: "),
         (unnamed_file, f"day {DATE}-000000000000.parquet: is named by no record"),
         (lambda store: forge_day(store, date="2026-11-23"), f"place _{DATE}.day.json: belongs to "),
+        (lambda store: forge_day(store, feed="another"), f"place _{DATE}.day.json: belongs to "),
         (move_record, "place _2026-11-25.day.json: belongs to "),
         (lambda store: forge_day(store, rows=54), f"counts _{DATE}.day.json: 54 rows, its batches have 53"),
         (lambda store: forge_day(store, bytes=1), "sha256 {}: is "),
