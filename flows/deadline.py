@@ -60,5 +60,11 @@ def _time_ns(text: str, now_ns: int) -> int:
 
 def _next(clock: dt.time, now_ns: int) -> dt.datetime:
     now = dt.datetime.fromtimestamp(now_ns / NS_PER_S).astimezone()
-    moment = dt.datetime.combine(now.date(), clock).astimezone()
-    return moment if moment > now else dt.datetime.combine(now.date() + dt.timedelta(days=1), clock).astimezone()
+    days = (now.date() + dt.timedelta(days=n) for n in range(3))  # With an offset of its own, it may be the third.
+    return next(moment for day in days for moment in _shown(clock, day) if moment > now)
+
+
+def _shown(clock: dt.time, day: dt.date) -> list[dt.datetime]:
+    """When that time is shown on that day: twice where clocks go back; where they leave it out, as late as it was."""
+    both = sorted(dt.datetime.combine(day, clock.replace(fold=fold)).astimezone() for fold in (0, 1))
+    return both if both[0].time() == clock else both[1:]
