@@ -292,7 +292,7 @@ class Sealing:
 @pytest.fixture
 def sealing(store: Store) -> Sealing:
     (store.spool / SESSION).mkdir()
-    return Sealing(store, GapBook(store.root / "gaps.json"))
+    return Sealing(store, GapBook(store.root / "gaps.log"))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_seal_of_a_clock_that_was_put_back_ends_no_earlier_than_it_began(seali
 
 def test_what_a_recovery_seals_carries_the_gaps_that_touch_it(store: Store, killed: CaptureRequest) -> None:
     """An outage during the batch and the gap of the kill itself are told of, an earlier outage is not."""
-    before, start_ns = GapBook(killed.folder / "gaps.json"), killed.started_ns
+    before, start_ns = GapBook(killed.folder / "gaps.log"), killed.started_ns
     before.open(("A",), start_ns - 20, "earlier")
     before.close(("A",), start_ns - 10)
     before.open(("B",), start_ns + 2 * NS_PER_S, "outage")
@@ -422,7 +422,7 @@ def test_the_gap_of_a_silent_feed_begins_at_its_last_trade_though_pings_are_answ
 
 def test_the_book_of_gaps_is_on_the_disk_before_a_call_returns(tmp_path: Path) -> None:
     """A book that is read at any moment, as after a kill, knows every gap that was opened and every end."""
-    path = tmp_path / "gaps.json"
+    path = tmp_path / "gaps.log"
     book = GapBook(path)
     book.open("AB", 1, "lost")
     assert GapBook(path).all() == book.all() == (Gap(symbols=("A", "B"), start_ns=1, end_ns=None, reason="lost"),)
@@ -435,7 +435,7 @@ def test_the_book_of_gaps_is_on_the_disk_before_a_call_returns(tmp_path: Path) -
 
 def test_a_gap_that_a_clock_put_back_would_end_before_it_began_has_no_length(tmp_path: Path) -> None:
     """The wall clock may be put back during an outage: the gap then ends where it began, and not before."""
-    book = GapBook(tmp_path / "gaps.json")
+    book = GapBook(tmp_path / "gaps.log")
     book.open("A", 10, "lost")
     book.close("A", 5)
     assert [(gap.start_ns, gap.end_ns) for gap in book.all()] == [(10, 10)]
