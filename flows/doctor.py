@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from flows.deadline import key_of
-from flows.orchestrator import NoOrchestrator, check
+from flows.orchestrator import NoOrchestrator, check, is_open
 from flows.settings import Settings
 from flows.surroundings import check_feed, exposures
 from tasks.address import address_of
@@ -195,7 +195,10 @@ def _prefect() -> Finding:
     except NoOrchestrator as error:
         return Finding("prefect", "wrong", str(error))
     parts = urlsplit(str(url))
-    return Finding("prefect", "ok", f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path} answers")
+    text = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path} answers"
+    if is_open(str(url)):
+        return Finding("prefect", "note", f"{text}, whoever asks: set PREFECT_SERVER_API_AUTH_STRING, see README")
+    return Finding("prefect", "ok", text)
 
 
 def _schedules() -> Finding:

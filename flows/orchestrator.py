@@ -248,6 +248,16 @@ def check(url: str) -> None:
     raise NoOrchestrator(f"PREFECT_API_URL: {shown} answers HTTP {status}, as no Prefect API does; correct it")
 
 
+def is_open(url: str) -> bool:
+    """Whether that API answers to whoever asks, without a password."""
+    import httpx
+
+    try:
+        return _status(f"{url.rstrip('/')}/admin/version") == 200
+    except (httpx.HTTPError, OSError):
+        return False
+
+
 def _status(url: str) -> int:
     import httpx
 

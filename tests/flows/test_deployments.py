@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,8 +181,11 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         serve_in_thread(generate(14, 90), ReplayOptions(speed=1.0)) as two,
         serve_in_thread(generate(15, 90), ReplayOptions(speed=1.0)) as three,
     ):
-        with pytest.raises(urllib.error.HTTPError, match=r"409|422"):
-            start("by-hand", symbols=["SPY"], feed_url=one.url)
+        stolen = tape.folder / "stolen"
+        foreign = start("by-hand", symbols=["SPY"], feed_url=one.url, data_dir=str(stolen))
+        until(lambda: state(foreign) in ("FAILED", "CRASHED"), 120)
+        assert not stolen.exists()
+        assert not (tape.folder / "unused").exists()
         common = {"symbols": ["SPY", "NVDA", "TSLA"], "batch_for": "1s"}
         runs = {
             folder: start(

@@ -77,6 +77,8 @@ def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
+    server = folder / "deployments" / "server.env"
+    server.write_text(server.read_text().replace("4200", str(port)))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAPE_", "FINNHUB", "PREFECT_"))}
     environment = {
         **kept, "PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_API_PORT": str(port), "DO_NOT_TRACK": "1",
@@ -93,6 +95,9 @@ def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
         shown.seek(0)
         text = shown.read()
     assert done.returncode == 0, text[-3000:]
+    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    (prefect,) = [line for line in text.splitlines() if line[6:].startswith("prefect")]
+    assert prefect.startswith("ok"), prefect
     (schedules,) = [line for line in text.splitlines() if line[6:].startswith("schedules")]
     assert schedules.startswith("ok"), schedules
     for name in ("market-hours", "safety-net", "close-day"):
