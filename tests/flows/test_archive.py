@@ -81,6 +81,7 @@ def hashes(tape: Any) -> dict[str, str]:
     return {str(path.relative_to(tape.data)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+@pytest.mark.slow
 def test_two_at_once_archive_everything_once_and_again_changes_nothing(tape: Any, recorded: None) -> None:
     """Two `tape archive` on one folder: none fails, every batch is archived once; a third run leaves every byte."""
     names = tape.store.sealed_batches()
@@ -132,6 +133,7 @@ def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> N
     assert "0 quarantined" in report["data"].replace("**", "")
 
 
+@pytest.mark.slow
 def test_an_unreachable_bucket_loses_nothing(
     tape: Any, until: Any, bucket_settings: dict[str, str], closed_port: int
 ) -> None:
@@ -168,6 +170,7 @@ def test_an_unreachable_bucket_loses_nothing(
     assert hashes(tape) == before
 
 
+@pytest.mark.slow
 def test_records_and_closed_days_go_to_the_bucket_with_the_batches(
     tape: Any, recorded: None, bucket_settings: dict[str, str], object_store: Any
 ) -> None:

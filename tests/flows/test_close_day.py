@@ -122,6 +122,7 @@ def test_uploaded_and_then_cleared_by_the_settings(
     assert secret not in str(tape.server.ask("logs/filter", {"limit": 200}))
 
 
+@pytest.mark.slow
 def test_from_a_terminal(tape: Any, archived: Callable[..., Path]) -> None:
     """`tape close` says what it closed, removed and kept, as text and as JSON; it exits 1 where a day is not closed."""
     path = archived(DAYS[0])

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import connect
 
 from tasks.replay.generate import generate
@@ -14,6 +15,7 @@ from tasks.store import Store
 from tasks.verify.laws import verify
 
 
+@pytest.mark.slow
 def test_the_demo_needs_nothing_and_shows_everything(tape: Any, until: Any) -> None:
     """`tape demo` records, archives while it records, prints ledger and next steps; no setting of the user's counts."""
     (tape.folder / ".env").write_text("TAPE_SYMBOLS=WRONG\nTAPE_LANES=no-number\nFINNHUB_API_KEY=from-the-file\n")

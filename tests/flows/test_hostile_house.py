@@ -26,6 +26,7 @@ def may_mount() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="needs `unshare -rm` to mount a small disk")
 def test_a_full_disk_under_prefects_home_is_no_reason_not_to_record(tape: Any) -> None:
     """Where its server has no room for a database the session is recorded and archived; one line says why."""

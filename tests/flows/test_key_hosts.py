@@ -66,6 +66,7 @@ def test_a_foreign_feed_is_refused_before_anything_is_done(tape: Any) -> None:
     assert not tape.data.exists()
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_for_its_owner_alone(tape: Any) -> None:
     """Every file is 0600 and every folder 0700, also under the umask that most have; for a group 0640 and 0750."""
     before = os.umask(0o022)

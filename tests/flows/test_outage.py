@@ -22,6 +22,7 @@ def own_server(tape: Any, tmp_path: Path) -> Iterator[Any]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_api_does_not_touch_the_recording(tape: Any, until: Any, own_server: Any) -> None:
     """The API is killed in mid-session and comes back: nothing is missed, the run ends Completed and balances."""
     with serve_in_thread(generate(12, 120), ReplayOptions(speed=1.0)) as server:

@@ -54,6 +54,7 @@ def archive_here(tape: Any) -> Callable[[], Any]:
     return archive
 
 
+@pytest.mark.slow
 def test_a_tape_comes_back_as_it_was(tape: Any, until: Any, part_of_a_day: Path) -> None:
     """A tape served at full speed, recorded, archived and exported is equal to itself, byte for byte."""
     given = gzip.decompress(part_of_a_day.read_bytes())
@@ -77,6 +78,7 @@ def test_a_tape_comes_back_as_it_was(tape: Any, until: Any, part_of_a_day: Path)
     assert verdict["trades"] == 60_000
 
 
+@pytest.mark.slow
 def test_a_symbol_with_a_space_goes_the_whole_way(tape: Any, until: Any) -> None:
     """`IC MARKETS:1`, among symbols that commas separate, is recorded, archived, closed, asked and replayed."""
     given = "ts_event_ms,symbol,price,size,conditions\n" + "".join(
@@ -123,6 +125,7 @@ def test_batches_are_archived_while_the_session_records(tape: Any, until: Any) -
     assert not list(tape.data.glob("locks/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_anything_then_archive(tape: Any, until: Any, archive_here: Callable[[], Any], seed: int) -> None:
     """Flow and recorder killed, either first, at a random moment: `tape archive` archives what was journalled, once."""
@@ -163,6 +166,7 @@ def exported(tape: Any) -> list[list[str]]:
     return [line.split(",")[1:5] for line in (tape.folder / "out.csv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, until: Any) -> None:
     """Kill -9 of the recorder alone: the task starts another into the same session; the gap is named and ends."""
     with serve_in_thread(generate(5, 120), ReplayOptions(speed=1.0)) as server:
@@ -182,6 +186,7 @@ def test_a_killed_recorder_is_started_again_and_the_session_goes_on(tape: Any, u
     assert tape.verdict().holds
 
 
+@pytest.mark.slow
 def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(tape: Any, until: Any) -> None:
     """Kill -9 of the flow alone: the recorder goes on; a new run attaches to it and archives everything."""
     with serve_in_thread(generate(6, 120), ReplayOptions(speed=1.0)) as server:
@@ -202,6 +207,7 @@ def test_a_killed_flow_leaves_the_recorder_recording_and_the_next_run_attaches(t
     assert tape.verdict().holds
 
 
+@pytest.mark.slow
 def test_a_recording_that_never_connected_is_no_success(tape: Any) -> None:
     """Where the feed's host was never reached the command fails, and says why last."""
     done = tape.run("record", "AAPL", "--for", "3s", "--feed-url", "ws://127.0.0.1:9")
@@ -209,6 +215,7 @@ def test_a_recording_that_never_connected_is_no_success(tape: Any) -> None:
     assert "never connected: no connection: connection refused" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_recording_of_which_nothing_could_be_kept_is_no_success(tape: Any, fault_server: Any) -> None:
     """Where every trade that came is refused the command fails, with how many they were."""
     refused = json.dumps({"type": "trade", "data": [{"s": "AAPL", "p": "x", "t": 1, "v": 1}]})
@@ -218,6 +225,7 @@ def test_a_recording_of_which_nothing_could_be_kept_is_no_success(tape: Any, fau
     assert "none of the 2 trades that came could be kept" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_vendors_own_words_and_odd_conditions_stand_in_the_account(tape: Any, fault_server: Any) -> None:
     """The vendor's refusal is counted and shown; a trade whose conditions are numbers is kept, and counted as odd."""
     said = {"type": "error", "msg": "You don't have access to this resource."}
@@ -235,6 +243,7 @@ def test_the_vendors_own_words_and_odd_conditions_stand_in_the_account(tape: Any
     assert tape.verdict().holds
 
 
+@pytest.mark.slow
 def test_a_connected_and_silent_recording_says_so_last(tape: Any, fault_server: Any) -> None:
     """A market without trades is nobody's failure: exit 0, and the last lines say that none came."""
     server = fault_server([Subscribed("AAPL")])
@@ -243,6 +252,7 @@ def test_a_connected_and_silent_recording_says_so_last(tape: Any, fault_server: 
     assert "no trade came" in " ".join(done.stdout.splitlines()[-2:])
 
 
+@pytest.mark.slow
 def test_whose_recorder_is_stopped_from_outside_fails(tape: Any, until: Any) -> None:
     """A SIGTERM to the recorder itself ends it in order, before its time: its run is no success."""
     with serve_in_thread(generate(9, 60), ReplayOptions(speed=1.0)) as server:

@@ -140,6 +140,7 @@ def test_a_killed_command_leaves_no_server_behind(
         until(lambda: list(tape.data.glob("sessions/*/session.json")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "closed"])
 def test_a_termination_and_a_closed_terminal_end_it_as_ctrl_c_does(
     tape: Any, until: Any, terminal: Callable[..., Terminal], how: str
@@ -176,6 +177,7 @@ WITHOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "said"), WITHOUT.values(), ids=WITHOUT.keys())
 def test_an_orchestrator_that_is_away_is_no_reason_not_to_record(
     tape: Any, settings: dict[str, str], said: str
@@ -207,6 +209,7 @@ def test_the_address_of_the_page_is_told_from_that_of_the_api(tape: Any) -> None
     assert f"its API is at {page}/api" in line
 
 
+@pytest.mark.slow
 def test_a_proxy_is_not_asked_for_this_machine(tape: Any) -> None:
     """With proxies of every name set and no exceptions, feed, Prefect and recorder on loopback are reached directly."""
     proxies = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "all")}

@@ -32,6 +32,7 @@ def no_proxies() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_folder_full_of_files_named_like_modules_records_and_archives(tape: Any) -> None:
     """`tape record` beside a user's tasks.py, queue.py, flows/ and so on, which PYTHONPATH names: all of it is ours."""
     cast(tape.folder)
@@ -61,6 +62,7 @@ def test_doctor_says_the_way_to_the_feed_and_which_variable_is_wrong(tape: Any) 
     assert [lines[0] for lines in proxy.asked] == ["CONNECT feed.invalid:80 HTTP/1.1"]
 
 
+@pytest.mark.slow
 def test_a_wrong_variable_is_one_line_before_anything_starts(tape: Any) -> None:
     """A proxy or a file that nobody can use: exit 2, one line with its name, no session, no traceback."""
     record, bucket = ("record", "SPY", "--for", "5s"), {"TAPE_S3_BUCKET": "market-tape", "AWS_DEFAULTS_MODE": "x"}

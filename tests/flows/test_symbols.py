@@ -32,6 +32,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_command_and_a_variable_change_what_a_session_hears(tape: Any) -> None:
     """`tape symbols` and the followed variable add and remove symbols of a live session; the ledger says when."""
     first, second, third = SYMBOLS[:3]

@@ -146,6 +146,7 @@ def open_for(tape: Any) -> Iterator[Callable[..., dict[str, str]]]:
         calendars.deregister_calendar(called)
 
 
+@pytest.mark.slow
 def test_a_day_whose_recording_began_late_fails_with_its_coverage(
     tape: Any, open_for: Callable[..., dict[str, str]]
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_day_whose_recording_began_late_fails_with_its_coverage(
     assert "began late" in run["state"]["message"]
 
 
+@pytest.mark.slow
 def test_a_day_without_a_trade_fails(tape: Any, open_for: Callable[..., dict[str, str]]) -> None:
     """A feed that is connected all the time and sends nothing is no recorded day."""
     from flows.trading_day import trading_day
@@ -175,6 +177,7 @@ def test_a_day_without_a_trade_fails(tape: Any, open_for: Callable[..., dict[str
     assert "no trade was received" in run["state"]["message"]
 
 
+@pytest.mark.slow
 def test_a_day_joins_a_session_that_was_begun_by_hand_and_goes_on_to_its_own_end(
     tape: Any, until: Any, open_for: Callable[..., dict[str, str]]
 ) -> None:

@@ -19,6 +19,7 @@ from tasks.validate.split import Limits, split
 LINES = [b"1,%d,%d,%d,SPY,1.50,1,1\n" % (n, n * 10, n * 10) for n in range(1, 21)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["validated", "both", "archived"])
 def test_what_a_killed_run_left_between_validation_and_archive_is_taken_up(
     tape: Any, store: Store, sealed_batch: Callable[..., BatchName], left: str
@@ -68,6 +69,7 @@ def test_a_session_whose_accounts_do_not_balance_fails(tape: Any, until: Any) ->
     assert "Finished in state Failed" in err
 
 
+@pytest.mark.slow
 def test_a_session_that_was_killed_and_could_not_go_on_fails(tape: Any, until: Any) -> None:
     """A recorder that is stopped until its time is over and then killed leaves a killed session: the run fails."""
     with serve_in_thread(generate(42, 120), ReplayOptions(speed=1.0)) as server:
@@ -86,6 +88,7 @@ def test_a_session_that_was_killed_and_could_not_go_on_fails(tape: Any, until: A
     assert "Finished in state Failed" in err
 
 
+@pytest.mark.slow
 def test_archiving_a_session_that_does_not_balance_is_no_success(tape: Any, until: Any) -> None:
     """`tape archive` exits 1 where a session whose batches it archived has lost some, and says so."""
     with serve_in_thread(generate(43, 120), ReplayOptions(speed=1.0)) as server:

@@ -80,6 +80,7 @@ def run_stage(store: Store, name: BatchName, stage: str) -> None:
         compress(store, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     ["validate", "compress", "compress csv.gz", "compress csv.zst", "compress max", "merge", "merge laid aside"],

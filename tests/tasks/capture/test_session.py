@@ -207,6 +207,7 @@ def test_a_symbol_travels_in_one_lane(
     assert result.batches == tuple(sum(name.lane == lane for name in batches) for lane in range(lanes))
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_loses_nothing_that_was_journalled_and_its_gap_is_named(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:

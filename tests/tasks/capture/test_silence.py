@@ -164,6 +164,7 @@ def test_a_feed_that_only_answers_pings_is_left_for_a_new_connection(
     assert record.connections == 2
 
 
+@pytest.mark.slow
 def test_a_silent_feed_costs_one_reconnect_and_is_noted(
     tmp_path: Path,
     fast: Callable[..., tuple[Session, list[SessionRecord], threading.Thread]],

@@ -1,8 +1,10 @@
-"""Random kills and random faults, bounded: what `make soak` runs for minutes holds for seconds in every test run."""
+"""Random kills and random faults, bounded: what `make soak` runs for minutes holds for seconds in the tests."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SOAK = Path(__file__).parents[2] / "soak"
 
@@ -21,6 +23,7 @@ def test_what_a_killed_writer_leaves_is_sealed_row_for_row() -> None:
     assert "25 kills" in run("kills.py", "--kills", "25", "--seed", "20261124")
 
 
+@pytest.mark.slow
 def test_a_recording_in_a_storm_holds_what_was_sent_or_says_what_it_lacks() -> None:
     """After seconds of random faults and kills, rows = sent − cut − lost in gaps, each gap with its cause."""
     printed = run("soak.py", "--seconds", "12", "--seed", "7")

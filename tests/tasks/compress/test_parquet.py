@@ -228,6 +228,7 @@ for at in range(1, 400):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [None, b"no journal\n"], ids=["rows", "structural"])
 def test_killed_at_any_change_of_the_folder(
     store: Store, sealed_batch: SealBatch, tmp_path: Path, header: bytes | None

@@ -311,6 +311,7 @@ for at in range(1, 100):
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
     """Killed before any one change of a day that lacks small files, it is merged to the same end by the next run."""
     assert merge(archived, "finnhub", DATE) is not None

@@ -63,6 +63,7 @@ def assert_a_whole_day_stands(object_store: Any, bucket: Bucket, days: list[Day]
     assert any(stands), bucket.prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "anew"])
 def test_an_upload_of_a_day_killed_at_any_moment(
     whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path, is_first: bool

@@ -308,6 +308,7 @@ def journal(draw: st.DrawFn) -> list[bytes]:
     return lines
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(journal(), st.booleans(), st.sampled_from([50, 400, 1 << 20]))
 def test_every_line_is_in_one_part(
