@@ -22,6 +22,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from tasks.line_blocks import line_blocks
+
 COLUMNS = ("line", "reasons", "text")
 HEADER = ",".join(COLUMNS).encode() + b"\n"
 LINE_END = "line_end"
@@ -73,19 +75,21 @@ def read(path: Path) -> Iterator[pl.DataFrame]:
 
     Raises FileNotFoundError, and pyarrow.ArrowInvalid where the file is not of this form.
     """
-    if path.stat().st_size <= len(HEADER):
-        return
-    reader = pa_csv.open_csv(
-        path,
-        read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
-        convert_options=pa_csv.ConvertOptions(
-            column_types={"line": pa.int64(), "reasons": pa.large_string(), "text": pa.large_string()}
-        ),
-    )
-    with reader:
-        for batch in reader:
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a record batch always gives a frame
+    types = {"line": pa.int64(), "reasons": pa.large_string(), "text": pa.large_string()}
+    with path.open("rb") as file:
+        for number, block in enumerate(line_blocks(file, _BLOCK_BYTES)):
+            if number == 0 and not block.startswith(HEADER):
+                raise pa.ArrowInvalid("its first line does not name the columns")
+            lines = block.removeprefix(HEADER) if number == 0 else block
+            if not lines:
+                continue
+            table = pa_csv.read_csv(
+                pa.BufferReader(lines),
+                read_options=pa_csv.ReadOptions(column_names=COLUMNS, block_size=len(lines), use_threads=False),
+                convert_options=pa_csv.ConvertOptions(column_types=types),
+            )
+            frame = pl.from_arrow(table)
+            assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table always gives a frame
             yield frame
 
 

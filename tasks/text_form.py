@@ -18,6 +18,7 @@ import pyarrow.csv as pa_csv
 
 from tasks.columns import SCHEMA
 from tasks.errors import CorruptionError
+from tasks.line_blocks import line_blocks
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 HEADER = ",".join(SCHEMA.names).encode() + b"\n"
@@ -56,20 +57,27 @@ def _compressing(raw: IO[bytes], target: Path) -> Iterator[Callable[[bytes], obj
 def read(archived: Path) -> Iterator[pa.Table]:
     """The rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, and CorruptionError where it is damaged."""
     types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in SCHEMA}
+    options = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
     with _reading(archived) as file:
-        reader = pa_csv.open_csv(
-            file,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pa_csv.ParseOptions(quote_char=False),
-            convert_options=pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False),
-        )
-        with reader:
-            for batch in reader:
-                table = pa.Table.from_batches([batch])
-                if table.column_names != SCHEMA.names or any(column.null_count for column in table.columns):
-                    raise CorruptionError(f"{archived}: is not CSV of the archive's columns; restore it from a copy")
-                if len(table):
-                    yield table.cast(SCHEMA)
+        for number, block in enumerate(line_blocks(file, _BLOCK_BYTES)):
+            if number == 0 and not block.startswith(HEADER):
+                raise _other_columns(archived)
+            lines = block.removeprefix(HEADER) if number == 0 else block
+            if not lines:
+                continue
+            table = pa_csv.read_csv(
+                pa.BufferReader(lines),
+                read_options=pa_csv.ReadOptions(column_names=SCHEMA.names, block_size=len(lines), use_threads=False),
+                parse_options=pa_csv.ParseOptions(quote_char=False),
+                convert_options=options,
+            )
+            if any(column.null_count for column in table.columns):
+                raise _other_columns(archived)
+            yield table.cast(SCHEMA)
+
+
+def _other_columns(archived: Path) -> CorruptionError:
+    return CorruptionError(f"{archived}: is not CSV of the archive's columns; restore it from a copy")
 
 
 def count_rows(archived: Path) -> int:

@@ -85,8 +85,17 @@ def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
+    # As anybody could, from any page: start a run, and ask whether another page's script may.
+    api = f"http://127.0.0.1:{port}/api/deployments/filter"
+    asked = [
+        f"""curl -s -o /dev/null -w 'a stranger gets %{{http_code}}\\n' -X POST -d '{{}}' {api}""",
+        f"curl -s -D - -o /dev/null -X OPTIONS -H 'Origin: http://evil.example' "
+        f"-H 'Access-Control-Request-Method: POST' {api}",
+    ]
     # The scheduler makes the first runs within seconds of a deployment.
-    script = "\n".join(["set -e", *lines[:-1], "sleep 15", f"{lines[-1]} || true", "kill $!", "prefect server stop"])
+    script = "\n".join(
+        ["set -e", *lines[:-1], *asked, "sleep 15", f"{lines[-1]} || true", "kill $!", "prefect server stop"]
+    )
     with (tmp_path / "shown").open("w+") as shown:  # A pipe would be held open by what runs in the background.
         done = subprocess.run(
             ["/bin/bash", "-c", script], cwd=folder, env=environment, stdout=shown, stderr=shown, timeout=240,
@@ -96,6 +105,8 @@ def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
         text = shown.read()
     assert done.returncode == 0, text[-3000:]
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    assert "a stranger gets 401" in text or "a stranger gets 403" in text
+    assert "access-control-allow-origin" not in text.lower()
     (prefect,) = [line for line in text.splitlines() if line[6:].startswith("prefect")]
     assert prefect.startswith("ok"), prefect
     (schedules,) = [line for line in text.splitlines() if line[6:].startswith("schedules")]

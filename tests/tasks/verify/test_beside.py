@@ -1,0 +1,39 @@
+"""Does `tape verify` judge rightly beside an archive that is at work?"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tasks.batch import BatchName
+from tasks.compress.parquet import compress
+from tasks.store import Store
+from tasks.validate.split import Limits, split
+from tasks.verify.laws import verify
+
+T = 1_795_530_600_000_000_000
+
+
+def test_what_moves_while_it_is_judged_is_no_broken_law(store: Store, sealed_batch: Callable[..., Any]) -> None:
+    """While every batch is split and compressed nothing is called broken but what waits, and a session unrecovered."""
+    names = [
+        sealed_batch(
+            [b"1,%d,%d,%d,A,1,1,\n" % (number + 1, T + number, T)],
+            name=BatchName("20261124T143000Z-9f3c01ab", 0, number),
+            per_symbol={"A": 1},
+        )
+        for number in range(40)
+    ]
+
+    def archive() -> None:
+        for name in names:
+            split(store, name, Limits(None, None))
+            compress(store, name)
+
+    worker = threading.Thread(target=archive)
+    worker.start()
+    found = set()
+    while worker.is_alive():
+        found |= {(each.law, each.message) for each in verify(store).broken}
+    worker.join()
+    assert {law for law, _ in found} <= {"archived", "recorded"}, found
+    assert {each.law for each in verify(store).broken} <= {"recorded"}
