@@ -35,8 +35,10 @@ soak: $(MADE) ## random kill -9 and random faults for minutes; make soak ARGS="-
 	@$(BIN)/python tests/soak/kills.py
 	@$(BIN)/python tests/soak/soak.py $(ARGS)
 
-abuse: $(MADE) ## hostile feeds and files, for minutes; what each took; make abuse ARGS="--seconds 60"
+abuse: $(MADE) ## a hostile feed, bucket, API and disk, for minutes; what each attack took; make abuse ARGS="--seconds 60"
 	@$(BIN)/python tests/abuse/abuse.py $(ARGS)
+	@$(BIN)/pytest -q tests/tasks/upload/test_hostile_bucket.py tests/flows/test_hostile_house.py \
+		tests/flows/test_key_hosts.py tests/tasks/capture/test_bounds.py
 
 lock: ## pin what pyproject.toml asks for; needs uv
 	uv pip compile -q --universal --generate-hashes --no-header --extra dev -p 3.11 pyproject.toml -o requirements.lock

@@ -21,7 +21,7 @@ def test_what_moves_while_it_is_judged_is_no_broken_law(store: Store, sealed_bat
             name=BatchName("20261124T143000Z-9f3c01ab", 0, number),
             per_symbol={"A": 1},
         )
-        for number in range(40)
+        for number in range(12)
     ]
 
     def archive() -> None:
