@@ -171,7 +171,9 @@ def test_a_scheduled_run_imports_nothing_of_the_folder_it_is_deployed_from(tape:
         ) as worker,
     ):  # fmt: skip
         try:
-            parameters = {"symbols": ["SPY"], "record_for": "2s", "feed_url": server.url}
+            with (tape.folder / ".env").open("a") as settings:
+                settings.write(f"TAPE_FEED_URL={server.url}\n")
+            parameters = {"symbols": ["SPY"], "record_for": "2s"}
             run = tape.server.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
 
             def state() -> str:
