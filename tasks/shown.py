@@ -4,7 +4,9 @@ In a terminal or a log its control characters would move the cursor or forge a l
 run are, it could be a table's border, a link, an image or HTML.
 """
 
-_ACTIVE = frozenset("\\`*_{}[]<>#|&~$!:@\"'")
+import re
+
+_BACKTICKS = re.compile("`+")
 
 
 def plain(text: object) -> str:
@@ -13,6 +15,12 @@ def plain(text: object) -> str:
 
 
 def in_markdown(text: object) -> str:
-    """The text as Markdown that shows it as it is, and is nothing else."""
-    encoded = "".join(f"&#{ord(letter)};" if letter in _ACTIVE else letter for letter in plain(text))
-    return encoded.replace("www.", "www&#46;")
+    """The text as a code span, which shows it as it is, and as nothing else, also in a table.
+
+    Both of Prefect's pages were looked at: of entities one shows the code, and the other makes links. A `|` is shown as
+    its escape: within a table no renderer agrees with another on when a backslash keeps it from ending the cell.
+    """
+    shown = plain(text).replace("|", "\\x7c")
+    fence = "`" * (1 + max(map(len, _BACKTICKS.findall(shown)), default=0))
+    space = " " if "`" in shown or not shown.strip() else ""
+    return f"{fence}{space}{shown}{space}{fence}"

@@ -126,7 +126,7 @@ def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> N
     assert laws["type"] == "table"
     assert "balances" in laws["description"]
     assert f'"rows archived", "count": {ledger.trades.archived}' in laws["data"].replace('"law": ', "")
-    assert "| SPY | a test&#39;s own |" in shown[keys[-2]]["data"]
+    assert "| `SPY` | `a test's own` |" in shown[keys[-2]]["data"]
     report = shown[keys[0]]
     assert report["type"] == "markdown"
     assert str(names[0]) in report["data"]
