@@ -14,6 +14,6 @@ def test_the_page_shows_counts_reasons_and_examples() -> None:
     for text in ("3 rows = **2 valid** + **1 quarantined**", "| `price` | 1 |", "| `p50` | 20.5 |", "| `A\\x7cB` | 2 |"):
         assert text in page
     assert "    line 2: price: 1,2" in page
-    assert "**The whole batch was rejected**: no header" in markdown(
+    assert "**The whole batch was rejected**: `no header`" in markdown(
         "b", Report(rows=1, valid=0, quarantined=1, structural="no header")
     )
