@@ -106,7 +106,8 @@ def _settled_laws(store: Store, session: str, count: _Count, rows: Rows) -> list
     for _ in range(_LOOKS):
         before, judged = _moved(store, session), _Count()
         found = list(_session_laws(store, session, judged, rows))
-        if not found or _moved(store, session) == before:
+        after = _moved(store, session)
+        if not found or (after == before and not any(name.endswith(".lock") for name in after)):
             break
         time.sleep(_LOOK_AGAIN_S)
     count.add(judged)
