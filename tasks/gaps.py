@@ -5,13 +5,13 @@ drops the connection a thousand times an hour costs a thousand lines, not a thou
 ends in its CRC-32; what follows the last whole line was torn by a kill, and had not happened.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from tasks.checked_line import checked_line, text_of
 from tasks.ledger import Gap
 from tasks.manifest import read
 from tasks.spans import Spans, subtract, union
@@ -82,8 +82,7 @@ class Gaps:
 
 def line_of(change: Change) -> bytes:
     """A change as a line of the file."""
-    text = msgspec.json.encode(change)
-    return b"%b\t%08x\n" % (text, zlib.crc32(text))
+    return checked_line(msgspec.json.encode(change))
 
 
 def read_gaps(path: Path) -> tuple[Gaps, int]:
@@ -99,8 +98,8 @@ def read_gaps(path: Path) -> tuple[Gaps, int]:
 
 def _changes(content: bytes) -> Iterator[tuple[Change, int]]:
     for line in content.split(b"\n")[:-1]:
-        text, _, crc32 = line.rpartition(b"\t")
-        if crc32 != b"%08x" % zlib.crc32(text):
+        text = text_of(line)
+        if text is None:
             return
         try:
             yield msgspec.json.decode(text, type=Change), len(line) + 1

@@ -53,7 +53,6 @@ class GapBook:
                 self._append(line_of(change))
 
     def _append(self, line: bytes) -> None:
-        is_new = not self._path.exists()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             os.ftruncate(descriptor, self._size)  # What a kill, or a full disk, has torn.
@@ -65,6 +64,6 @@ class GapBook:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
         finally:
             os.close(descriptor)
-        self._size += len(line)
-        if is_new:
+        if not self._size:  # The file is new: a name that is lost is a file that is lost.
             sync(self._path.parent)
+        self._size += len(line)

@@ -27,6 +27,7 @@ import msgspec
 
 from tasks.batch import BatchName, check_day
 from tasks.capture.finnhub import Refused
+from tasks.checked_line import checked_line, text_of
 from tasks.ledger import FrameCounts, Gap
 from tasks.manifest import ConnectionRange, Seal, encode
 from tasks.store import Store, sync, write_whole
@@ -58,8 +59,7 @@ class Heading:
 
 def heading_line(heading: Heading) -> bytes:
     """The heading as a line that ends in its own CRC-32."""
-    text = msgspec.json.encode(heading)
-    return b"%b\t%08x\n" % (text, zlib.crc32(text))
+    return checked_line(msgspec.json.encode(heading))
 
 
 def read_heading(line: bytes) -> Heading | None:
@@ -67,11 +67,11 @@ def read_heading(line: bytes) -> Heading | None:
 
     Earlier recorders wrote no CRC-32: what one of them left is still taken.
     """
-    text, tab, crc32 = line.rpartition(b"\t")
-    if tab and crc32 != b"%08x" % zlib.crc32(text):
+    text = text_of(line) if b"\t" in line else line
+    if text is None:
         return None
     try:
-        return msgspec.json.decode(text if tab else line, type=Heading)
+        return msgspec.json.decode(text, type=Heading)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -163,8 +163,9 @@ def _archived_rows(manifest: Manifest, file: Path | None) -> Iterator[Broken]:
     per_symbol: Counter[str] = Counter()
     times: dict[str, list[int]] = {"ts_event": [], "ts_recv": []}
     try:
-        if count_rows(file) != manifest.rows:
-            yield broken("rows", file, f"holds {count_rows(file):,} rows, its manifest says {manifest.rows:,}")
+        held = count_rows(file)
+        if held != manifest.rows:
+            yield broken("rows", file, f"holds {held:,} rows, its manifest says {manifest.rows:,}")
             return
         for table in read_groups(file):
             counted = table["symbol"].value_counts().to_pylist()

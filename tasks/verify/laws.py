@@ -103,11 +103,15 @@ def _settled_laws(store: Store, session: str, count: _Count, rows: Rows) -> list
 
     A batch that is validated, compressed or uploaded is for moments where one record says, and its file is not.
     """
+    judged = _Count()
+    found = list(_session_laws(store, session, judged, rows))
     for _ in range(_LOOKS):
+        if not found:
+            break
         before, judged = _moved(store, session), _Count()
         found = list(_session_laws(store, session, judged, rows))
         after = _moved(store, session)
-        if not found or (after == before and not any(name.endswith(".lock") for name in after)):
+        if after == before and not any(name.endswith(".lock") for name in after):
             break
         time.sleep(_LOOK_AGAIN_S)
     count.add(judged)
