@@ -76,8 +76,8 @@ def demo(
     check_tls()
     from flows import demo as show
 
-    with ended_in_order(_tell):
-        show.run(seconds, data_dir, _tell)
+    with ended_in_order(report.tell):
+        show.run(seconds, data_dir, report.tell)
 
 
 @app.command()
@@ -104,18 +104,18 @@ def record(
     from flows.record_session import record_session
     from tasks.capture.task import watched
 
-    refuse_wrong_bucket(settings, _tell)
+    refuse_wrong_bucket(settings, report.tell)
     with (
         chosen(feed_url=feed_url, data_dir=data_dir),
-        ended_in_order(_tell),
-        orchestrated(_tell),
+        ended_in_order(report.tell),
+        orchestrated(report.tell),
         session_shown(live=sys.stdout.isatty() and not as_json),
     ):
         ledgers, failure = _ledgers_of(
             lambda: [
                 run(
                     record_session,
-                    _tell,
+                    report.tell,
                     has_begun=lambda: bool(watched),
                     symbols=list(settings.symbols),
                     record_for=record_for,
@@ -184,8 +184,8 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if not anything_to_archive(Store(settings.data_dir), settings):
         _print_ledgers([], as_json, settings.data_dir, single=False, failure=None)
         return
-    with chosen(data_dir=data_dir), orchestrated(_tell):
-        ledgers, failure = _ledgers_of(lambda: run(process_batches, _tell))
+    with chosen(data_dir=data_dir), orchestrated(report.tell):
+        ledgers, failure = _ledgers_of(lambda: run(process_batches, report.tell))
     _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
 
 
@@ -322,10 +322,6 @@ def _existing(data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise SettingsError(f"{data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
     return data_dir
-
-
-def _tell(text: str) -> None:
-    report.line(("tape:", "yellow"), f" {text}", to=report.errors)
 
 
 def _say(text: str) -> None:

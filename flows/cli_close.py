@@ -44,11 +44,8 @@ def close(
     closing = Closing((), (), ())
     try:
         if anything_to_close(settings, day):
-            with (
-                chosen(data_dir=data_dir),
-                orchestrated(_tell),
-            ):
-                closing = run(close_day, _tell, date=day)
+            with chosen(data_dir=data_dir), orchestrated(report.tell):
+                closing = run(close_day, report.tell, date=day)
     except NotClosed as error:
         failure, closing = error, error.closing
     if as_json:
@@ -59,10 +56,6 @@ def close(
         for line in str(failure).splitlines():
             report.line(("tape:", "red"), f" {line}", to=report.errors)
         raise typer.Exit(FAILED)
-
-
-def _tell(text: str) -> None:
-    report.line(("tape:", "yellow"), f" {text}", to=report.errors)
 
 
 def _as_json(closing: "Closing") -> dict[str, Any]:

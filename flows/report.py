@@ -38,6 +38,11 @@ class Finding(Protocol):
     def text(self) -> str: ...
 
 
+def tell(text: str) -> None:
+    """Say on stderr what a command does otherwise than it was asked, or what stands in its way."""
+    line(("tape:", "yellow"), f" {text}", to=errors)
+
+
 def as_json(ledger: Ledger) -> dict[str, Any]:
     """A ledger as one flat object: the session's record, the counts by stage, its coverage, and whether all agree."""
     whole: dict[str, Any] = msgspec.to_builtins(ledger)

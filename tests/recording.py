@@ -59,6 +59,19 @@ def ask(root: Path, url: str, symbols: Sequence[str] = ("A",), **changes: Any) -
     return request
 
 
+class Fast:
+    """A clock that runs twenty times as fast, so that a test need not wait for a silence to become strange."""
+
+    def __init__(self) -> None:
+        self._wall_ns, self._mono_ns = time.time_ns(), time.monotonic_ns()
+
+    def _passed_ns(self) -> int:
+        return (time.monotonic_ns() - self._mono_ns) * 20
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
+
+
 class Recording:
     """A session that runs in a thread of this process."""
 

@@ -78,6 +78,17 @@ class Tape:
         """What `tape verify` says of the data folder."""
         return verify(self.store)
 
+    def recorded_without_prefect(self, done: "subprocess.CompletedProcess[str]", said: str) -> None:
+        """Check that a command recorded and archived, after one line that says why it went on without Prefect."""
+        assert done.returncode == 0, done.stdout + done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if "going on without Prefect" in line]
+        assert said in line
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) < 12
+        assert self.verdict().holds
+        assert self.verdict().trades > 0
+        assert not self.store.sealed_batches()
+
     @contextmanager
     def here(self, **settings: str) -> Iterator[None]:
         """Run flows in this process, in the test's folder, with these settings and against the tests' server."""

@@ -40,7 +40,7 @@ def test_a_full_disk_under_prefects_home_is_no_reason_not_to_record(tape: Any) -
             env={**environment, "PREFECT_HOME": str(home)}, cwd=tape.folder, capture_output=True, text=True,
             timeout=170, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
-    check_recorded(tape, done, "PREFECT_HOME")
+    tape.recorded_without_prefect(done, "PREFECT_HOME")
 
 
 @pytest.fixture
@@ -76,15 +76,4 @@ def test_a_server_that_fails_is_no_reason_not_to_record(tape: Any, failing_api: 
             "record", "SPY", "NVDA", "--for", "4s", "--batch-for", "1s", "--feed-url", server.url,
             PREFECT_API_URL=failing_api,
         )  # fmt: skip
-    check_recorded(tape, done, "answers HTTP 500")
-
-
-def check_recorded(tape: Any, done: "subprocess.CompletedProcess[str]", said: str) -> None:
-    assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "going on without Prefect" in line]
-    assert said in line
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) < 12
-    assert tape.verdict().holds
-    assert tape.verdict().trades > 0
-    assert not tape.store.sealed_batches()
+    tape.recorded_without_prefect(done, "answers HTTP 500")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from faults import Connection, Drop, FaultServer, Send, Stall, Subscribed
-from recording import FIN, Answered, Recording, Stamp, ask, sealed_rows, trades, wait_for
+from recording import FIN, Answered, Fast, Recording, Stamp, ask, sealed_rows, trades, wait_for
 
 from tasks.batch import BatchName
 from tasks.capture.clock import Clock
@@ -359,19 +359,6 @@ def test_the_gap_of_a_removed_symbol_ends_with_its_removal(fault_server: StartSe
     assert {gap.symbols: gap.end_ns for gap in record.gaps} == {("B",): change.at_ns, ("A",): record.ended_ns}
     assert change.at_ns < record.ended_ns
     assert len({gap.start_ns for gap in record.gaps}) == 1
-
-
-class Fast:
-    """A clock that runs twenty times as fast."""
-
-    def __init__(self) -> None:
-        self._wall_ns, self._mono_ns = time.time_ns(), time.monotonic_ns()
-
-    def _passed_ns(self) -> int:
-        return (time.monotonic_ns() - self._mono_ns) * 20
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
 
 
 @dataclass(frozen=True, slots=True)

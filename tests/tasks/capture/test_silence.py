@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from faults import FaultServer, Send, Stall, Step, Subscribed
-from recording import wait_for
+from recording import Fast, wait_for
 
-from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.rhythm import Rhythm
@@ -98,19 +97,6 @@ def test_a_silence_that_a_new_connection_does_not_end_is_told_once_more_and_no_m
     assert told(600, 4 * 3600) == [False, True]
     watched(rhythm, 600, {"A": 10.0, "B": 5.0}, counts, 15_000)
     assert told(15_600, 3600) == [False, True]
-
-
-class Fast:
-    """A clock that runs twenty times as fast, so that a test need not wait for a silence to become strange."""
-
-    def __init__(self) -> None:
-        self._wall_ns, self._mono_ns = time.time_ns(), time.monotonic_ns()
-
-    def _passed_ns(self) -> int:
-        return (time.monotonic_ns() - self._mono_ns) * 20
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults import Connection, FaultServer, Send, Stall, Subscribed
-from recording import Recording, sealed_rows
+from recording import Fast, Recording, sealed_rows
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
@@ -192,19 +192,6 @@ def test_a_feed_is_never_strange_before_twenty_seconds_nor_a_symbol_before_sixty
         counts["B"] += 1_000
         found += [(second, symbol) for symbol in rhythm.look(second * NS_PER_S, second * NS_PER_S, counts).symbols]
     assert found == [(159, "A")]
-
-
-class Fast:
-    """A clock that runs twenty times as fast."""
-
-    def __init__(self) -> None:
-        self._wall_ns, self._mono_ns = time.time_ns(), time.monotonic_ns()
-
-    def _passed_ns(self) -> int:
-        return (time.monotonic_ns() - self._mono_ns) * 20
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self._wall_ns + self._passed_ns(), lambda: self._mono_ns + self._passed_ns())
 
 
 @dataclass(frozen=True, slots=True)
