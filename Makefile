@@ -37,7 +37,7 @@ soak: $(MADE) ## random kill -9 and random faults for minutes; make soak ARGS="-
 
 abuse: $(MADE) ## a hostile feed, bucket, API and disk, for minutes; what each attack took; make abuse ARGS="--seconds 60"
 	@$(BIN)/python tests/abuse/abuse.py $(ARGS)
-	@$(BIN)/pytest -q tests/tasks/upload/test_hostile_bucket.py tests/flows/test_hostile_house.py \
+	@$(BIN)/pytest -q tests/tasks/upload/test_hostile_bucket.py tests/scenarios/test_hostile_house.py \
 		tests/flows/test_key_hosts.py tests/tasks/capture/test_bounds.py
 
 lock: ## pin what pyproject.toml asks for; needs uv

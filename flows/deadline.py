@@ -8,9 +8,9 @@ from flows.settings import Settings
 from tasks.address import address_of
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError
+from tasks.feeds.registry import feed_named
 from tasks.market.hours import exchange_zone
-from tasks.trade import NS_PER_S
-from tasks.venues import KEYS_GO_TO, may_have_key
+from tasks.records.trade import NS_PER_S
 
 _EXAMPLE = "2026-11-24T16:00:00-05:00"
 
@@ -34,17 +34,27 @@ def key_of(settings: Settings) -> SecretStr:
 
     Raises SettingsError where there is none, and where the feed is neither.
     """
-    feed = address_of(settings.feed_url)
-    if feed.is_loopback:
+    target, hosts = address_of(settings.feed_address), feed_named(settings.feed).hosts
+    if target.is_loopback:
         return settings.replay_key
-    if not may_have_key(feed.host):
+    if not any(target.host == host or target.host.endswith(f".{host}") for host in hosts):
         raise SettingsError(
-            f"TAPE_FEED_URL: {feed.host} is not a host of {KEYS_GO_TO}, and gets no key of it; for a relay of your "
-            "own forward a port of this machine, and give its key as TAPE_REPLAY_KEY"
+            f"TAPE_FEED_URL: {target.host} is not a host of {' or '.join(hosts)}, and gets no key of it; for a relay "
+            "of your own forward a port of this machine, and give its key as TAPE_REPLAY_KEY"
         )
-    if settings.finnhub_api_key is None:
-        raise SettingsError("FINNHUB_API_KEY: is not set; get a key at finnhub.io and put it into .env")
-    return settings.finnhub_api_key
+    name = key_setting(settings)
+    if name is None:
+        return SecretStr("")
+    key = settings.secret_named(name)
+    if key is None:
+        raise SettingsError(f"{name}: is not set; get a key at {hosts[0]} and put it into .env")
+    return key
+
+
+def key_setting(settings: Settings) -> str | None:
+    """Name the setting whose value the feed gets as its key; None where it is public."""
+    is_here = address_of(settings.feed_address).is_loopback
+    return "TAPE_REPLAY_KEY" if is_here else feed_named(settings.feed).key_setting
 
 
 def _time_ns(text: str, now_ns: int) -> int:

@@ -7,31 +7,33 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from flows.bucket_check import warn_of_bucket
-from flows.deadline import deadline_for, key_of
-from flows.orchestrator import call
-from flows.process_batches import (
+from flows.archive_batches import (
     TWO_AT_A_TIME,
+    BatchFutures,
     NotArchived,
-    Steps,
     archive,
     finish,
     ledger_of,
     send_records,
-    show,
     waiting,
 )
+from flows.artifacts import show_ledger
+from flows.bucket import warn_of_bucket
+from flows.deadline import deadline_for, key_of
+from flows.orchestrator import call
 from flows.settings import Settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
-from tasks.batch import BatchName, session_name
-from tasks.capture.task import CaptureRequest, capture, lanes_for, recover_sessions
+from tasks.capture.request import CaptureRequest
+from tasks.capture.routes import lanes_for
+from tasks.capture.task import capture, recover_sessions
 from tasks.errors import TerminalError
-from tasks.ledger import Ledger, Request
 from tasks.market.hours import exchange_zone, trading_hours
-from tasks.requests import this_process
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.ledger import Ledger, Request
+from tasks.records.names import BatchName, session_name
+from tasks.records.requests import this_process
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 from tasks.verify.account import Account, account_of
 
 _RECORD_FOR = "5m"
@@ -75,7 +77,7 @@ def record_session(
 
     Records five minutes where neither is given; what else is not given comes from the settings. Gives the ledger.
     Raises SettingsError before anything starts, SessionFailed where the recording failed or its ledger does not
-    balance, NotArchived where a batch could not be archived: it is then recorded, and `process_batches` takes it up.
+    balance, NotArchived where a batch could not be archived: it is then recorded, and `archive_batches` takes it up.
     """
     settings = settings_to_write(symbols=symbols, batch_for=batch_for, lanes=lanes)
     # A form of Prefect's UI sends an empty text for a field that is left blank.
@@ -99,7 +101,7 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     for exposure in exposures(settings):
         get_run_logger().warning("%s", exposure)
     heed_signals_again()
-    futures: dict[BatchName, Steps] = {}
+    futures: dict[BatchName, BatchFutures] = {}
 
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
@@ -126,7 +128,7 @@ def judged(store: Store, session: str, wanted: Request, settings: Settings, unar
     ledger = ledger_of(store, session, settings)
     if ledger is None:
         raise TerminalError(f"{session} has neither a record nor a recorder; run `tape archive`")
-    show(ledger)
+    show_ledger(ledger)
     mine = next((each for each in ledger.record.requests if each.id == wanted.id), wanted)
     found = Recorded(ledger, account_of(store, mine))
     reason = _not_recorded(found)
@@ -142,7 +144,7 @@ def judged(store: Store, session: str, wanted: Request, settings: Settings, unar
 
 
 def _not_recorded(found: Recorded) -> str | None:
-    """Why that is not what was asked for, or None where it is. Silence is: nobody can make a market trade."""
+    """Why that is not what was asked for, or None where it is. StallDetector is: nobody can make a market trade."""
     record, trades, request = found.ledger.record, found.ledger.trades, found.account.request
     if record.outcome in ("failed", "killed"):
         return f"{record.outcome}: {record.error}"
@@ -167,6 +169,7 @@ def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
         until_ns=until_ns,
         hours=trading_hours(due_ns, until_ns, settings.calendar),
         process=this_process(),
+        feed=settings.feed,
     )
 
 
@@ -175,13 +178,14 @@ def session_for(settings: Settings, wanted: Request, begun_ns: int) -> CaptureRe
     return CaptureRequest(
         session=session_name(begun_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),
-        feed_url=settings.feed_url,
+        feed=settings.feed,
+        feed_url=settings.feed_address,
         symbols=wanted.symbols,
         started_ns=begun_ns,
         deadline_ns=wanted.until_ns,
         market_hours=wanted.hours,
         zone=exchange_zone(settings.calendar).key,
-        lanes=lanes_for(wanted.symbols, settings.lanes),
+        lanes=lanes_for(settings.feed, wanted.symbols, settings.lanes),
         batch_for_ns=settings.batch_for_ns,
         batch_bytes=settings.batch_bytes,
         queue_bytes=settings.queue_bytes,

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-from flows import setting_values as read
+from flows import setting_types as read
 from flows.env_file import check_env_file
 from tasks.errors import SettingsError
+from tasks.feeds.registry import feed_named
 
 ENV_FILE = ".env"
 _PREFIX = "TAPE_"
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    feed: Literal["finnhub"] = _setting("TAPE_FEED", "finnhub", "finnhub", "The feed to record from: finnhub.")
     finnhub_api_key: Secret | None = _setting(
         "FINNHUB_API_KEY", None, "c0ffee…", "The key for Finnhub's websocket; it is sent to hosts of finnhub.io alone."
     )
@@ -73,11 +75,11 @@ class Settings(BaseSettings):
         "tape_symbols",
         "A Prefect variable (a list, or symbols separated by commas) that a session follows while it records.",
     )
-    feed_url: Annotated[str, BeforeValidator(read.url("wss", "ws"))] = _setting(
+    feed_url: Annotated[str, BeforeValidator(read.url("wss", "ws"))] | None = _setting(
         "TAPE_FEED_URL",
-        "wss://ws.finnhub.io",
-        "wss://ws.finnhub.io",
-        "The feed's websocket without the key, ws or wss: one of finnhub.io, or one on this machine.",
+        None,
+        "ws://127.0.0.1:8765",
+        "The feed's websocket without a key, ws or wss: the vendor's where unset, or one on this machine.",
     )
     data_dir: Annotated[Path, BeforeValidator(read.data_folder)] = _setting(
         "TAPE_DATA_DIR", "./data", "/var/lib/tape", "The folder of everything that is recorded."
@@ -218,6 +220,16 @@ class Settings(BaseSettings):
         if self.s3_profile and self.s3_access_key_id:
             raise ValueError("TAPE_S3_PROFILE: is set beside TAPE_S3_ACCESS_KEY_ID; keep one of the two")
         return self
+
+    @property
+    def feed_address(self) -> str:
+        """The feed's websocket without a key: the one that is set, else the vendor's."""
+        return self.feed_url or feed_named(self.feed).url
+
+    def secret_named(self, name: str) -> SecretStr | None:
+        """The secret of that setting, named as in the environment; None where it is not set."""
+        secret: SecretStr | None = getattr(self, setting_names()[name])
+        return secret
 
 
 def setting_names() -> dict[str, str]:

@@ -19,7 +19,7 @@ def ended_in_order(tell: Callable[[str], None]) -> Iterator[None]:
 
     In order: what was received is sealed and archived. Where nothing records yet, the first one ends the command too.
     """
-    from tasks.capture.task import watched
+    from tasks.capture.supervise import watched
 
     told = False
 

@@ -22,7 +22,7 @@ _WITHIN_S = 5.0
 def check_feed(settings: Settings) -> None:
     """Raises SettingsError, naming the variable, where the feed could not be reached by anybody. Needs no Prefect."""
     check_tls()
-    target = address_of(settings.feed_url)
+    target = address_of(settings.feed_address)
     proxy_for(target)
     if target.is_secure and not _authorities():
         raise SettingsError(
@@ -33,7 +33,7 @@ def check_feed(settings: Settings) -> None:
 
 def exposures(settings: Settings) -> list[str]:
     """What lies open that should not, a line each with what to do about it: nothing of it keeps one from recording."""
-    found, feed, env_file = [], address_of(settings.feed_url), Path(ENV_FILE)
+    found, feed, env_file = [], address_of(settings.feed_address), Path(ENV_FILE)
     if not feed.is_secure and not feed.is_loopback:
         found.append(
             f"TAPE_FEED_URL: {feed} is reached without TLS, and anybody on the way reads the key; write wss://"
@@ -75,8 +75,8 @@ def check_bucket_of(settings: Settings) -> None:
 
     For whoever sits before a terminal: a session that nobody watches is recorded, and uploaded when that is mended.
     """
-    from flows.process_batches import bucket_of
-    from tasks.upload.task import check_bucket
+    from flows.bucket import bucket_of
+    from tasks.upload.probe import check_bucket
 
     bucket = bucket_of(settings)
     if bucket is None:

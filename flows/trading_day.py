@@ -12,18 +12,18 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.close_day import close_day
-from flows.process_batches import TWO_AT_A_TIME, process_batches
+from flows.archive_batches import TWO_AT_A_TIME, archive_batches
+from flows.close_days import close_day
 from flows.record_session import make_ready, recorded, request_for
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
 from tasks.duration import format_duration
 from tasks.errors import SettingsError, TerminalError
-from tasks.ledger import Ledger, Request
 from tasks.market.hours import exchange_zone, trading_day_for
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.ledger import Ledger, Request
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 from tasks.verify.account import Account, account_of
 
 
@@ -60,7 +60,7 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     make_ready(settings)
     _wait_until(hours.open_ns)
     done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
-    process_batches()
+    archive_batches()
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 def main() -> None:
     """The console script."""
     put_own_last()
-    from flows.cli import main as run
+    from tape.cli.app import main as run
 
     run()
 

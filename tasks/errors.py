@@ -37,6 +37,6 @@ class ConflictError(TerminalError):
     """Something that differs already stands where this was to be written; names both."""
 
 
-def may_mend(_task: Any, _run: Any, state: Any) -> bool:
+def is_retryable(_task: Any, _run: Any, state: Any) -> bool:
     """Whether a task of Prefect's that ended in this state is to be tried again: its `retry_condition_fn`."""
     return isinstance(state.result(raise_on_failure=False), TransientError)

@@ -7,20 +7,10 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from tasks.records.trade import NS_PER_S
 from tasks.spans import Span
-from tasks.trade import NS_PER_S
 
 UTC = "UTC"
-
-
-def never_closes(symbol: str) -> bool:
-    """Whether the symbol trades around the clock: the vendor names crypto and currencies as VENUE:PAIR."""
-    return ":" in symbol
-
-
-def zone_of(symbol: str, exchange_zone: str) -> str:
-    """The time zone of the symbol's days, where its exchange's is `exchange_zone`."""
-    return UTC if never_closes(symbol) else exchange_zone
 
 
 @lru_cache(maxsize=256)

@@ -20,12 +20,14 @@ from faults import FaultServer, Step
 from prefect_server import PrefectServer, shared
 from pydantic import SecretStr
 
-from tasks.batch import BatchName
-from tasks.ledger import FrameCounts
-from tasks.manifest import ConnectionRange, Seal, encode
-from tasks.store import Store, write_whole
-from tasks.trade import JOURNAL_HEADER
+from tasks.records.ledger import FrameCounts
+from tasks.records.manifest import ConnectionRange, Seal, encode
+from tasks.records.names import BatchName
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
+
+pytest_plugins = ["tape_command"]
 
 SealBatch = Callable[..., BatchName]
 

@@ -26,9 +26,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from tasks.records.trade import Trade
 from tasks.replay.tape_file import row_of
 from tasks.replay.vendor import EventTimes, TradeWriter
-from tasks.trade import Trade
 
 WITHIN_S = 20.0
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

@@ -20,15 +20,15 @@ from typing import Any
 
 from faults import PING, Connection, FaultServer, Frame, Send
 
-from tasks.batch import session_name
 from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.session import Session
-from tasks.ledger import SessionRecord
-from tasks.status import Status, read_status
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER, NS_PER_MS, NS_PER_S, Trade
+from tasks.records.ledger import SessionRecord
+from tasks.records.names import session_name
+from tasks.records.status import Status, read_status
+from tasks.records.trade import JOURNAL_HEADER, NS_PER_MS, NS_PER_S, Trade
+from tasks.storage.store import Store
 from tasks.verify.account import ledger_for
 
 WITHIN_S = 20.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from calls import Call, recorded
 
-from tasks.store import begun, publish, sync, unfinished, write_whole
+from tasks.storage.store import begun, publish, sync, unfinished, write_whole
 
 
 def test_each_kind_of_change_is_seen_in_order(tmp_path: Path) -> None:

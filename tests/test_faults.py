@@ -31,7 +31,7 @@ from faults import (
     Text,
 )
 
-from tasks.trade import Trade
+from tasks.records.trade import Trade
 
 WAIT_S = 10
 TRADES = [Trade(10**18 + n * 10**6, "AAPL", f"{n}.10", "1", ("1",)) for n in range(1, 4)]

@@ -19,7 +19,7 @@ DOORS = {
     "websocket": ("tasks/capture/feed.py",),
     "pandera": ("tasks/validate/",),
     "boto3": ("tasks/upload/client.py",),
-    "botocore": ("tasks/upload/client.py", "tasks/upload/refusals.py"),
+    "botocore": ("tasks/upload/client.py", "tasks/upload/s3_errors.py"),
     "websockets": ("tasks/replay/",),
     "exchange_calendars": ("tasks/market/",),
     "pydantic_settings": ("flows/settings.py",),
@@ -27,7 +27,11 @@ DOORS = {
     "picows": (),
     "uvloop": (),
 }
-WORDS_MAY_IMPORT = {"msgspec", "numpy", "pyarrow", "polars"}
+# What every stage may import: the rooms that stages share, and the few files beside them.
+SHARED_ROOMS = {"feeds", "archive", "records", "storage"}
+SHARED_MAY_IMPORT = {"msgspec", "numpy", "pyarrow", "polars"}
+# The one shared file that knows Prefect: the options of every stage's task.
+TASK_OPTIONS = "tasks/task_options.py"
 # It starts the recorder's process, and hands the environment on to it without our secrets; it may take no value.
 HANDS_ENVIRONMENT_ON = "tasks/capture/supervise.py"
 NO_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
@@ -43,13 +47,14 @@ class Source:
 
     @property
     def stage(self) -> str | None:
-        """The stage whose folder it lies in."""
+        """The stage whose folder it lies in; None in a shared room and outside `tasks/`."""
         parts = self.path.split("/")
-        return parts[1] if parts[0] == "tasks" and len(parts) > 2 else None
+        is_room = parts[0] == "tasks" and len(parts) > 2
+        return parts[1] if is_room and parts[1] not in SHARED_ROOMS else None
 
     @property
     def is_task(self) -> bool:
-        return self.stage is not None and self.path.endswith("/task.py")
+        return (self.stage is not None and self.path.endswith("/task.py")) or self.path == TASK_OPTIONS
 
     @property
     def is_engine(self) -> bool:
@@ -89,25 +94,33 @@ def broken_rules(root: Path) -> list[str]:
 def wrong_imports(root: Path, source: Source) -> Iterator[str]:
     yield from wrong_doors(source)
     for name in source.imports:
-        first, second, third = (*name.split("."), "", "")[:3]
+        first, second = (*name.split("."), "")[:2]
         if first == "flows" and not source.path.startswith(("flows/", "tape/")):
             yield f"imports {name}, but nothing knows the flows"
         if first == "tape" and not source.path.startswith("tape/"):
             yield f"imports {name}, but nothing knows the command"
         if first == "prefect" and source.is_engine:
             yield f"imports {name}, but an engine runs without Prefect"
-        is_foreign = first not in {"tasks", *WORDS_MAY_IMPORT, *sys.stdlib_module_names}
+        is_foreign = first not in {"tasks", *SHARED_MAY_IMPORT, *sys.stdlib_module_names}
         if source.is_engine and source.stage is None and is_foreign:
-            yield f"imports {name}, but a shared word imports only shared words and {sorted(WORDS_MAY_IMPORT)}"
-        stage = second if first == "tasks" and (root / "tasks" / second).is_dir() and second else None
-        if stage is None or stage == source.stage:
+            yield f"imports {name}, but a shared room imports only shared rooms and {sorted(SHARED_MAY_IMPORT)}"
+        is_room = first == "tasks" and bool(second) and (root / "tasks" / second).is_dir()
+        if not is_room or second in SHARED_ROOMS or second == source.stage:
             continue
         if source.stage:
             yield f"imports {name}, but no stage knows another"
         elif source.path.startswith("tasks/"):
-            yield f"imports {name}, but a shared word knows no stage"
-        elif third != "task" and (root / "tasks" / stage / "task.py").exists():
-            yield f"imports {name}, but a flow reaches this stage through its task.py"
+            yield f"imports {name}, but a shared room knows no stage"
+    yield from second_names(source.tree)
+
+
+def second_names(tree: ast.Module) -> Iterator[str]:
+    """Names that a file offers although another defines them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"re-exports {each.name}" for each in node.names if each.name == each.asname)
+        if isinstance(node, ast.Name) and node.id == "__all__":  # Nor a list of what others define.
+            yield "re-exports names by __all__"
 
 
 def wrong_doors(source: Source) -> Iterator[str]:
@@ -164,7 +177,8 @@ def untold_tests(root: Path) -> list[str]:
 
 
 def nameless_rooms(root: Path) -> list[str]:
-    places = (path for folder in ("flows", "tasks", "tests", "deployments") for path in (root / folder).rglob("*"))
+    folders = ("flows", "tape", "tasks", "tests", "deployments")
+    places = (path for folder in folders for path in (root / folder).rglob("*"))
     return [f"{place.relative_to(root)}: names nothing" for place in places if place.stem.lower() in NO_NAMES]
 
 
@@ -210,10 +224,14 @@ def house(tmp_path: Path) -> Path:
         "flows/settings.py": '"""?"""\nimport os\nimport pydantic_settings\nkey = os.environ["KEY"]\n',
         "flows/child.py": '"""?"""\nimport os\nos.environ["A"] = "b"\nenvironment = {**os.environ}\n',
         "tasks/__init__.py": '"""Tasks."""\n',
-        "tasks/trade.py": '"""?"""\nimport os\nimport msgspec\nfrom tasks import errors\n',
+        "tasks/records/__init__.py": '"""Records."""\n',
+        "tasks/records/trade.py": '"""?"""\nimport os\nimport msgspec\nfrom tasks import errors\n',
         "tasks/errors.py": '"""?"""\n',
+        "tasks/task_options.py": '"""?"""\nimport prefect\n',
         "tasks/capture/__init__.py": '"""Capture."""\n',
-        "tasks/capture/feed.py": '"""?"""\nimport websocket\nfrom tasks.trade import Trade\nfrom . import lanes\n',
+        "tasks/capture/feed.py": (
+            '"""?"""\nimport websocket\nfrom tasks.records.trade import Trade\nfrom . import lanes\n'
+        ),
         "tasks/capture/lanes.py": '"""?"""\n',
         "tasks/capture/task.py": '"""?"""\nimport prefect\nfrom tasks.capture.feed import read\n',
         "tasks/market/__init__.py": '"""Market."""\n',
@@ -235,8 +253,8 @@ def test_a_clean_house_passes(house: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "line", "told"),
     [
-        ("flows/day.py", "from tasks.capture import feed", "through its task.py"),
-        ("flows/day.py", "import tasks.capture", "through its task.py"),
+        ("flows/day.py", "from tasks.capture.feed import read as read", "re-exports read"),
+        ("tasks/capture/task.py", '"""?"""\n__all__ = ["read"]', "re-exports names"),
         ("flows/day.py", "import os; os.getenv('A')", "reads the environment"),
         ("flows/day.py", "import os; os.environ['A']", "reads the environment"),
         ("flows/day.py", "import os; os.environ.get('A')", "reads the environment"),
@@ -244,9 +262,9 @@ def test_a_clean_house_passes(house: Path) -> None:
         ("flows/day.py", "import picows", "one door is the tests"),
         ("flows/day.py", "import duckdb", "one door is tasks/query/"),
         ("deployments/day.py", "import boto3", "one door is tasks/upload/client.py"),
-        ("tasks/trade.py", "from tasks.capture import feed", "a shared word knows no stage"),
-        ("tasks/trade.py", "import boto3", "a shared word imports only"),
-        ("tasks/trade.py", "import prefect", "runs without Prefect"),
+        ("tasks/records/trade.py", "from tasks.capture import feed", "a shared room knows no stage"),
+        ("tasks/records/trade.py", "import boto3", "a shared room imports only"),
+        ("tasks/records/trade.py", "import prefect", "runs without Prefect"),
         ("tasks/market/hours.py", "def f():\n    from tasks.capture.lanes import Lane", "no stage knows another"),
         ("tasks/market/hours.py", "from ..capture import lanes", "no stage knows another"),
         ("tasks/market/task.py", '"""?"""\nfrom tasks.capture.task import record', "no stage knows another"),
@@ -286,7 +304,7 @@ def test_prefect_is_found_however_it_is_imported(house: Path) -> None:
     """An engine that brings Prefect in by a way that its source does not show is named."""
     for library in ("prefect", "websocket", "exchange_calendars"):
         (house / f"{library}.py").touch()
-    (house / "tasks/trade.py").write_text('"""?"""\nclass Trade: ...\n')
+    (house / "tasks/records/trade.py").write_text('"""?"""\nclass Trade: ...\n')
     assert prefect_comes_with(house) == ""
     (house / "tasks/market/hours.py").write_text('"""?"""\n__import__("prefect")\n')
     assert prefect_comes_with(house) == "tasks.market.hours"

@@ -6,9 +6,9 @@ system call.
 
 from tasks.capture.clock import Clock
 from tasks.capture.request import CaptureRequest, own_request
-from tasks.ledger import Request
-from tasks.requests import close, join, reopen, requests_of, stamp_of, symbols_of
-from tasks.trade import NS_PER_S
+from tasks.records.ledger import Request
+from tasks.records.requests import close, join, reopen, requests_of, stamp_of, symbols_of
+from tasks.records.trade import NS_PER_S
 
 
 class Demand:

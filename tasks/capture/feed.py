@@ -146,18 +146,22 @@ class Connection:
 
 
 def connect(
-    url: str, timeout_s: float, given_up: threading.Event | None = None, dialer: Dialer | None = None
+    url: str,
+    timeout_s: float,
+    given_up: threading.Event | None = None,
+    dialer: Dialer | None = None,
+    key_setting: str = "the key",
 ) -> Connection:
     """Open a websocket, within `timeout_s` from name look-up to the end of the handshake, unless it is given up.
 
-    A `dialer` that is kept remembers which of the host's addresses did not work. Raises TerminalError where the key
+    `key_setting` is where a person sets the key. A `dialer` that is kept remembers which of the host's addresses did not work. Raises TerminalError where the key
     is refused or a proxy variable is wrong, TooManyConnections at HTTP 429, else TransientError.
     """
     dialer = dialer or Dialer()
     try:
         opened = within(timeout_s, given_up, lambda attempt: _open(url, dialer, attempt), _close)
     except websocket.WebSocketBadStatusException as error:
-        raise _refusal(error.status_code) from None
+        raise _refusal(error.status_code, key_setting) from None
     except (OSError, websocket.WebSocketException, ValueError) as error:
         raise TransientError(f"no connection: {_cause(error)}") from None
     dialer.worked()
@@ -202,12 +206,9 @@ def _close(opened: websocket.WebSocket) -> None:
         opened.sock.close()
 
 
-def _refusal(status: int) -> RecorderError:
+def _refusal(status: int, key_setting: str) -> RecorderError:
     if status in (401, 403):
-        return TerminalError(
-            f"the feed refused the API key (HTTP {status}); correct FINNHUB_API_KEY, "
-            "or TAPE_REPLAY_KEY for a feed on this machine"
-        )
+        return TerminalError(f"the feed refused the API key (HTTP {status}); correct {key_setting}")
     if status == 429:
         return TooManyConnections("the feed counts another connection on this API key (HTTP 429)")
     return TransientError(f"the feed answered the handshake with HTTP {status}")

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.gaps import Change, line_of, read_gaps
-from tasks.ledger import Gap
-from tasks.store import sync
+from tasks.records.gaps import Change, line_of, read_gaps
+from tasks.records.ledger import Gap
+from tasks.storage.store import sync
 
 
 class GapBook:

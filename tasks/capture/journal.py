@@ -25,13 +25,13 @@ from pathlib import Path
 
 import msgspec
 
-from tasks.batch import BatchName, check_day
-from tasks.capture.finnhub import Refused
-from tasks.checked_line import checked_line, text_of
-from tasks.ledger import FrameCounts, Gap
-from tasks.manifest import ConnectionRange, Seal, encode
-from tasks.store import Store, sync, write_whole
-from tasks.trade import JOURNAL_HEADER
+from tasks.feeds.base import Rejected
+from tasks.records.checked_line import checked_line, text_of
+from tasks.records.ledger import FrameCounts, Gap
+from tasks.records.manifest import ConnectionRange, Seal, encode
+from tasks.records.names import BatchName, check_day
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store, sync, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Sum(msgspec.Struct, frozen=True, array_like=True):
     """One later line: where a block lies in the CSV, its rows and CRC-32; then the batch's counts after it.
 
     `through_ns` is the receive time up to which everything that had come is in the journal. `frames_crc32` is that of
-    the first `frames_bytes` of the refused frames.
+    the first `frames_bytes` of the rejected frames.
     """
 
     offset: int
@@ -123,14 +123,14 @@ class Room:
 
 @dataclass(slots=True)
 class Block:
-    """What one write adds: lines of one connection at one receive time after another, and what was refused."""
+    """What one write adds: lines of one connection at one receive time after another, and what was rejected."""
 
     lines: list[bytes] = field(default_factory=list)
     rows: int = 0
     received: int = 0
     trade: int = 0
     control: int = 0
-    refused: list[tuple[int, int, Refused]] = field(default_factory=list)
+    rejected: list[tuple[int, int, Rejected]] = field(default_factory=list)
     through_ns: int = 0
 
 
@@ -186,14 +186,14 @@ class Journal:
     def append(self, block: Block) -> None:
         """Write a block whose trades `take` has noted."""
         rejected = 0
-        if block.refused:
-            for _, _, refused in block.refused:
-                if refused.kind == "frame":
+        if block.rejected:
+            for _, _, each in block.rejected:
+                if each.kind == "frame":
                     rejected += 1
                 else:
                     self.trades_refused += 1
-                    count_reason(self.refused_reasons, refused.reason)
-            lines = b"".join(self._kept(block.refused))
+                    count_reason(self.refused_reasons, each.reason)
+            lines = b"".join(self._kept(block.rejected))
             self._write(self._refused, lines)
             self._refused_digest.update(lines)
             self._frames_bytes += len(lines)
@@ -202,9 +202,9 @@ class Journal:
         self.rows += block.rows
         self._append(b"".join(block.lines), block.rows, block.through_ns)
 
-    def _kept(self, refused: Sequence[tuple[int, int, Refused]]) -> Iterator[bytes]:
-        for item in refused:
-            line = _refused_line(*item)
+    def _kept(self, rejected: Sequence[tuple[int, int, Rejected]]) -> Iterator[bytes]:
+        for item in rejected:
+            line = _rejected_line(*item)
             if self._room is None or self._room.has(len(line)):
                 yield line
             else:
@@ -302,7 +302,7 @@ def discard(store: Store, name: BatchName) -> None:
 
 
 def count_reason(counts: Counter[str], reason: str) -> None:
-    """Count why a trade was refused; a feed that invents reasons must not fill the memory."""
+    """Count why a trade was rejected; a feed that invents reasons must not fill the memory."""
     counts[reason if reason in counts or len(counts) < _MOST_REASONS else "other reasons"] += 1
 
 
@@ -311,15 +311,15 @@ def frames_open(name: BatchName) -> str:
     return f"{name.rejected_frames}.open"
 
 
-def _refused_line(connection: int, ts_recv_ns: int, refused: Refused) -> bytes:
+def _rejected_line(connection: int, ts_recv_ns: int, rejected: Rejected) -> bytes:
     """One line of JSON: text as it is where it is UTF-8, and base64 where it is not."""
     line: dict[str, object] = {
-        "kind": refused.kind, "connection": connection, "ts_recv": ts_recv_ns, "reason": refused.reason,
+        "kind": rejected.kind, "connection": connection, "ts_recv": ts_recv_ns, "reason": rejected.reason,
     }  # fmt: skip
     try:
-        line["text"] = refused.payload.decode("utf-8")
+        line["text"] = rejected.payload.decode("utf-8")
     except UnicodeDecodeError:
-        line["base64"] = base64.b64encode(refused.payload).decode()
+        line["base64"] = base64.b64encode(rejected.payload).decode()
     return msgspec.json.encode(line) + b"\n"
 
 

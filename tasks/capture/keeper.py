@@ -12,7 +12,7 @@ from collections.abc import Callable
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Journal, discard, seal
-from tasks.store import Store
+from tasks.storage.store import Store
 
 _SYNC_EVERY_S = 1.0
 

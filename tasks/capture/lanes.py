@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tasks.batch import BatchName
 from tasks.capture.clock import Clock
-from tasks.capture.finnhub import Reader, Refused
 from tasks.capture.frames import Cut
 from tasks.capture.journal import Block, Heading, Journal, Room
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
-from tasks.store import Store
+from tasks.feeds.base import Parser, Reading, Rejected
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.zones import date_in, day_span
 
 # After a write the lane waits this long before the next: one write then holds what many receipts brought.
@@ -55,7 +55,7 @@ class Portion:
     received: int = 0
     trade: int = 0
     control: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     through_ns: int = 0
 
 
@@ -138,12 +138,10 @@ class Keeper(Protocol):
 class Router:
     """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
 
-    def __init__(
-        self, on_error: Callable[[int, list[str]], None], routes: Routes, asked: Callable[[], tuple[str, ...]] = tuple
-    ) -> None:
-        self._reader = Reader(asked)
+    def __init__(self, on_control: Callable[[int, int, Reading], None], routes: Routes, parser: Parser) -> None:
+        self._parser = parser
         self._next_seq: dict[int, int] = {}
-        self._on_error = on_error
+        self._on_control = on_control
         self._routes = routes
 
     def read(self, received: Received) -> tuple[Portion, list[bytes]]:
@@ -153,21 +151,21 @@ class Router:
         portion.through_ns = received.through_ns
         portion.received = cut.frames
         portion.control = len(cut.controls)
-        portion.refused = [Refused("frame", "a binary message", payload) for payload in cut.binaries]
+        portion.rejected = [Rejected("frame", "a binary message", payload) for payload in cut.binaries]
         if cut.violation is not None:
-            portion.refused += [Refused("frame", cut.violation.reason, part) for part in cut.refused]
+            portion.rejected += [Rejected("frame", cut.violation.reason, part) for part in cut.refused]
         if not cut.texts:
             return portion, []
         first_seq = self._next_seq.get(connection, 1)
-        reading = self._reader.read(cut.texts, connection, first_seq, received.ts_recv_ns)
+        reading = self._parser.read(cut.texts, connection, first_seq, received.ts_recv_ns)
         self._next_seq[connection] = first_seq + len(reading.lines)
         portion.first_seq, portion.last_seq = first_seq, first_seq + len(reading.lines) - 1
         portion.block, portion.symbols = reading.block, reading.symbols
         portion.trade = reading.trade_frames
         portion.control += reading.control_frames
-        portion.refused += reading.refused
-        if reading.errors:
-            self._on_error(connection, reading.errors)
+        portion.rejected += reading.rejected
+        if reading.errors or reading.subscribed:
+            self._on_control(connection, received.ts_recv_ns, reading)
         return portion, reading.lines
 
     def split(self, received: Received) -> list[tuple[int, Portion]]:
@@ -188,7 +186,7 @@ class Router:
             portions.append((lane, part))
         head = portions[0][1]
         head.received, head.trade, head.control = whole.received, whole.trade, whole.control
-        head.refused = whole.refused
+        head.rejected = whole.rejected
         return portions
 
 
@@ -325,6 +323,6 @@ def _add(portion: Portion, block: Block, journal: Journal) -> None:
     block.received += portion.received
     block.trade += portion.trade
     block.control += portion.control
-    for refused in portion.refused:
-        block.refused.append((portion.connection, portion.ts_recv_ns, refused))
+    for rejected in portion.rejected:
+        block.rejected.append((portion.connection, portion.ts_recv_ns, rejected))
     block.through_ns = portion.through_ns or portion.ts_recv_ns

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from tasks.capture import finnhub
+from tasks.address import address_of
 from tasks.capture.clock import Clock
 from tasks.capture.dial import Dialer
 from tasks.capture.feed import Connection, TooManyConnections, connect
@@ -22,9 +22,12 @@ from tasks.capture.request import CaptureRequest
 from tasks.capture.subscriptions import Subscriptions
 from tasks.capture.watchlist import WatchList
 from tasks.errors import TransientError
-from tasks.sessions import WATCHLIST_FILE
-from tasks.status import State
-from tasks.trade import NS_PER_S
+from tasks.feeds.base import VendorError
+from tasks.feeds.registry import feed_named
+from tasks.records.coverage import NOT_ACKNOWLEDGED
+from tasks.records.sessions import WATCHLIST_FILE
+from tasks.records.status import State
+from tasks.records.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,8 @@ class Listener(threading.Thread):
         self._backoff = backoff or Backoff(most_s=request.reconnect_within_s)
         self._watch = watch or WatchList(request.folder / WATCHLIST_FILE, request.symbols)
         self._dialer = Dialer()
-        self._subscriptions = Subscriptions()
+        self._feed = feed_named(request.feed)
+        self._subscriptions = Subscriptions(self._feed)
         self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
         self._silent: tuple[str, int] | None = None
         self._crowded = False
@@ -146,24 +150,48 @@ class Listener(threading.Thread):
         self._silent = (reason, silent_from_ns)
         self._wake()
 
-    def refuse(self, connection: int, count: int) -> None:
-        """The vendor has said `count` times on that connection that there are too many symbols."""
+    def acknowledge(self, connection: int, symbols: Sequence[str], at_ns: int) -> None:
+        """The vendor has acknowledged these subscriptions on that connection, by a message received at `at_ns`."""
+        self._order(connection, lambda _connection: self._note_acknowledged(symbols, at_ns))
+
+    def obey_errors(self, connection: int, errors: Sequence[VendorError]) -> None:
+        """Do what follows from these errors of the vendor on that connection."""
+        self._crowded = self._crowded or any(each.kind == "second connection" for each in errors)
+        refusals = [each for each in errors if each.kind in ("too many symbols", "unknown symbol")]
+        if refusals:
+            self._order(connection, lambda opened: self._note_refusals(opened, refusals))
+
+    def _order(self, connection: int, order: Callable[[Connection], object]) -> None:
         if connection == self.connection:
-            self._orders.put(lambda _connection: self._note_refusal(count))
+            self._orders.put(order)
             self._wake()
 
-    def _note_refusal(self, count: int) -> None:
-        down = self._subscriptions.turn_down(count)
-        self.notice = f"the feed refused {len(self.refused)} symbols: {finnhub.TOO_MANY_SYMBOLS}"
+    def _note_acknowledged(self, symbols: Sequence[str], at_ns: int) -> None:
+        served = [symbol for symbol in symbols if symbol in self._subscriptions.asked]
+        self._subscriptions.acknowledged.update(served)
+        self._gaps.close(served, at_ns)
+
+    def _note_refusals(self, connection: Connection, refusals: Sequence[VendorError]) -> None:
+        """Note which symbols these refusals mean: those that they name, or else the last that were asked for."""
+        named = self._subscriptions.refuse(symbol for error in refusals for symbol in error.symbols)
+        nameless = sum(not error.symbols for error in refusals)
+        down = [*named, *(self._subscriptions.turn_down(nameless) if nameless else [])]
+        why = refusals[0].kind
+        self.notice = f"the feed refused {len(self.refused)} symbols: {why}"
         log.warning("%s: %s", self.notice, ", ".join(self.refused))
-        self._gaps.open(down, self._clock.wall_ns(), f"refused: {finnhub.TOO_MANY_SYMBOLS}")
+        self._gaps.open(down, self._clock.wall_ns(), f"refused: {why}")
+        if named and self._feed.acknowledges:  # The others of that request may have been refused with them.
+            _send(connection, self._subscriptions.ask_singly())
 
     def _follow(self, connection: Connection) -> int:
-        """Ask for what the watch-list says; gives when (UTC ns) all of it can be heard."""
+        """Ask for what the watch-list says; gives when (UTC ns) all of it was asked for."""
         new, requests = self._subscriptions.follow(self._watch.current)
         _send(connection, requests)
         now_ns = self._clock.wall_ns()
-        self._gaps.close(new, now_ns)
+        if self._feed.acknowledges:
+            self._gaps.open(new, now_ns, NOT_ACKNOWLEDGED)
+        else:
+            self._gaps.close(new, now_ns)
         if not self.refused and self.state == "recording":
             self.notice = None
         return now_ns
@@ -186,9 +214,11 @@ class Listener(threading.Thread):
 
     def _listen_once(self) -> tuple[str, float]:
         """One connection, from handshake to loss: why it ended, and how long to wait before the next."""
-        address = finnhub.address(self._request.feed_url, self._key)
+        address = self._feed.address(self._request.feed_url, self._key)
         try:
-            connection = connect(address, self._request.connect_timeout_s, self._stopping, self._dialer)
+            connection = connect(
+                address, self._request.connect_timeout_s, self._stopping, self._dialer, self._key_setting()
+            )
         except TransientError as error:
             self._unheard(self._request.started_ns, str(error))
             self._failures += 1
@@ -207,15 +237,20 @@ class Listener(threading.Thread):
         self._failures = 0 if healthy else self._failures + 1
         return reason, (_CROWDED_S if self._crowded else 0.0) + self._backoff.wait_s(self._failures)
 
+    def _key_setting(self) -> str:
+        is_here = address_of(self._request.feed_url).is_loopback
+        return "TAPE_REPLAY_KEY" if is_here else self._feed.key_setting or "the key"
+
     def _hear(self, connection: Connection) -> str:
         """Subscribe, and read until the connection is lost or the session ends; gives the reason."""
         self.connection += 1
-        self._subscriptions, self._silent = Subscriptions(), None
+        self._subscriptions, self._silent = Subscriptions(self._feed), None
         self._orders = SimpleQueue()  # Orders to an earlier connection; what they wanted is in the watch-list.
         self._cutter = FrameCutter(self._request.max_message_bytes)
         self._stamped_ns, self._ended_in_order = 0, False
         unheard_from_ns = self._request.started_ns if self.listening_ns is None else self.heard_ns
         try:
+            _send(connection, self._feed.greeting(self._key))
             self.heard_ns = unheard_from_ns = self._fresh_ns = self._follow(connection)
             self.listening_ns = self.listening_ns or self.heard_ns
             self.state, self.notice = "recording", None

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tasks.batch import BatchName
-from tasks.manifest import Manifest, Seal, read
-from tasks.store import Store
+from tasks.records.manifest import Manifest, Seal, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

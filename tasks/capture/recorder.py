@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.capture.request import read_request
 from tasks.capture.session import Session
-from tasks.locks import SESSION_LOCK, forget_unused, key_lock_path, take
+from tasks.storage.locks import SESSION_LOCK, acquire, forget_unused, key_lock_path
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ def main(arguments: list[str]) -> int:
     request = read_request(folder.resolve())
     key = sys.stdin.readline().rstrip("\n")
     lock_path = key_lock_path(request.feed_url, key)
-    key_lock = take(lock_path)
-    session_lock = take(folder / SESSION_LOCK) if key_lock is not None else None
+    key_lock = acquire(lock_path)
+    session_lock = acquire(folder / SESSION_LOCK) if key_lock is not None else None
     if key_lock is None or session_lock is None:
         log.error("another recorder holds this %s", "API key" if key_lock is None else "session")
         return BUSY

@@ -15,18 +15,18 @@ from typing import IO
 
 import msgspec
 
-from tasks.batch import BatchName
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, read_heading, seal
 from tasks.capture.past import Past, past_of, seals_of
 from tasks.capture.request import CaptureRequest, own_request, read_request
 from tasks.capture.watchlist import WatchList
-from tasks.ledger import FrameCounts, SessionRecord
-from tasks.manifest import ConnectionRange, Seal, encode, read
-from tasks.requests import requests_of
-from tasks.sessions import GAPS_FILE, RECORD_FILE, REQUEST_FILE, WATCHLIST_FILE, is_recording
-from tasks.status import Status, boot_id, read_status
-from tasks.store import Store, sha256_of, sync, write_whole
+from tasks.records.ledger import FrameCounts, SessionRecord
+from tasks.records.manifest import ConnectionRange, Seal, encode, read
+from tasks.records.names import BatchName
+from tasks.records.requests import requests_of
+from tasks.records.sessions import GAPS_FILE, RECORD_FILE, REQUEST_FILE, WATCHLIST_FILE, is_recording
+from tasks.records.status import Status, boot_id, read_status
+from tasks.storage.store import Store, sha256_of, sync, write_whole
 
 
 @dataclass(frozen=True, slots=True)

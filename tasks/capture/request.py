@@ -6,18 +6,19 @@ from pathlib import Path
 import msgspec
 
 from tasks.errors import CorruptionError
-from tasks.ledger import Request
-from tasks.requests import this_process
-from tasks.sessions import REQUEST_FILE
-from tasks.store import sync, write_whole
-from tasks.trade import NS_PER_S
+from tasks.feeds.registry import DEFAULT
+from tasks.records.ledger import Request
+from tasks.records.requests import this_process
+from tasks.records.sessions import REQUEST_FILE
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import sync, write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
     """A session as its first run asks for it: from `started_ns` to `deadline_ns` (UTC ns), these symbols, this feed.
 
-    It goes on for as long as any run wants it: see `tasks/requests.py`.
+    It goes on for as long as any run wants it: see `tasks/records/requests.py`.
 
     `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
     but those of symbols that never close (`routes.py`). `batch_for_ns` and
@@ -35,7 +36,7 @@ class CaptureRequest:
     symbols: tuple[str, ...]
     started_ns: int
     deadline_ns: int
-    feed: str = "finnhub"
+    feed: str = DEFAULT
     zone: str = "America/New_York"
     lanes: int = 1
     batch_for_ns: int = 300 * NS_PER_S
@@ -59,7 +60,7 @@ def own_request(session: CaptureRequest) -> Request:
     """What the session's first run wants of it, where that run says nothing else."""
     return Request(
         id=session.session, owner="", symbols=session.symbols, start_ns=session.started_ns,
-        until_ns=session.deadline_ns, hours=session.market_hours, process=this_process(),
+        until_ns=session.deadline_ns, hours=session.market_hours, process=this_process(), feed=session.feed,
     )  # fmt: skip
 
 

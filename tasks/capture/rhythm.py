@@ -9,7 +9,7 @@ at all: a quiet one must not cause reconnects.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tasks.trade import NS_PER_S
+from tasks.records.trade import NS_PER_S
 
 # A silence of random arrivals that should have brought so many trades has odds of e^-100 and e^-200; bursts are
 # kinder to silence than randomness is, hence the distance.
@@ -22,7 +22,7 @@ _WEIGHT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class StallDetector:
     """What is strange now: trades that the whole feed should have brought (None: nothing strange), silent symbols.
 
     `again`: the feed is as silent on the new connection that its silence led to; said once.
@@ -64,7 +64,7 @@ class Rhythm:
         for known in self._known.values():
             known.last_ns = mono_ns
 
-    def look(self, mono_ns: int, wall_ns: int, counts: Mapping[str, int]) -> Silence:
+    def look(self, mono_ns: int, wall_ns: int, counts: Mapping[str, int]) -> StallDetector:
         """Learn from each symbol's count of trades so far, and say what is strange at this moment."""
         heard = [symbol for symbol, count in counts.items() if self._learn(symbol, count, mono_ns)]
         if heard or self._heard_ns is None:
@@ -81,10 +81,10 @@ class Rhythm:
         if silent_ns >= self._feed_at_least_ns and expected >= _FEED_EXPECTED and self._told < 2:
             # Where the new connection is as silent, another would not mend it: the silence is noted instead.
             self._told += 1
-            return Silence(expected, (), again=self._told == 2)
+            return StallDetector(expected, (), again=self._told == 2)
         if self._told:  # The silence of all is told; it need not be told of each.
-            return Silence(None, ())
-        return Silence(
+            return StallDetector(None, ())
+        return StallDetector(
             None, tuple(symbol for symbol, rate in per_ns.items() if self._is_strange(symbol, rate, mono_ns))
         )
 

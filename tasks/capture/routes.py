@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Literal
 from zlib import crc32
 
-from tasks.zones import UTC, never_closes
+from tasks.feeds.registry import never_closes
+from tasks.zones import UTC
 
 
-def lanes_for(symbols: Sequence[str], lanes: int | Literal["ticker"]) -> int:
+def lanes_for(feed: str, symbols: Sequence[str], lanes: int | Literal["ticker"]) -> int:
     """How many lanes a session of these symbols gets: as asked, none of them idle, and one for each kind at least."""
-    kinds = len({never_closes(symbol) for symbol in symbols})
+    kinds = len({never_closes(feed, symbol) for symbol in symbols})
     return len(symbols) if lanes == "ticker" else max(min(lanes, len(symbols)), kinds)
 
 
@@ -24,8 +25,10 @@ class Routes:
     others, and is dated as they are: that it is recorded matters more than in which folder.
     """
 
-    def __init__(self, symbols: Sequence[str], lanes: int, zone: str) -> None:
-        closing, never = [each for each in symbols if not never_closes(each)], [*filter(never_closes, symbols)]
+    def __init__(self, feed: str, symbols: Sequence[str], lanes: int, zone: str) -> None:
+        self._feed = feed
+        never = [each for each in symbols if never_closes(feed, each)]
+        closing = [each for each in symbols if not never_closes(feed, each)]
         count = round(lanes * len(never) / max(1, len(symbols)))
         # With one lane for both kinds, as of a request that asked for no more, days are the exchange's.
         count = min(max(count, bool(never)), lanes - bool(closing))
@@ -47,5 +50,5 @@ class Routes:
         if known is not None:
             return known
         # A symbol that was not asked for is not remembered: a feed that invents them must not fill the memory.
-        lanes = self._of_kind[never_closes(symbol)]
+        lanes = self._of_kind[never_closes(self._feed, symbol)]
         return lanes[crc32(symbol.encode()) % len(lanes)]

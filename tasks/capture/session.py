@@ -28,13 +28,15 @@ from tasks.capture.routes import Routes
 from tasks.capture.silence import SilenceWatch
 from tasks.capture.watchlist import WatchList
 from tasks.errors import RecorderError, TerminalError
-from tasks.ledger import SessionRecord
-from tasks.manifest import encode
-from tasks.sessions import GAPS_FILE, RECORD_FILE, WATCHLIST_FILE
+from tasks.feeds.base import Reading
+from tasks.feeds.registry import feed_named
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import encode
+from tasks.records.sessions import GAPS_FILE, RECORD_FILE, WATCHLIST_FILE
+from tasks.records.status import State, Status, boot_id, read_status, write_status
+from tasks.records.trade import NS_PER_S
 from tasks.shown import plain
-from tasks.status import State, Status, boot_id, read_status, write_status
-from tasks.store import Store, sync, write_whole
-from tasks.trade import NS_PER_S
+from tasks.storage.store import Store, sync, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +75,9 @@ class Session:
         self._keeper = JournalKeeper(
             self._store, lambda: self._watch.ever, self._gaps, self._clock, self._fail, self._through_ns
         )
-        routes = Routes(request.symbols, request.lanes, request.zone)
-        self._router = Router(self._on_vendor_errors, routes, lambda: self._watch.ever)
+        feed = feed_named(request.feed)
+        routes = Routes(request.feed, request.symbols, request.lanes, request.zone)
+        self._router = Router(self._on_control, routes, feed.parser(lambda: self._watch.ever))
         room = Room(request.quarantine_bytes - _in_quarantine(self._store, request.session))
         self._lanes = [
             Lane(
@@ -93,7 +96,7 @@ class Session:
         self._listener = Listener(
             request, key, self._put, self._gaps, self._clock, self._fail, self._past.connections, backoff, self._watch
         )
-        self._silence = SilenceWatch(self._listener, self._clock, request)
+        self._silence = SilenceWatch(self._listener, self._clock, request, feed)
         self._listener.listening_ns = earlier.listening_ns if earlier else None
 
     def stop(self) -> None:
@@ -197,12 +200,15 @@ class Session:
         for number, portion in self._router.split(received):
             self._lanes[number].queue.put(portion)
 
-    def _on_vendor_errors(self, connection: int, errors: list[str]) -> None:
-        for text in errors:
-            self._count_vendor_error(text[:_VENDOR_TEXT_CHARS])
-        refusals = sum("too many symbols" in text.lower() for text in errors)
-        if refusals:
-            self._listener.refuse(connection, refusals)
+    def _on_control(self, connection: int, ts_recv_ns: int, reading: Reading) -> None:
+        """Act on what the vendor says of the subscriptions and of the connection."""
+        if reading.subscribed:
+            self._listener.acknowledge(connection, reading.subscribed, ts_recv_ns)
+        self._listener.obey_errors(connection, reading.errors)
+        for error in reading.errors:
+            self._count_vendor_error(error.text[:_VENDOR_TEXT_CHARS])
+            if error.kind == "key refused":
+                self._fail(TerminalError(f"the feed refused the API key: {plain(error.text[:_VENDOR_TEXT_CHARS])}"))
 
     def _count_vendor_error(self, text: str) -> None:
         """Count it; the log has each text at its first time, its tenth, its hundredth, …, however many come."""

@@ -12,9 +12,10 @@ from tasks.capture.clock import Clock
 from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
-from tasks.ledger import Gap
-from tasks.trade import NS_PER_S
-from tasks.venues import is_trading
+from tasks.feeds.base import Feed
+from tasks.feeds.market_hours import is_trading
+from tasks.records.ledger import Gap
+from tasks.records.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,11 @@ _LOOK_EVERY_NS = NS_PER_S
 class SilenceWatch:
     """Looks at the counts once a second, from the recorder's main thread."""
 
-    def __init__(self, listener: Listener, clock: Clock, request: CaptureRequest) -> None:
+    def __init__(self, listener: Listener, clock: Clock, request: CaptureRequest, feed: Feed) -> None:
         self._listener = listener
         self._clock = clock
         self._hours = request.market_hours
+        self._feed = feed
         self._rhythm = Rhythm(self._is_open)
         self._connection = 0
         self._looked_ns = 0
@@ -87,4 +89,4 @@ class SilenceWatch:
         ]
 
     def _is_open(self, symbol: str, wall_ns: int) -> bool:
-        return is_trading(symbol, wall_ns, self._hours)
+        return is_trading(self._feed.market_hours(symbol), wall_ns, self._hours)

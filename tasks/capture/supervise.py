@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tasks.batch import BatchName
 from tasks.capture import recorder
 from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest, own_request, read_request, save_request
 from tasks.errors import ConflictError, TerminalError, TransientError
-from tasks.ledger import Request, SessionRecord
-from tasks.locks import SESSION_LOCK, is_held, key_lock_path
-from tasks.manifest import read
-from tasks.requests import change, join, reopen, withdraw
-from tasks.sessions import RECORD_FILE
-from tasks.status import Status, read_status
-from tasks.store import Store
+from tasks.records.ledger import Request, SessionRecord
+from tasks.records.manifest import read
+from tasks.records.names import BatchName
+from tasks.records.requests import change, join, reopen, withdraw
+from tasks.records.sessions import RECORD_FILE
+from tasks.records.status import Status, read_status
+from tasks.storage.locks import SESSION_LOCK, is_held, key_lock_path
+from tasks.storage.store import Store
 
 LOG_FILE = "recorder.log"
 _LOOK_EVERY_S = 0.2

@@ -16,28 +16,28 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.logging.loggers import LoggingAdapter
 from prefect.variables import Variable
 from pydantic import SecretStr
 
-from tasks.batch import BatchName, session_name
-from tasks.capture.feed import reach as reach
-from tasks.capture.recovery import close_killed
-from tasks.capture.recovery import killed_sessions as killed_sessions
-from tasks.capture.request import CaptureRequest as CaptureRequest
-from tasks.capture.routes import lanes_for as lanes_for
-from tasks.capture.supervise import Recorder, record_of, recover, start_or_attach
-from tasks.capture.supervise import change_symbols as change_symbols
-from tasks.capture.supervise import recording_session as recording_session
-from tasks.capture.supervise import watched as watched
-from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError, may_mend
-from tasks.ledger import Request, SessionRecord
+from tasks.capture.recovery import close_killed, killed_sessions
+from tasks.capture.request import CaptureRequest
+from tasks.capture.supervise import (
+    Recorder,
+    change_symbols,
+    record_of,
+    recover,
+    start_or_attach,
+)
+from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
+from tasks.feeds.symbols import read_symbols
+from tasks.records.ledger import Request, SessionRecord
+from tasks.records.names import BatchName, session_name
+from tasks.records.status import Status
 from tasks.shown import in_markdown, plain
-from tasks.status import Status
-from tasks.store import Store
-from tasks.symbols import read_symbols
+from tasks.storage.store import Store
+from tasks.task_options import ONCE, RETRIED
 
 _PROGRESS_EVERY_S = 5.0
 _LOG_EVERY_S = 30.0
@@ -47,12 +47,7 @@ _KEY_EVERY_S = 1.0
 @task(
     name="capture",
     task_run_name="capture {session.session}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=100,
-    retry_delay_seconds=1,
-    retry_jitter_factor=0.5,
-    retry_condition_fn=may_mend,
+    **RETRIED | {"retries": 100, "retry_delay_seconds": 1},
 )
 def capture(
     session: CaptureRequest,
@@ -135,7 +130,7 @@ def _served_in(store: Store, wanted: Request) -> str:
     return folder.name
 
 
-@task(name="recover", cache_policy=NO_CACHE, persist_result=False)
+@task(name="recover", **ONCE)
 def recover_sessions(data_dir: Path) -> list[SessionRecord]:
     """Close every session whose recorder was killed: what it had journalled is sealed, the gap is named."""
     log = get_run_logger()

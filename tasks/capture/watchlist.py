@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.ledger import SymbolChange
-from tasks.manifest import encode, read
-from tasks.sessions import SavedWatchList
-from tasks.store import write_whole
+from tasks.records.ledger import SymbolChange
+from tasks.records.manifest import encode, read
+from tasks.records.sessions import SavedWatchList
+from tasks.storage.store import write_whole
 
 
 class WatchList:

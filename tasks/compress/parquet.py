@@ -13,19 +13,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.ahead import ahead
-from tasks.batch import BatchName
-from tasks.columns import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
+from tasks.archive.encodings import Encoding, read_groups, writing
+from tasks.archive.schema import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS
 from tasks.errors import CorruptionError, TerminalError
-from tasks.forms import Form, read_groups, writing
-from tasks.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
+from tasks.prefetch import prefetch
+from tasks.records.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
-_PLAIN = Form()
+_PLAIN = Encoding()
 _NO_TIME = np.iinfo(np.int64)
 
 
-def compress(store: Store, name: BatchName, form: Form = _PLAIN) -> Manifest:
+def compress(store: Store, name: BatchName, encoding: Encoding = _PLAIN) -> Manifest:
     """Archive a validated batch, and say what the file holds; a batch without a valid row gets a manifest alone.
 
     Raises CorruptionError, and removes nothing, where the file read back differs or the batch is not in order;
@@ -33,7 +33,7 @@ def compress(store: Store, name: BatchName, form: Form = _PLAIN) -> Manifest:
     """
     with at_work_in(store.root), store.prepare().locked(name):
         done = store.manifest_of(name)
-        manifest = read(done, Manifest) if done is not None else _archive(store, name, form)
+        manifest = read(done, Manifest) if done is not None else _archive(store, name, encoding)
         # The report last: as long as it lies there, the batch is listed and this step is run again.
         for path in (store.validated / name.validated, store.validated / name.seal, store.validated / name.report):
             path.unlink(missing_ok=True)
@@ -41,17 +41,17 @@ def compress(store: Store, name: BatchName, form: Form = _PLAIN) -> Manifest:
         return manifest
 
 
-def _archive(store: Store, name: BatchName, form: Form) -> Manifest:
+def _archive(store: Store, name: BatchName, encoding: Encoding) -> Manifest:
     seal, report = _records(store, name)
     folder = store.archive_folder(seal.feed, seal.date)
     folder.mkdir(parents=True, exist_ok=True)
     for made in (folder.parent.parent, folder.parent):
         sync(made)
-    archived = folder / name.archived_as(form.format)
+    archived = folder / name.archived_as(encoding.format)
     for path in folder.glob(f"{name}.*"):
         if path != archived:
-            path.unlink()  # A step that was killed had another form to write.
-    manifest = _manifest(name, seal, report, store.validated / name.validated, archived, form)
+            path.unlink()  # An earlier run that was killed wrote another format.
+    manifest = _manifest(name, seal, report, store.validated / name.validated, archived, encoding)
     write_whole(folder / name.manifest, encode(manifest))
     return manifest
 
@@ -63,7 +63,9 @@ def _records(store: Store, name: BatchName) -> tuple[Seal, Report]:
         raise TerminalError(f"{error.filename}: no such validated batch; look for it in {store.root}") from error
 
 
-def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, archived: Path, form: Form) -> Manifest:
+def _manifest(
+    name: BatchName, seal: Seal, report: Report, validated: Path, archived: Path, encoding: Encoding
+) -> Manifest:
     times = _Times()
     digest, size = "", 0
     facts = {
@@ -73,7 +75,7 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     if report.valid:
         _check(validated, report)  # First: a damaged Arrow file may take the process down, not only raise.
         with _removed_on_failure(unfinished(archived)):
-            _write(facts, form, report, validated, begun(archived), times)
+            _write(facts, encoding, report, validated, begun(archived), times)
             _compare(validated, unfinished(archived), report)
             digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size
@@ -81,7 +83,7 @@ def _manifest(name: BatchName, seal: Seal, report: Report, validated: Path, arch
     return Manifest(
         batch=str(name),
         file=archived.name if report.valid else None,
-        layout=form.name,
+        layout=encoding.name,
         software=SOFTWARE,
         rows=report.valid,
         bytes=size,
@@ -111,11 +113,13 @@ def _check(validated: Path, report: Report) -> None:
         raise CorruptionError(f"{validated}: its bytes are not those of its report; split the batch again from a copy")
 
 
-def _write(facts: dict[str, str], form: Form, report: Report, validated: Path, target: Path, times: "_Times") -> None:
+def _write(
+    facts: dict[str, str], encoding: Encoding, report: Report, validated: Path, target: Path, times: "_Times"
+) -> None:
     """Write the file, in row groups of about a million rows, and note its times."""
     last = (0, 0)
-    with writing(target, form, facts, event_in_ms=report.event_in_ms) as write:
-        for table in ahead(_validated(validated)):
+    with writing(target, encoding, facts, event_in_ms=report.event_in_ms) as write:
+        for table in prefetch(_validated(validated)):
             last = _in_order(table, last, validated)
             times.note(table)
             write(table)
@@ -124,7 +128,7 @@ def _write(facts: dict[str, str], form: Form, report: Report, validated: Path, t
 def _compare(validated: Path, archived: Path, report: Report) -> None:
     """Read the file back, checksums and all, beside what it was made from."""
     rows = 0
-    for ours, theirs in side_by_side(ahead(_validated(validated)), ahead(read_groups(archived, coded=True))):
+    for ours, theirs in side_by_side(prefetch(_validated(validated)), prefetch(read_groups(archived, coded=True))):
         rows += len(theirs)
         if len(ours) != len(theirs) or not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
             raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")

@@ -17,13 +17,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.archive import read_groups
-from tasks.batch import BatchName
-from tasks.days import day_of_batch, day_record, nowhere_here, unmerged
+from tasks.archive.day_files import day_of_batch, day_record, nowhere_here, unmerged
+from tasks.archive.encodings import read_groups
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Day, Manifest, read
-from tasks.store import Store, begun, publish, sha256_of, unfinished
-from tasks.trade import NS_PER_MS, TAPE_COLUMNS
+from tasks.records.manifest import Day, Manifest, read
+from tasks.records.names import BatchName
+from tasks.records.trade import NS_PER_MS, TAPE_COLUMNS
+from tasks.storage.store import Store, begun, publish, sha256_of, unfinished
 
 _WINDOW_TRADES = 1_000_000
 _ORDER = ["connection", "recv_seq"]

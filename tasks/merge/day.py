@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_of_batch, day_record, removed, removed_record, unmerged
+from tasks.archive.day_files import day_of_batch, day_record, removed, removed_record, unmerged
+from tasks.archive.same_rows import Source
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import SOFTWARE, Day, Manifest, encode, read
 from tasks.merge.written import compare, write
-from tasks.same_rows import Source
-from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
+from tasks.records.manifest import SOFTWARE, Day, Manifest, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
 
 def merge(store: Store, feed: str, date: str) -> Day | None:

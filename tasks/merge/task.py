@@ -3,24 +3,17 @@
 from pathlib import Path
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
-from tasks.errors import may_mend
-from tasks.manifest import Day
 from tasks.merge.day import merge as merge_day
-from tasks.store import Store
+from tasks.records.manifest import Day
+from tasks.storage.store import Store
+from tasks.task_options import RETRIED
 
 
 @task(
     name="merge",
     task_run_name="merge {feed} {date}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=may_mend,
+    **RETRIED,
 )
 def merge(data_dir: Path, feed: str, date: str) -> Day | None:
     """Merge the archived batches of that feed and day."""

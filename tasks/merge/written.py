@@ -1,6 +1,6 @@
 """How is a day's file written from its batches, and proven to hold their rows and no others?
 
-Both in passes over the batches and over the file, however large the day is; memory is bounded by `tasks/sorting.py`.
+Both in passes over the batches and over the file, however large the day is; memory is bounded by `external_sort`.
 """
 
 import base64
@@ -12,13 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.codes import Codes, text_array
-from tasks.columns import CODED_SCHEMA, explained, in_ms, plain
-from tasks.days import DAY_SCHEMA, ROW
+from tasks.archive.day_files import DAY_SCHEMA, ROW
+from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
+from tasks.archive.encodings import WRITER_OPTIONS
+from tasks.archive.same_rows import Source, check_same_rows, rows_of
+from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, plain
+from tasks.archive.sorting import external_sort, regrouped
 from tasks.errors import CorruptionError
-from tasks.forms import WRITER_OPTIONS
-from tasks.same_rows import Source, check_same_rows, rows_of
-from tasks.sorting import in_order, regrouped
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
 # Of a day of five million trades and a hundred symbols, one symbol is in two or three of these.
@@ -43,8 +43,8 @@ def write(
     coded = in_ms(coded) if ms else coded
     said = plain(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
     by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
-    codes, names = Codes(symbols), text_array(each.batch for each in sources)
-    ordered = regrouped(in_order(rows_of(sources, codes), ORDER, aside), ROWS_PER_GROUP)
+    codes, names = DictionaryEncoder(symbols), text_array(each.batch for each in sources)
+    ordered = regrouped(external_sort(rows_of(sources, codes), ORDER, aside), ROWS_PER_GROUP)
     with pq.ParquetWriter(target, coded, store_schema=False, sorting_columns=by, **_OPTIONS) as writer:
         writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
         for rows in ordered:

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.manifest import Manifest, Receipt, read
 from tasks.query.sources import Sources
 from tasks.query.views import connect
-from tasks.store import Store
+from tasks.records.manifest import Manifest, Receipt, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 
 # Of receive time less event time, in ms.
 _LAG = """

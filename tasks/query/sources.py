@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_record, held_by, nowhere_here
-from tasks.manifest import Manifest, read, record_sha256, sha256_said
-from tasks.store import Store, begun, feed_and_date, publish
+from tasks.archive.day_files import day_record, held_by, nowhere_here
+from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, begun, feed_and_date, publish
 
 LAYOUT_OF_VIEWS = "A"
 
@@ -75,7 +75,8 @@ def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
     """That file's rows in layout A, decoded once."""
     import pyarrow.parquet as pq
 
-    from tasks.archive import SCHEMA, read_groups
+    from tasks.archive.encodings import read_groups
+    from tasks.archive.schema import SCHEMA
 
     place = store.root / "cache" / "plain" / manifest.sha256[:16] / file.parent.parent.name / file.parent.name
     decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"

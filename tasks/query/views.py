@@ -14,15 +14,15 @@ from typing import Any
 
 import duckdb
 
-from tasks.batch import BatchName
 from tasks.errors import CorruptionError
-from tasks.ledger import Gap, SessionRecord
-from tasks.manifest import Manifest, read
 from tasks.query.day_view import days_of, gaps_on
 from tasks.query.sources import Sources
-from tasks.sessions import record_of
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.ledger import Gap, SessionRecord
+from tasks.records.manifest import Manifest, read
+from tasks.records.names import BatchName
+from tasks.records.sessions import record_of
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 
 # The product of the two is a decimal of 38 digits, the most there is, and exact; so is a sum of sizes.
 PRICE, SIZE = "DECIMAL(18,9)", "DECIMAL(20,9)"

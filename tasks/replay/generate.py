@@ -12,7 +12,7 @@ from math import exp
 
 import numpy as np
 
-from tasks.trade import NS_PER_MS, Trade
+from tasks.records.trade import NS_PER_MS, Trade
 
 # A Tuesday, 09:30 in New York.
 START_NS = 1_795_530_600_000_000_000

@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 
+from tasks.records.trade import Trade
 from tasks.replay.counts import ReplayCounts
 from tasks.replay.server import Clock, ReplayOptions, ReplayServer
 from tasks.replay.tape_file import TapeRow, read_tape, row_of
-from tasks.trade import Trade
 
 _ROWS_PER_BLOCK = 4096
 _START_WITHIN_S = 30

@@ -18,12 +18,12 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from tasks.errors import TerminalError
+from tasks.records.trade import NS_PER_MS
 from tasks.replay.counts import ReplayCounts
 from tasks.replay.listener import Listener
 from tasks.replay.pace import Group, groups
 from tasks.replay.tape_file import TapeRow
 from tasks.replay.vendor import PING, EventTimes, TradeWriter
-from tasks.trade import NS_PER_MS
 
 HOST = "127.0.0.1"
 _FLUSH_BYTES = 1 << 16

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tasks.errors import TerminalError
-from tasks.trade import NS_PER_MS, TAPE_COLUMNS, Trade
+from tasks.records.trade import NS_PER_MS, TAPE_COLUMNS, Trade
 
 # Event time (Unix ms), symbol, price text, size text, `;`-joined conditions: TAPE_COLUMNS. A plain tuple,
 # because a replay at full speed handles each in about 5 µs.
@@ -156,9 +156,9 @@ def _read_archived(path: Path) -> Iterator[list[TapeRow]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.archive import read_groups
+    from tasks.archive.csv_files import read as read_text
+    from tasks.archive.encodings import read_groups
     from tasks.errors import CorruptionError
-    from tasks.text_form import read as read_text
 
     row = 0
     tables: Iterator[Any]

@@ -7,13 +7,13 @@ in the bucket, the store's own word, asked once for each object. A receipt alone
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_receipt
+from tasks.archive.day_files import day_receipt
+from tasks.archive.same_rows import Source, check_same_rows
 from tasks.errors import CorruptionError, RecorderError, TransientError
-from tasks.manifest import Day, Manifest, ObjectReceipt, Receipt, read
+from tasks.records.manifest import Day, Manifest, ObjectReceipt, Receipt, read
+from tasks.records.names import BatchName
 from tasks.retain.rule import Remote
-from tasks.same_rows import Source, check_same_rows
-from tasks.store import Store, sha256_of, unfinished
+from tasks.storage.store import Store, sha256_of, unfinished
 
 
 class NotYet(RecorderError):

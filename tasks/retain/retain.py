@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
+from tasks.archive.day_files import day_record, removed_record
 from tasks.errors import CorruptionError, RecorderError, TerminalError
-from tasks.manifest import Day, Manifest, Removed, encode, read
+from tasks.records.manifest import Day, Manifest, Removed, encode, read
+from tasks.records.names import BatchName
 from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_receipt, batch_there
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule, Why
-from tasks.store import Store, at_work_in, feed_and_date, sha256_of, sync, write_whole
+from tasks.storage.store import Store, at_work_in, feed_and_date, sha256_of, sync, write_whole
 
 _NO_BUCKET = "no bucket is set, so that what is here is the only copy: by age or for space nothing is removed"
 

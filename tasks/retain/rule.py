@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.manifest import ObjectReceipt, Place
+from tasks.records.manifest import ObjectReceipt, Place
 
 Why = Literal["merged", "age", "space"]
 

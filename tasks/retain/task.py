@@ -6,18 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.retain.retain import retain as retain_files
-from tasks.retain.rule import Gone as Gone
-from tasks.retain.rule import Kept as Kept
-from tasks.retain.rule import Remote as Remote
-from tasks.retain.rule import Retained as Retained
-from tasks.retain.rule import Rule as Rule
-from tasks.store import Store
+from tasks.retain.rule import Remote, Retained, Rule
+from tasks.storage.store import Store
+from tasks.task_options import ONCE
 
 
-@task(name="retain", cache_policy=NO_CACHE, persist_result=False)
+@task(name="retain", **ONCE)
 def retain(data_dir: Path, rule: Rule, remote: Remote | None) -> Retained:
     """Remove what the rule lets go, and log what was removed and what is kept though it was due."""
     log = get_run_logger()

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tasks.errors import TerminalError
-from tasks.manifest import Day, Receipt, read
-from tasks.store import Store
+from tasks.records.manifest import Day, Receipt, read
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.compare import Compared, Wrong, compare
 from tasks.upload.expected import Expected, Records

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
-from tasks.manifest import Place
+from tasks.records.manifest import Place
 
 # What one put takes at most, by the rules of S3.
 LARGEST_PUT_BYTES = 5 << 30

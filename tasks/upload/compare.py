@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tasks.errors import RecorderError
-from tasks.manifest import ObjectReceipt
+from tasks.records.manifest import ObjectReceipt
 from tasks.upload.object_store import ObjectStore
 
 

@@ -8,14 +8,14 @@ all in it; the day of another machine, of other batches, stays.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.days import day_receipt, day_record, removed
+from tasks.archive.day_files import day_receipt, day_record, removed
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Day, ObjectReceipt, Receipt, encode, read
-from tasks.store import Store, feed_and_date, write_whole
+from tasks.records.manifest import Day, ObjectReceipt, Receipt, encode, read
+from tasks.storage.store import Store, feed_and_date, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import as_acknowledged, receipt_of
-from tasks.upload.proof import holds
+from tasks.upload.proof import object_matches
 from tasks.upload.remote_days import is_within, keys_of_days, remote_days
 from tasks.upload.send import Outgoing, outgoing, send_all
 
@@ -91,7 +91,7 @@ def _remove_superseded(objects: ObjectStore, day: Day, sent: list[ObjectReceipt]
         listed = keys_of_days(objects, day.feed, day.date)
         others = [key for key in listed if key not in ours]
         old = [each for each in remote_days(objects, others) if is_within(each.day, day)]
-        if old and all(holds(objects, each) for each in sent):
+        if old and all(object_matches(objects, each) for each in sent):
             for each in old:
                 # The file first: without its record it would be counted, and nothing would say that it is old.
                 objects.delete(each.file_key)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_receipt, day_record, held_by, removed
+from tasks.archive.day_files import day_receipt, day_record, held_by, removed
 from tasks.errors import CorruptionError
-from tasks.manifest import Day, Manifest, Receipt, quarantined_files, read
-from tasks.store import Store, sha256_of
+from tasks.records.manifest import Day, Manifest, Receipt, quarantined_files, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import day_keys
 from tasks.upload.once import quarantine_key, receipt_of

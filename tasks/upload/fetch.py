@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError
-from tasks.manifest import MOST_BYTES
-from tasks.store import begun, publish, sha256_of, unfinished, write_whole
+from tasks.records.manifest import MOST_BYTES
+from tasks.storage.store import begun, publish, sha256_of, unfinished, write_whole
 from tasks.upload.object_store import ObjectStore
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.batch import BatchName
-from tasks.days import day_of_batch
-from tasks.ledger import SessionRecord
-from tasks.manifest import Manifest, decode, read
-from tasks.store import Store
+from tasks.archive.day_files import day_of_batch
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Manifest, decode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.fetch import bring, content_of, put_here
 from tasks.upload.object_store import ObjectStore

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from tasks.errors import CorruptionError, TerminalError
 from tasks.upload.bucket import Bucket
 from tasks.upload.client import client_of, connection
-from tasks.upload.refusals import classed, status_of
+from tasks.upload.s3_errors import classed, status_of
 
 _BLOCK_BYTES = 1 << 20
 # Not found, taken, not able to: what a store says of an object, not of who asks.

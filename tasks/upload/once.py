@@ -8,11 +8,11 @@ once, as `send` has it.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import removed
+from tasks.archive.day_files import removed
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Manifest, Receipt, encode, quarantined_files, read
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Manifest, Receipt, encode, quarantined_files, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.send import Outgoing, outgoing, send_all
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import TerminalError, TransientError
-from tasks.store import sha256_of
+from tasks.storage.store import sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import NoConditionalPut, ObjectStore
 

@@ -5,7 +5,7 @@ Before anything is removed, here or there, its copy is proven by a question to t
 
 from collections.abc import Iterable
 
-from tasks.manifest import ObjectReceipt
+from tasks.records.manifest import ObjectReceipt
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 
@@ -15,10 +15,10 @@ def stands(bucket: Bucket, receipt: ObjectReceipt) -> bool:
 
     False where the object is missing or another. Raises TransientError and TerminalError where it cannot be asked.
     """
-    return holds(ObjectStore(bucket), receipt)
+    return object_matches(ObjectStore(bucket), receipt)
 
 
-def holds(objects: ObjectStore, receipt: ObjectReceipt) -> bool:
+def object_matches(objects: ObjectStore, receipt: ObjectReceipt) -> bool:
     """As `stands`, of a store that is open."""
     stored = objects.find(receipt.key)
     if stored is None or stored.bytes != receipt.bytes:

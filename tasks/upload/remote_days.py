@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tasks.errors import ConflictError, CorruptionError
-from tasks.manifest import Day, Manifest, decode
+from tasks.records.manifest import Day, Manifest, decode
 from tasks.upload.fetch import content_of
 from tasks.upload.object_store import ObjectStore
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from tasks.batch import BatchName
 from tasks.errors import ConflictError, CorruptionError, TerminalError
-from tasks.manifest import Manifest
-from tasks.store import Store
+from tasks.records.manifest import Manifest
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import dates_of, keys_of_days, remote_days

@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tasks.batch import BatchName, check_day
-from tasks.days import day_of_batch, removed_record
+from tasks.archive.day_files import day_of_batch, removed_record
 from tasks.errors import CorruptionError
-from tasks.manifest import Manifest, Removed, decode, encode, quarantined_files
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Manifest, Removed, decode, encode, quarantined_files
+from tasks.records.names import BatchName, check_day
+from tasks.storage.store import Store, write_whole
 from tasks.upload.fetch import bring, content_of, put_here, refuse_other
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.once import quarantine_key

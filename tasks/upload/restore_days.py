@@ -7,12 +7,12 @@ batches is taken; one that stands here gives way only to one that holds all its 
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
+from tasks.archive.day_files import day_record, removed_record
+from tasks.archive.same_rows import Source, check_same_days, check_same_rows
 from tasks.errors import ConflictError, CorruptionError
-from tasks.manifest import Day, Manifest, read
-from tasks.same_rows import Source, check_same_days, check_same_rows
-from tasks.store import Store, unfinished, write_whole
+from tasks.records.manifest import Day, Manifest, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, unfinished, write_whole
 from tasks.upload.fetch import bring
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import RemoteDay, is_within

@@ -7,12 +7,12 @@ session that is here in part it comes under another name, which says so.
 from collections import Counter
 from collections.abc import Collection
 
-from tasks.batch import BatchName, is_session_name
 from tasks.errors import ConflictError, CorruptionError
-from tasks.ledger import SessionRecord
-from tasks.manifest import decode
-from tasks.sessions import PARTIAL_FILE
-from tasks.store import Store
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import decode
+from tasks.records.names import BatchName, is_session_name
+from tasks.records.sessions import PARTIAL_FILE
+from tasks.storage.store import Store
 from tasks.upload.fetch import content_of, put_here
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.sessions import session_key

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ConflictError, CorruptionError, TerminalError, TransientError
-from tasks.manifest import ObjectReceipt, Receipt
-from tasks.store import sha256_of
+from tasks.records.manifest import ObjectReceipt, Receipt
+from tasks.storage.store import sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.habits import habits_of
 from tasks.upload.multipart import put_in_parts

@@ -6,9 +6,9 @@ Its key is `<prefix>/_sessions/<session>/session.json`; its receipt lies beside 
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.batch import is_session_name
-from tasks.manifest import Receipt, encode
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Receipt, encode
+from tasks.records.names import is_session_name
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.once import receipt_of
 from tasks.upload.send import outgoing, send_all

@@ -7,44 +7,20 @@ parameters are stored, so a bucket is never one.
 
 import time
 from pathlib import Path
-from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
-from tasks.batch import BatchName
-from tasks.errors import RecorderError, may_mend
-from tasks.manifest import Receipt
-from tasks.store import Store
+from tasks.errors import RecorderError
+from tasks.records.manifest import Receipt
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
+from tasks.task_options import RETRIED
 from tasks.upload import days, once, sessions
-from tasks.upload.audit import RemoteVerdict, audit
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import days_awaiting_upload
-from tasks.upload.mirror import mirror
 from tasks.upload.multipart import abort_abandoned
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import awaits_upload
-from tasks.upload.probe import Abilities, check_bucket, check_writable, probe
-from tasks.upload.proof import remove, stands
-from tasks.upload.restore import Restored, restore
-from tasks.upload.sessions import sessions_awaiting_upload
 
-__all__ = [
-    "Abilities", "Bucket", "RemoteVerdict", "Restored", "audit", "awaits_upload", "check_bucket", "check_writable",
-    "days_awaiting_upload", "mirror", "probe", "remove", "restore", "sessions_awaiting_upload", "stands", "tidy",
-    "upload", "upload_day", "upload_session",
-]  # fmt: skip
-
-
-_RETRIED: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retries": 8,
-    "retry_delay_seconds": exponential_backoff(2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": may_mend,
-}
+_RETRIED = RETRIED | {"retries": 8}
 
 
 @task(task_run_name="upload {batch}", **_RETRIED)

@@ -17,9 +17,9 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PolarsError
 
-from tasks.archive import TEXTS
-from tasks.quarantine import split_lines
-from tasks.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
+from tasks.archive.quarantine import split_lines
+from tasks.archive.schema import TEXTS
+from tasks.records.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
 from tasks.validate.schema import TYPES
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from tasks.manifest import Seal
+from tasks.records.manifest import Seal
 from tasks.validate.lines import Slice
 from tasks.validate.schema import MOST_TRADES
 

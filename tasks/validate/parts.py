@@ -10,11 +10,11 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 
-from tasks import quarantine
-from tasks.archive import CODED_SCHEMA, TEXTS
-from tasks.manifest import Report
-from tasks.store import begun, publish, sync, unfinished
-from tasks.trade import JOURNAL_COLUMNS
+from tasks.archive import quarantine
+from tasks.archive.schema import CODED_SCHEMA, TEXTS
+from tasks.records.manifest import Report
+from tasks.records.trade import JOURNAL_COLUMNS
+from tasks.storage.store import begun, publish, sync, unfinished
 from tasks.validate.coded import Coded
 from tasks.validate.lines import Slice
 from tasks.validate.repeats import Repeats

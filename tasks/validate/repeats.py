@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.archive import TEXTS
-from tasks.trade import NS_PER_MS, NS_PER_S, ODD_CONDITIONS
+from tasks.archive.schema import TEXTS
+from tasks.records.trade import NS_PER_MS, NS_PER_S, ODD_CONDITIONS
 from tasks.validate.coded import Coded
 
 _TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}

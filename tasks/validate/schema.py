@@ -11,10 +11,10 @@ import polars as pl
 from pandera.config import ValidationDepth, config_context
 from pandera.errors import SchemaErrors
 
+from tasks.archive.quarantine import LINE_END
 from tasks.errors import CorruptionError
-from tasks.manifest import Seal
-from tasks.quarantine import LINE_END
-from tasks.trade import JOURNAL_COLUMNS
+from tasks.records.manifest import Seal
+from tasks.records.trade import JOURNAL_COLUMNS
 
 # What `lines.py` and `order.py` find out about a line besides its values.
 LINE_FACTS = (

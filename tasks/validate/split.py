@@ -12,18 +12,16 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.ahead import ahead
-from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Manifest, Report, Seal, encode, read
-from tasks.store import Store, at_work_in, begun, publish, sha256_of, sync, write_whole
-from tasks.trade import JOURNAL_HEADER
+from tasks.prefetch import prefetch
+from tasks.records.manifest import Manifest, Report, Seal, encode, read
+from tasks.records.names import BatchName
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, write_whole
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
 from tasks.validate.parts import Parts
 from tasks.validate.schema import Gate, Limits, rules
-
-__all__ = ["Limits", "split"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +94,7 @@ def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: F
     if report is None:
         # Seldom: who is to blame for a disorder can be said only when the whole batch is known.
         checked.result()
-        blamed = disorder(Receipts.all_of(ahead(slices(journal)), seal), seal)
+        blamed = disorder(Receipts.all_of(prefetch(slices(journal)), seal), seal)
         report = _split_rows(store, name, seal, limits, checked, blamed)
         assert report is not None  # noqa: S101 - with the blame given, nothing ends the split early
     return report
@@ -108,7 +106,7 @@ def _split_rows(
     """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
     judged = _judged(store.sealed / name.sealed, seal, limits, blamed)
     with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
-        for piece, broken in ahead(judged):
+        for piece, broken in prefetch(judged):
             if broken is None:
                 return None
             parts.write(piece, broken)
@@ -121,7 +119,7 @@ def _judged(
 ) -> Iterator[tuple[Slice, pl.DataFrame | None]]:
     """Each slice and the rules that its rows break; None in their place, and no more, where the order is broken."""
     gate, order = Gate(rules(seal, limits)), InOrder(seal)
-    for piece in ahead(slices(journal)):
+    for piece in prefetch(slices(journal)):
         if blamed is None and not order.holds(Receipts.of(piece, seal)):
             yield piece, None
             return

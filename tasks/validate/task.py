@@ -4,27 +4,20 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
-from tasks.batch import BatchName
-from tasks.errors import may_mend
-from tasks.manifest import Report
+from tasks.records.manifest import Report
+from tasks.records.names import BatchName
 from tasks.shown import in_markdown, plain
-from tasks.store import Store
-from tasks.validate.schema import Limits as Limits
+from tasks.storage.store import Store
+from tasks.task_options import RETRIED
+from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
 
 @task(
     name="validate",
     task_run_name="validate {batch}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=may_mend,
+    **RETRIED,
 )
 def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
     """Split the sealed batch of that name in that data folder; its report stands among the run's artifacts."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.batch import is_session_name
-from tasks.coverage import asked_spans, coverage
-from tasks.days import day_receipt, day_record, held_by, removed
+from tasks.archive.day_files import day_receipt, day_record, held_by, removed
 from tasks.errors import TerminalError
-from tasks.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
-from tasks.manifest import Place, Receipt, read
-from tasks.sessions import record_of
-from tasks.store import Store
+from tasks.records.coverage import asked_spans, coverage
+from tasks.records.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
+from tasks.records.manifest import Place, Receipt, read
+from tasks.records.names import is_session_name
+from tasks.records.sessions import record_of
+from tasks.storage.store import Store
 from tasks.verify.rows import Rows
 from tasks.verify.standing import Standing, batches_of, standing
 from tasks.verify.within import trades_within
@@ -91,8 +91,8 @@ class Account:
         return sum(self.per_symbol.values())
 
 
-def account_of(store: Store, request: Request, feed: str = "finnhub") -> Account:
-    """The account of a request over every session of the feed, those that still record included, as far as is known.
+def account_of(store: Store, request: Request) -> Account:
+    """The account of a request over every session of its feed, those that still record included, as far as is known.
 
     Raises as `trades_within`, and CorruptionError where a session's record cannot be read.
     """
@@ -101,7 +101,7 @@ def account_of(store: Store, request: Request, feed: str = "finnhub") -> Account
         rows = Rows(store, Path(folder))
         for session in (each for each in sorted(store.sessions.glob("*")) if is_session_name(each.name)):
             record = record_of(session)
-            if record is not None and record.feed == feed and _overlaps(request, record):
+            if record is not None and record.feed == request.feed and _overlaps(request, record):
                 records.append(record)
                 found.update(trades_within(store, record.session, asked, rows))
     symbols = dict.fromkeys((*request.symbols, *(change.symbol for change in request.changes)))

@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks import quarantine
-from tasks.archive import journal_bytes, read_groups
+from tasks.archive import quarantine
+from tasks.archive.encodings import count_rows, read_groups
+from tasks.archive.journal_text import journal_bytes
 from tasks.errors import CorruptionError
-from tasks.forms import count_rows
-from tasks.ledger import Gap
-from tasks.manifest import Manifest
-from tasks.store import Store
-from tasks.trade import JOURNAL_COLUMNS
+from tasks.records.ledger import Gap
+from tasks.records.manifest import Manifest
+from tasks.records.trade import JOURNAL_COLUMNS
+from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 from tasks.verify.order import Numbers
 from tasks.verify.rows import Rows

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import store
+from tasks.storage import store
 
 
 @dataclass(frozen=True, slots=True)

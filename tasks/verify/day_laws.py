@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.batch import BatchName
-from tasks.days import day_receipt, removed, removed_record
+from tasks.archive.day_files import day_receipt, removed, removed_record
 from tasks.errors import CorruptionError
-from tasks.manifest import Day, Manifest, Receipt, read
-from tasks.store import Store
+from tasks.records.manifest import Day, Manifest, Receipt, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 
 

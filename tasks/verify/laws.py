@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tasks.batch import BatchName
 from tasks.errors import CorruptionError, TerminalError
-from tasks.ledger import SessionRecord
-from tasks.locks import SESSION_LOCK, is_held
-from tasks.manifest import read
-from tasks.sessions import PARTIAL_FILE
-from tasks.store import Store
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import read
+from tasks.records.names import BatchName
+from tasks.records.sessions import PARTIAL_FILE
+from tasks.storage.locks import SESSION_LOCK, is_held
+from tasks.storage.store import Store
 from tasks.verify.account import balance
 from tasks.verify.batch_laws import batch_laws, gap_laws
 from tasks.verify.broken import Broken, broken
@@ -24,8 +24,6 @@ from tasks.verify.rows import Rows
 from tasks.verify.standing import Standing, batches_of, sessions_of, standing
 
 _LOOKS, _LOOK_AGAIN_S = 20, 0.25
-
-__all__ = ["Broken", "Verdict", "verify"]
 
 
 @dataclass(frozen=True, slots=True)

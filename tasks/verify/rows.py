@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.days import day_of_batch, day_receipt, day_record, removed, removed_record, unmerged
+from tasks.archive.day_files import day_of_batch, day_receipt, day_record, removed, removed_record, unmerged
 from tasks.errors import CorruptionError
-from tasks.manifest import Day, Manifest, Receipt, Removed, read
-from tasks.store import Store
+from tasks.records.manifest import Day, Manifest, Receipt, Removed, read
+from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken
 from tasks.verify.standing import Standing
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.batch import BatchName, is_session_name
 from tasks.errors import TerminalError
-from tasks.manifest import Manifest, Receipt, Report, Seal, read
-from tasks.store import Store
+from tasks.records.manifest import Manifest, Receipt, Report, Seal, read
+from tasks.records.names import BatchName, is_session_name
+from tasks.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

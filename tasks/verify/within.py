@@ -13,13 +13,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.archive import read_groups
-from tasks.batch import BatchName
-from tasks.days import nowhere_here
+from tasks.archive.day_files import nowhere_here
+from tasks.archive.encodings import read_groups
 from tasks.errors import CorruptionError
+from tasks.records.names import BatchName
+from tasks.records.trade import JOURNAL_COLUMNS
 from tasks.spans import Spans
-from tasks.store import Store
-from tasks.trade import JOURNAL_COLUMNS
+from tasks.storage.store import Store
 from tasks.verify.rows import Rows
 from tasks.verify.standing import Standing, standing
 

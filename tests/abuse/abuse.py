@@ -30,10 +30,11 @@ from recording import ask
 from tasks.capture.supervise import start_or_attach
 from tasks.compress.parquet import compress
 from tasks.errors import TransientError
-from tasks.status import read_status
-from tasks.store import Store
-from tasks.trade import NS_PER_S
-from tasks.validate.split import Limits, split
+from tasks.records.status import read_status
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import verify
 
@@ -106,9 +107,9 @@ FILES = {
     "a Parquet group of 50 million rows in a file of a few KB": """
 import pyarrow as pa, pyarrow.parquet as pq, sys
 from pathlib import Path
-from tasks.columns import SCHEMA
+from tasks.archive.schema import SCHEMA
 from tasks.errors import CorruptionError
-from tasks.forms import read_groups
+from tasks.archive.encodings import read_groups
 path = Path(sys.argv[1]) / "x.parquet"
 if not path.exists():
     values = {pa.bool_(): False, pa.large_string(): "1"}
@@ -127,7 +128,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 import sys
 from pathlib import Path
 from tasks.errors import CorruptionError
-from tasks.manifest import Day, read
+from tasks.records.manifest import Day, read
 path = Path(sys.argv[1]) / "_2026-11-24.day.json"
 if not path.exists():
     with path.open("wb") as file:

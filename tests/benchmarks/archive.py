@@ -44,24 +44,25 @@ REPEAT_FOR_S = 45  # After so long each way is run once: on a busy machine the w
 
 # The ways: each is run as `archive.py --way NAME FOLDER` and prints what it measured.
 def validate(folder: Path) -> Callable[[], None]:
-    from tasks.batch import BatchName
-    from tasks.store import Store
-    from tasks.validate.split import Limits, split
+    from tasks.records.names import BatchName
+    from tasks.storage.store import Store
+    from tasks.validate.schema import Limits
+    from tasks.validate.split import split
 
     return lambda: print(split(Store(folder), BatchName.parse(BATCH), Limits(3_600_000_000_000, 1_000_000_000)).valid)
 
 
 def compress(folder: Path) -> Callable[[], None]:
-    from tasks.batch import BatchName
     from tasks.compress import parquet
-    from tasks.store import Store
+    from tasks.records.names import BatchName
+    from tasks.storage.store import Store
 
     return lambda: print(parquet.compress(Store(folder), BatchName.parse(BATCH)).rows)
 
 
 def merge(folder: Path) -> Callable[[], None]:
     from tasks.merge import day
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     return lambda: print(day.merge(Store(folder), "finnhub", "2026-11-24"))
 
@@ -93,8 +94,8 @@ def gzip_6(folder: Path) -> Callable[[], None]:
 
 
 def gate(folder: Path) -> Callable[[], None]:
-    from tasks.batch import BatchName
-    from tasks.manifest import Seal, read
+    from tasks.records.manifest import Seal, read
+    from tasks.records.names import BatchName
     from tasks.validate.lines import slices
     from tasks.validate.order import Disorder
     from tasks.validate.schema import Gate, Limits, rules
@@ -191,10 +192,10 @@ def generated(rows: int) -> pl.DataFrame:
 
 def seal(folder: Path, trades: pl.DataFrame) -> None:
     """Put the trades into the data folder as a sealed batch."""
-    from tasks.batch import BatchName
-    from tasks.ledger import FrameCounts
-    from tasks.manifest import ConnectionRange, Seal, encode
-    from tasks.store import Store, write_whole
+    from tasks.records.ledger import FrameCounts
+    from tasks.records.manifest import ConnectionRange, Seal, encode
+    from tasks.records.names import BatchName
+    from tasks.storage.store import Store, write_whole
 
     store, name, rows = Store(folder).prepare(), BatchName.parse(BATCH), as_journal(trades)
     journal = store.sealed / name.sealed
@@ -255,13 +256,14 @@ def output_bytes(name: str, folder: Path) -> int:
 
 
 def sizes(trades: pl.DataFrame) -> dict[str, int]:
-    """Bytes of these trades in each form of the archive, merged as a day, and as others keep them."""
-    from tasks.batch import BatchName
+    """Bytes of these trades in each encoding of the archive, merged as a day, and as others keep them."""
+    from tasks.archive.encodings import Encoding
     from tasks.compress import parquet
-    from tasks.forms import Form
     from tasks.merge import day
-    from tasks.store import Store
-    from tasks.validate.split import Limits, split
+    from tasks.records.names import BatchName
+    from tasks.storage.store import Store
+    from tasks.validate.schema import Limits
+    from tasks.validate.split import split
 
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -273,11 +275,11 @@ def sizes(trades: pl.DataFrame) -> dict[str, int]:
         found[POLARS] = output_bytes("polars", start)
         found[DBN] = dbn_bytes(as_journal(trades))
         split(Store(start), name, Limits(None, None))
-        for form in (Form(), Form("max"), Form("plain", "csv.zst"), Form("plain", "csv.gz")):
-            folder = Path(temporary) / form.name
+        for encoding in (Encoding(), Encoding("max"), Encoding("plain", "csv.zst"), Encoding("plain", "csv.gz")):
+            folder = Path(temporary) / encoding.name
             shutil.copytree(start, folder)
-            found[f"ours, {form.name}"] = parquet.compress(Store(folder), name, form).bytes
-            if form == Form():
+            found[f"ours, {encoding.name}"] = parquet.compress(Store(folder), name, encoding).bytes
+            if encoding == Encoding():
                 merged = day.merge(Store(folder), "finnhub", "2026-11-24")
                 found["ours, the day merged by symbol and time"] = merged.bytes if merged else 0
     return found
@@ -304,7 +306,7 @@ def dbn_bytes(rows: pl.DataFrame) -> int:
 
 
 def show_sizes(tape: str, rows: int, found: dict[str, int]) -> None:
-    """Bytes a trade of each form, beside gzip's."""
+    """Bytes a trade of each encoding, beside gzip's."""
     zipped = found[GZIP]
     print(f"### Size: {tape}, {rows:,} trades\n")
     print("| kept as | bytes/trade | of gzip -6 |\n| --- | ---: | ---: |")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.session import Session
-from tasks.status import read_status
+from tasks.records.status import read_status
 
 url, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 base, _, token = url.partition("?token=")

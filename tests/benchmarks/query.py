@@ -41,7 +41,7 @@ MINUTE_NS = 60_000_000_000
 def ours(folder: Path, symbol: str) -> Callable[[], int]:
     from tasks.query.bars import bars
     from tasks.query.sources import sources_of
-    from tasks.store import Store
+    from tasks.storage.store import Store
 
     store = Store(folder)
     return lambda: len(bars(sources_of(store, store.manifests(), symbol), symbol, MINUTE_NS))
@@ -82,11 +82,12 @@ WAYS = {"ours": ours, "polars scan_parquet": polars_scan, "pyarrow, the whole fi
 
 def write_day(folder: Path, rows: int, symbols: int) -> Path:
     """A day of so many trades over so many symbols, evenly spread, recorded in batches, archived and closed."""
-    from tasks.batch import BatchName
     from tasks.compress.parquet import compress
     from tasks.merge.day import merge
-    from tasks.store import Store
-    from tasks.validate.split import Limits, split
+    from tasks.records.names import BatchName
+    from tasks.storage.store import Store
+    from tasks.validate.schema import Limits
+    from tasks.validate.split import split
 
     chance, store = np.random.default_rng(SEED), Store(folder).prepare()
     event_ms = np.sort(chance.integers(0, HOURS_NS // 1_000_000, rows))
@@ -106,9 +107,9 @@ def _seal(store: Any, name: Any, first: int, event_ms: Any, cents: Any, chance: 
     """One sealed batch, its trades in order of receipt; `cents` are the symbols' prices, which go on."""
     import polars as pl
 
-    from tasks.ledger import FrameCounts
-    from tasks.manifest import ConnectionRange, Seal, encode
-    from tasks.store import write_whole
+    from tasks.records.ledger import FrameCounts
+    from tasks.records.manifest import ConnectionRange, Seal, encode
+    from tasks.storage.store import write_whole
 
     rows, symbols = len(event_ms), len(cents)
     symbol, step = chance.integers(0, symbols, rows), chance.integers(-1, 2, rows)
@@ -205,7 +206,7 @@ def main() -> None:
 def _results(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     file = write_day(folder, options.rows, options.symbols)
     symbol, file_bytes = _symbol_name(options.symbols // 2), file.stat().st_size
-    command = [sys.executable, "-m", "flows.cli", "bars", symbol, "--date", DATE, "--data-dir", str(folder), "--csv"]
+    command = [sys.executable, "-m", "tape.cli.app", "bars", symbol, "--date", DATE, "--data-dir", str(folder), "--csv"]
     wall_s, printed = measure(command, file, options.repeats)
     bars = len(printed[0].splitlines()) - 1
     results = [{"way": "`tape bars`", "bars": bars, "wall_s": wall_s, "work_s": None, "bytes": None}]

@@ -29,10 +29,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import WeedServer  # noqa: E402
 
-from tasks.batch import BatchName  # noqa: E402
-from tasks.ledger import FrameCounts  # noqa: E402
-from tasks.manifest import Manifest, Report, Seal, encode  # noqa: E402
-from tasks.store import Store, write_whole  # noqa: E402
+from tasks.records.ledger import FrameCounts  # noqa: E402
+from tasks.records.manifest import Manifest, Report, Seal, encode  # noqa: E402
+from tasks.records.names import BatchName  # noqa: E402
+from tasks.storage.store import Store, write_whole  # noqa: E402
 from tasks.upload.bucket import Bucket  # noqa: E402
 from tasks.upload.once import upload  # noqa: E402
 

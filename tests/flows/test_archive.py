@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from flows.process_batches import bucket_of
+from flows.bucket import bucket_of
 from flows.settings import load_settings
-from tasks.batch import session_name
 from tasks.capture.request import CaptureRequest
 from tasks.capture.supervise import start_or_attach
-from tasks.ledger import Gap, Ledger, SessionRecord
-from tasks.manifest import encode, read
 from tasks.merge.day import merge
+from tasks.records.ledger import Gap, Ledger, SessionRecord
+from tasks.records.manifest import encode, read
+from tasks.records.names import session_name
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.store import Store, write_whole
+from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.restore import restore
 from tasks.verify.laws import verify
@@ -101,10 +101,10 @@ def test_two_at_once_archive_everything_once_and_again_changes_nothing(tape: Any
 
 def archived_here(tape: Any, **settings: str) -> list[Ledger]:
     """What `tape archive` runs, in this process: the ledgers that it gives."""
-    from flows.process_batches import process_batches
+    from flows.archive_batches import archive_batches
 
     with tape.here(**settings):
-        return process_batches()
+        return archive_batches()
 
 
 def test_what_a_run_shows_can_be_read_in_the_api(tape: Any, recorded: None) -> None:

@@ -12,10 +12,10 @@ import pytest
 LOOK = """
 import datetime as dt, shutil, sys
 from pathlib import Path
-from flows.close_day import anything_to_close
+from flows.close_days import anything_to_close
 from flows.settings import load_settings
 from tasks.market.hours import exchange_zone
-from tasks.store import Store
+from tasks.storage.store import Store
 
 settings = load_settings(data_dir=Path(sys.argv[1]))
 store = Store(settings.data_dir).prepare()

@@ -11,7 +11,7 @@ import pytest
 from flows.deadline import deadline_for
 from flows.settings import Settings, load_settings
 from tasks.errors import SettingsError
-from tasks.trade import NS_PER_S
+from tasks.records.trade import NS_PER_S
 
 NEW_YORK = ZoneInfo("America/New_York")
 

@@ -16,7 +16,7 @@ import yaml
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.verify.laws import verify
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from connect_proxy import proxying
 from prefect_server import ROOT
 from shadows import cast
 
-from flows.doctor import examine
 from flows.settings import load_settings
 from flows.surroundings import check_feed, check_tls
+from tape.cli.doctor import examine
 from tasks.errors import SettingsError
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread

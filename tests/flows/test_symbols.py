@@ -13,10 +13,10 @@ import pytest
 from recording import Recording, ask
 
 from tasks.capture.supervise import Recorder
+from tasks.records.status import read_status
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.status import read_status
 
 
 def status_of(data: Path) -> dict[str, Any]:

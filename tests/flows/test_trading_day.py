@@ -11,7 +11,7 @@ import exchange_calendars as calendars
 import pandas as pd
 import pytest
 
-from tasks.manifest import Day, read
+from tasks.records.manifest import Day, read
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions

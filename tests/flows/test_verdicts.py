@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tasks.batch import BatchName
+from tasks.records.names import BatchName
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.store import Store
-from tasks.validate.split import Limits, split
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 LINES = [b"1,%d,%d,%d,SPY,1.50,1,1\n" % (n, n * 10, n * 10) for n in range(1, 21)]
 

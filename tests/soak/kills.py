@@ -27,10 +27,8 @@ from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tasks.batch import BatchName
 from tasks.capture import keeper as keeping
 from tasks.capture.clock import Clock
-from tasks.capture.finnhub import Refused
 from tasks.capture.frames import Cut
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal, discard, frames_open, seal
@@ -38,10 +36,13 @@ from tasks.capture.lanes import Lane, Received, Router
 from tasks.capture.recovery import recover_spool, resume
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.routes import Routes
-from tasks.manifest import Seal, read
-from tasks.sessions import GAPS_FILE
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER, NS_PER_S
+from tasks.feeds.base import Rejected
+from tasks.feeds.finnhub import Finnhub
+from tasks.records.manifest import Seal, read
+from tasks.records.names import BatchName
+from tasks.records.sessions import GAPS_FILE
+from tasks.records.trade import JOURNAL_HEADER, NS_PER_S
+from tasks.storage.store import Store
 
 SESSION = "20260102T150405Z-00c0ffee"
 SYMBOLS = ("AAPL", "MSFT", "BINANCE:BTCUSDT")
@@ -60,7 +61,7 @@ class Piece:
     rows: list[bytes]
     block: bytes
     message: bytes
-    refused: tuple[Refused, ...]
+    refused: tuple[Rejected, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def pieces(chance: random.Random, count: int) -> list[Piece]:
                         % (seq + at, ts_recv_ns, time_ms, symbol.encode(), price, volume))  # fmt: skip
             said.append(f'{{"c":["1","12"],"p":{price}.50,"s":"{symbol}","t":{time_ms},"v":{volume}}}')
         message = f'{{"data":[{",".join(said)}],"type":"trade"}}'.encode()
-        refused = (Refused("frame", "no message", chance.randbytes(20)),) if chance.random() < 0.3 else ()
+        refused = (Rejected("frame", "no message", chance.randbytes(20)),) if chance.random() < 0.3 else ()
         found.append(Piece(ts_recv_ns, seq, symbols, rows, b"".join(rows), message, refused))
         seq += size
     return found
@@ -133,7 +134,7 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
                 block.lines.append(piece.block)
                 block.rows += len(piece.rows)
                 block.received, block.trade = block.received + 1 + len(piece.refused), block.trade + 1
-                block.refused += [(1, piece.ts_recv_ns, each) for each in piece.refused]
+                block.rejected += [(1, piece.ts_recv_ns, each) for each in piece.refused]
                 block.through_ns = piece.ts_recv_ns
                 before[1] = (last_seq, piece.ts_recv_ns)
             del todo[:at_once]
@@ -158,7 +159,7 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
     keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail, lambda: 0)
-    router = Router(lambda *_: None, Routes(SYMBOLS, 1, request.zone))
+    router = Router(lambda *_: None, Routes("finnhub", SYMBOLS, 1, request.zone), Finnhub().parser(tuple))
     lane = Lane(0, request, request.zone, router, keeper, clock, fail)
     keeper.start()
     lane.start()

@@ -28,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from faults import FaultServer, Written
 from storm import REASONS, Storm, Weather
 
-from tasks.batch import session_name
 from tasks.capture.request import CaptureRequest
 from tasks.capture.supervise import LOG_FILE, Recorder, start_or_attach
 from tasks.compress.parquet import compress
-from tasks.ledger import Gap, SessionRecord
-from tasks.locks import SESSION_LOCK
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER, NS_PER_S, Trade
-from tasks.validate.split import Limits, split
+from tasks.records.ledger import Gap, SessionRecord
+from tasks.records.names import session_name
+from tasks.records.trade import JOURNAL_HEADER, NS_PER_S, Trade
+from tasks.storage.locks import SESSION_LOCK
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import verify
 

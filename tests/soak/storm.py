@@ -29,7 +29,7 @@ from faults import (
     Text,
 )
 
-from tasks.trade import NS_PER_MS, Trade
+from tasks.records.trade import NS_PER_MS, Trade
 
 _GONE_WITHIN_S = 5.0
 # What each kind of end looks like to a client that tells the truth about it.

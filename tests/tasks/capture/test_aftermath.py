@@ -25,9 +25,9 @@ from recording import (
 
 from tasks.capture.recovery import KILLED, WENT_DOWN, close_killed, killed_sessions
 from tasks.capture.supervise import start_or_attach
-from tasks.status import read_status, write_status
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.status import read_status, write_status
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

@@ -10,7 +10,7 @@ from recording import Recording
 
 from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
-from tasks.trade import NS_PER_S
+from tasks.records.trade import NS_PER_S
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

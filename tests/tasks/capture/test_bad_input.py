@@ -27,8 +27,9 @@ from recording import (
     trades,
 )
 
-from tasks.store import Store
-from tasks.validate.split import Limits, split
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 
 StartServer = Callable[..., FaultServer]

@@ -12,16 +12,17 @@ import pytest
 from faults import TEXT, FaultServer, Raw, Subscribed
 from recording import Answered, Babble, Recording, frame
 
-from tasks.capture.finnhub import Reader
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Room
 from tasks.capture.recorder import Bounded
 from tasks.compress.parquet import compress
-from tasks.gaps import Change, SavedGaps, line_of, read_gaps
-from tasks.ledger import Gap
-from tasks.manifest import Seal, encode, read
-from tasks.store import Store
-from tasks.validate.split import Limits, split
+from tasks.feeds.finnhub import Parser
+from tasks.records.gaps import Change, SavedGaps, line_of, read_gaps
+from tasks.records.ledger import Gap
+from tasks.records.manifest import Seal, encode, read
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import verify
 
@@ -64,12 +65,12 @@ def test_a_sample_is_kept_of_what_has_no_room() -> None:
 
 def test_symbols_that_nobody_asked_for_are_refused_beyond_a_bound() -> None:
     """Ten thousand of them are recorded; then they are refused, while one that was asked for still is not."""
-    reader = Reader(lambda: ("ASKED", "LATER"))
+    reader = Parser(lambda: ("ASKED", "LATER"))
 
     def one(symbol: str) -> tuple[int, int]:
         said = json.dumps({"type": "trade", "data": [{"s": symbol, "p": 1, "t": 1, "v": 1}]}).encode()
         reading = reader.read([said], 1, 1, 1)
-        return len(reading.lines), len(reading.refused)
+        return len(reading.lines), len(reading.rejected)
 
     assert [one(f"X{number}") for number in (0, 1)] == [(1, 0)] * 2
     for number in range(2, 10_000):

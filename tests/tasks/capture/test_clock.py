@@ -13,10 +13,10 @@ from recording import Answered, Recording, Row, assert_all_there, sealed_rows, t
 
 from tasks.capture.clock import Clock
 from tasks.capture.routes import lanes_for
-from tasks.ledger import SessionRecord
-from tasks.manifest import Seal, read
-from tasks.store import Store
-from tasks.trade import NS_PER_MS, NS_PER_S
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Seal, read
+from tasks.records.trade import NS_PER_MS, NS_PER_S
+from tasks.storage.store import Store
 from tasks.zones import date_in
 
 StartServer = Callable[..., FaultServer]
@@ -212,7 +212,7 @@ def test_symbols_that_never_close_have_days_of_utc(
          Turn(clock)],
     )  # fmt: skip
     recording = session(
-        server.url, symbols, lanes=lanes_for(symbols, 1), clock=clock.clock, started_ns=clock.wall_ns(),
+        server.url, symbols, lanes=lanes_for("finnhub", symbols, 1), clock=clock.clock, started_ns=clock.wall_ns(),
         deadline_ns=clock.wall_ns() + 60 * NS_PER_S,
     )  # fmt: skip
     recording.when(lambda status: status.trades == 8)

@@ -27,10 +27,10 @@ from recording import (
 from tasks.capture.recovery import ROOM_FILE, close_killed
 from tasks.capture.supervise import LOG_FILE, Recorder, start_or_attach
 from tasks.errors import TransientError
-from tasks.ledger import SessionRecord
-from tasks.manifest import Seal, read
-from tasks.store import Store
-from tasks.trade import NS_PER_S, Trade
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Seal, read
+from tasks.records.trade import NS_PER_S, Trade
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

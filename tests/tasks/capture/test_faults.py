@@ -47,8 +47,8 @@ from recording import (
     trades,
 )
 
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]
@@ -231,7 +231,7 @@ def test_larger_messages_cut_anywhere(
 def test_a_stalled_feed_that_answers_pings_is_no_gap(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Silence for many ping intervals, each ping answered, then more trades: one connection, no gap."""
+    """StallDetector for many ping intervals, each ping answered, then more trades: one connection, no gap."""
     server = fault_server([Subscribed("A"), Send(trades(3)), Wait("ping", 5), Send(trades(3, 3)), Answered(b"last")])
     recording = session(server.url, ping_every_s=0.4)
     server.connection(0).wait_heard("pong", b"last")
@@ -336,7 +336,7 @@ def test_symbols_too_many_are_named_and_the_others_go_on(
     assert_all_there(store, record, server)
     assert (set(record.refused), set(record.never_heard), record.connections) == ({"C", "D"}, {"C", "D"}, 1)
     assert {symbol for gap in record.gaps for symbol in gap.symbols} == {"C", "D"}
-    assert all(gap.reason == "refused: Subscribing to too many symbols" for gap in record.gaps)
+    assert all(gap.reason == "refused: too many symbols" for gap in record.gaps)
     assert all(gap.end_ns == record.ended_ns for gap in record.gaps)
 
 

@@ -13,7 +13,6 @@ import pytest
 from faults import Connection, Drop, FaultServer, Send, Stall, Subscribed
 from recording import FIN, Answered, Fast, Recording, Stamp, ask, sealed_rows, trades, wait_for
 
-from tasks.batch import BatchName
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal
@@ -21,11 +20,12 @@ from tasks.capture.keeper import JournalKeeper
 from tasks.capture.recovery import KILLED, close_killed
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.supervise import Recorder, change_symbols, start_or_attach
-from tasks.ledger import Gap
-from tasks.manifest import Seal, read
-from tasks.status import Status, boot_id, write_status
-from tasks.store import Store
-from tasks.trade import NS_PER_S, Trade
+from tasks.records.ledger import Gap
+from tasks.records.manifest import Seal, read
+from tasks.records.names import BatchName
+from tasks.records.status import Status, boot_id, write_status
+from tasks.records.trade import NS_PER_S, Trade
+from tasks.storage.store import Store
 
 SESSION = "20260102T150405Z-00c0ffee"
 BIG = "x" * 2048

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.batch import BatchName
-from tasks.capture.finnhub import Refused
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal, finish_seal, frames_open, seal
 from tasks.capture.recovery import recover_spool, trust
-from tasks.manifest import Seal, read
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER
+from tasks.feeds.base import Rejected
+from tasks.records.manifest import Seal, read
+from tasks.records.names import BatchName
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store
 
 NAME = BatchName("20260102T150405Z-00c0ffee", 0, 0)
 HEADING = Heading(
@@ -35,7 +35,7 @@ def write(journal: Journal, blocks: list[int], first_seq: int = 5) -> list[bytes
         block = Block(lines=lines, rows=rows, received=2, trade=1, through_ns=(first_seq + rows) * 10)
         for seq in range(first_seq, first_seq + rows):
             journal.take(1, seq, seq * 10, ["AAPL" if seq % 3 else "MSFT"], seq)
-        block.refused.append((1, first_seq * 10, Refused("frame", "not a message", b"\xff,\n")))
+        block.rejected.append((1, first_seq * 10, Rejected("frame", "not a message", b"\xff,\n")))
         journal.append(block)
         written.append(b"".join(lines))
         first_seq += rows

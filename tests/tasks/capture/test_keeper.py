@@ -10,13 +10,13 @@ import pytest
 from calls import Call, Calls, recorded
 from recording import wait_for
 
-from tasks.batch import BatchName
 from tasks.capture.clock import Clock
-from tasks.capture.finnhub import Refused
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal, frames_open
 from tasks.capture.keeper import JournalKeeper
-from tasks.store import Store
+from tasks.feeds.base import Rejected
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 
 SESSION = "20260102T150405Z-00c0ffee"
 
@@ -57,9 +57,9 @@ def write(journal: Journal, heard_ns: int) -> None:
     """A block of one row and one refused frame."""
     seq = journal.rows + 1
     journal.take(1, seq, heard_ns, ["A"], seq)
-    refused = [(1, heard_ns, Refused("frame", "not a message", b"{"))]
+    refused = [(1, heard_ns, Rejected("frame", "not a message", b"{"))]
     line = b"1,%d,%d,7,A,1.0,1,\n" % (seq, heard_ns)
-    journal.append(Block(lines=[line], rows=1, received=2, trade=1, refused=refused, through_ns=heard_ns))
+    journal.append(Block(lines=[line], rows=1, received=2, trade=1, rejected=refused, through_ns=heard_ns))
 
 
 @pytest.fixture

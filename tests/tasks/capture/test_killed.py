@@ -5,17 +5,17 @@ from pathlib import Path
 from calls import killed_everywhere, recorded
 from recording import ask
 
-from tasks.batch import BatchName
-from tasks.capture.finnhub import Refused
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal, frames_open, seal
 from tasks.capture.recovery import close_killed, recover_spool
 from tasks.capture.request import own_request
-from tasks.ledger import SessionRecord
-from tasks.manifest import Seal, read
-from tasks.requests import join
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER
+from tasks.feeds.base import Rejected
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Seal, read
+from tasks.records.names import BatchName
+from tasks.records.requests import join
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store
 
 SESSION = "20261124T143000Z-9f3c01ab"
 NAMES = [BatchName(SESSION, 0, number) for number in range(2)]
@@ -24,8 +24,8 @@ ROWS = [b"1,%d,%d,7,SPY,1.50,1,1\n" % (n, n * 10) for n in range(1, 13)]
 PROGRAM = """
 sys.path.insert(0, HERE)
 from test_killed import close_up, write_and_seal
-from tasks.requests import join
-from tasks.store import Store
+from tasks.records.requests import join
+from tasks.storage.store import Store
 
 def work(folder, number):
     WORK(Store(folder))
@@ -40,7 +40,7 @@ def write(store: Store, name: BatchName) -> Journal:
     made = Journal(store.spool / SESSION, name, heading)
     for n in range(6 * name.number + 1, 6 * name.number + 7, 2):
         made.take(1, n, n * 10, ["SPY", "SPY"], n + 1)
-        refused = [(1, n * 10, Refused("frame", f"not message {n}", b"{"))]
+        refused = [(1, n * 10, Rejected("frame", f"not message {n}", b"{"))]
         made.append(Block(ROWS[n - 1 : n + 1], 2, 3, 2, 0, refused, n * 10))
     return made
 

@@ -8,7 +8,7 @@ import pytest
 from faults import PING, Connection, FaultServer, Frame, Send, Signal, Subscribed
 from recording import Recording, assert_all_there, trades, wait_for
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

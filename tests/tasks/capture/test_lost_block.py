@@ -10,7 +10,7 @@ from recording import Answered, Recording, sealed_rows, trades, wait_for
 
 from tasks.capture.journal import Journal
 from tasks.capture.lanes import ByteQueue
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.verify.account import ledger_for
 
 FRAMES_AT_THE_SOCKET, TRADES_RECEIVED = "frames at the socket", "trades received"

@@ -13,8 +13,8 @@ from faults import Close, FaultServer, Raw, Reset, Send, Signal, Subscribed
 from recording import BROKE, Answered, Recording, assert_all_there, assert_counts_agree, sealed_rows, trades
 
 from tasks.capture.listener import Backoff
-from tasks.store import Store
-from tasks.trade import NS_PER_S
+from tasks.records.trade import NS_PER_S
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

@@ -15,7 +15,7 @@ from recording import Answered, Recording, assert_all_there, trades
 
 from tasks.capture.feed import connect, reach
 from tasks.errors import TransientError
-from tasks.store import Store
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

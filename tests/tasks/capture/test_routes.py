@@ -20,8 +20,8 @@ def test_a_session_has_the_lanes_it_asks_for_and_one_for_each_kind(
     symbols: tuple[str, ...], asked: int, lanes: int
 ) -> None:
     """No lane is idle, and symbols that never close do not share one with others."""
-    assert lanes_for(symbols, asked) == lanes  # type: ignore[arg-type]
-    routes = Routes(symbols, lanes, NEW_YORK)
+    assert lanes_for("finnhub", symbols, asked) == lanes  # type: ignore[arg-type]
+    routes = Routes("finnhub", symbols, lanes, NEW_YORK)
     assert {routes.lane(symbol) for symbol in symbols} == set(range(lanes))
     for symbol in symbols:
         assert routes.zones[routes.lane(symbol)] == (UTC if ":" in symbol else NEW_YORK)
@@ -29,14 +29,14 @@ def test_a_session_has_the_lanes_it_asks_for_and_one_for_each_kind(
 
 def test_with_a_lane_for_each_ticker_none_is_shared() -> None:
     """As many lanes as symbols: each symbol has its own, of its kind's days."""
-    routes = Routes(MIXED, lanes_for(MIXED, "ticker"), NEW_YORK)
+    routes = Routes("finnhub", MIXED, lanes_for("finnhub", MIXED, "ticker"), NEW_YORK)
     assert sorted(map(routes.lane, MIXED)) == list(range(6))
     assert routes.zones.count(UTC) == 2
 
 
 def test_a_symbol_that_came_later_travels_with_its_kind() -> None:
     """One that was added while the session records takes a lane of its kind, always the same."""
-    routes = Routes(MIXED, 4, NEW_YORK)
+    routes = Routes("finnhub", MIXED, 4, NEW_YORK)
     for symbol in ("E", "F", "X:C", "X:D"):
         assert routes.zones[routes.lane(symbol)] == (UTC if ":" in symbol else NEW_YORK)
         assert routes.lane(symbol) == routes.lane(symbol)
@@ -45,11 +45,11 @@ def test_a_symbol_that_came_later_travels_with_its_kind() -> None:
 @pytest.mark.parametrize(("symbols", "zone"), [(("A",), NEW_YORK), (("X:A",), UTC)])
 def test_a_kind_without_a_lane_travels_with_the_others(symbols: tuple[str, ...], zone: str) -> None:
     """A session that began with one kind records one of the other kind too, dated as the first."""
-    routes = Routes(symbols, 1, NEW_YORK)
+    routes = Routes("finnhub", symbols, 1, NEW_YORK)
     assert (routes.lane("B"), routes.lane("X:B"), routes.zones) == (0, 0, (zone,))
 
 
 def test_one_lane_for_both_kinds_has_the_days_of_the_exchange() -> None:
     """A request of before, of one lane whatever its symbols, goes on as it began."""
-    routes = Routes(MIXED, 1, NEW_YORK)
+    routes = Routes("finnhub", MIXED, 1, NEW_YORK)
     assert ({routes.lane(symbol) for symbol in MIXED}, routes.zones) == ({0}, (NEW_YORK,))

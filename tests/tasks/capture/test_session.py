@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batch import BatchName, session_name
 from tasks.capture.recovery import KILLED, close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest, own_request
 from tasks.capture.supervise import LOG_FILE, Recorder, start_or_attach
 from tasks.errors import ConflictError, TransientError
-from tasks.ledger import Request
-from tasks.manifest import Seal, read
+from tasks.records.ledger import Request
+from tasks.records.manifest import Seal, read
+from tasks.records.names import BatchName, session_name
+from tasks.records.trade import JOURNAL_HEADER, NS_PER_S, Trade
 from tasks.replay.run import Replay, serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.store import Store
-from tasks.trade import JOURNAL_HEADER, NS_PER_S, Trade
+from tasks.storage.store import Store
 
 KEY = "a-very-secret-key"
 SYMBOLS = ("AAPL", "MSFT", "BINANCE:BTCUSDT")
@@ -277,7 +277,7 @@ def test_a_refused_key_ends_the_session_at_once_and_says_what_to_do(
     result = recorder.record()
     assert result.outcome == "failed"
     assert "HTTP 401" in (result.error or "")
-    assert "FINNHUB_API_KEY" in (result.error or "")
+    assert "TAPE_REPLAY_KEY" in (result.error or "")
     assert result.connections == 0
 
 
@@ -355,7 +355,7 @@ def test_a_killed_runs_request_gives_way_to_the_run_that_follows_it(
     """A request whose process is gone lasts, until one that asks for as much takes its place: one stop then ends it."""
     session = ask(tmp_path, served(tape(1_000_000), speed=20.0).url)
     dead = subprocess.run(
-        [sys.executable, "-c", "from tasks.requests import this_process; print(this_process())"],
+        [sys.executable, "-c", "from tasks.records.requests import this_process; print(this_process())"],
         check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
     record(session, wanted=replace(wants(session, "killed"), process=dead))

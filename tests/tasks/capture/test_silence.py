@@ -15,8 +15,8 @@ from tasks.capture.listener import Backoff
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.rhythm import Rhythm
 from tasks.capture.session import Session
-from tasks.ledger import SessionRecord
-from tasks.trade import NS_PER_S, Trade
+from tasks.records.ledger import SessionRecord
+from tasks.records.trade import NS_PER_S, Trade
 
 
 def always(_symbol: str, _ns: int) -> bool:

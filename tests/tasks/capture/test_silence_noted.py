@@ -17,8 +17,9 @@ from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
 from tasks.capture.silence import SilenceWatch
-from tasks.store import Store
-from tasks.trade import NS_PER_S, Trade
+from tasks.feeds.finnhub import Finnhub
+from tasks.records.trade import NS_PER_S, Trade
+from tasks.storage.store import Store
 
 # 2026-11-24 15:00 UTC, within the hours of New York.
 START_NS = 1_795_532_400 * NS_PER_S
@@ -39,7 +40,7 @@ class Watched:
         took, failed = list[Received](), list[BaseException]()
         self.listener = Listener(request, "key", took.append, GapBook(folder / "gaps.json"), clock, failed.append)
         self.listener.state, self.listener.connection = "recording", 1
-        self._watch = SilenceWatch(self.listener, clock, request)
+        self._watch = SilenceWatch(self.listener, clock, request, Finnhub())
 
     @property
     def now_ns(self) -> int:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.capture.subscriptions import Subscriptions
+from tasks.feeds.finnhub import Finnhub
 
 lists = st.lists(st.sampled_from([f"S{n}" for n in range(12)]), unique=True, max_size=12)
 
@@ -27,7 +28,7 @@ def served(slots: int, requests: list[str], taken: dict[str, None]) -> int:
 @given(st.integers(1, 12), st.lists(lists, min_size=1, max_size=5))
 def test_whatever_is_wanted_the_refused_are_known(slots: int, wishes: list[list[str]]) -> None:
     """After any changes of the list, what a vendor with few slots serves is what was asked less what was refused."""
-    ours, taken = Subscriptions(), dict[str, None]()
+    ours, taken = Subscriptions(Finnhub()), dict[str, None]()
     for wish in wishes:
         _, requests = ours.follow(wish)
         refusals = served(slots, requests, taken)
@@ -43,7 +44,7 @@ def test_whatever_is_wanted_the_refused_are_known(slots: int, wishes: list[list[
 
 def test_asking_again_ends_and_renews_only_what_is_asked_for() -> None:
     """A symbol that is silent is unsubscribed and subscribed; one that is not wanted any more is left alone."""
-    ours = Subscriptions()
+    ours = Subscriptions(Finnhub())
     ours.follow(["A", "B"])
     assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in ours.ask_again(["B", "X"])] == [
         ("unsubscribe", "B"),

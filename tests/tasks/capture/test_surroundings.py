@@ -17,8 +17,8 @@ from tasks.capture.recovery import KILLED, close_killed
 from tasks.capture.request import CaptureRequest
 from tasks.capture.supervise import LOG_FILE, Recorder, record_of, start_or_attach
 from tasks.errors import TransientError
-from tasks.ledger import SessionRecord
-from tasks.store import Store
+from tasks.records.ledger import SessionRecord
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 

@@ -35,7 +35,7 @@ from recording import (
 
 from tasks.capture.feed import connect
 from tasks.errors import TransientError
-from tasks.store import Store
+from tasks.storage.store import Store
 
 StartServer = Callable[..., FaultServer]
 StartSession = Callable[..., Recording]

@@ -16,14 +16,14 @@ from tasks.capture.session import Session
 from tasks.capture.supervise import change_symbols
 from tasks.capture.watchlist import WatchList
 from tasks.errors import TerminalError
-from tasks.ledger import SessionRecord
-from tasks.manifest import Seal, read
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Seal, read
+from tasks.records.sessions import WATCHLIST_FILE
+from tasks.records.status import read_status
+from tasks.records.trade import NS_PER_S, Trade
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
-from tasks.sessions import WATCHLIST_FILE
-from tasks.status import read_status
-from tasks.store import Store
-from tasks.trade import NS_PER_S, Trade
+from tasks.storage.store import Store
 
 
 def trades(symbol: str, count: int, first: int = 0) -> list[Trade]:

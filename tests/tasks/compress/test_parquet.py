@@ -15,14 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive import CODED_SCHEMA, SCHEMA, WRITER_OPTIONS, read_groups
-from tasks.batch import BatchName
+from tasks.archive.encodings import WRITER_OPTIONS, read_groups
+from tasks.archive.schema import CODED_SCHEMA, SCHEMA
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import Manifest, Report, encode, read
-from tasks.store import Store
+from tasks.records.manifest import Manifest, Report, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.validate.lines import slices
-from tasks.validate.split import Limits, split
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 SealBatch = Callable[..., BatchName]
 OFF = Limits(None, None)
@@ -194,9 +196,9 @@ def test_no_batch(store: Store) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.batch import BatchName
+from tasks.records.names import BatchName
 from tasks.compress.parquet import compress
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.validate.split import Limits, split
 
 changes = {"open", "os.rename", "os.remove", "os.unlink", "os.mkdir", "shutil.copyfile"}

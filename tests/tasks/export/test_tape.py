@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.export.tape import export
 from tasks.merge.day import merge
-from tasks.store import Store
-from tasks.validate.split import Limits, split
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 SealBatch = Callable[..., BatchName]
 T_MS = 1_764_000_000_000

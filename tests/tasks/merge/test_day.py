@@ -14,18 +14,19 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import sorting
-from tasks.archive import journal_sha256
-from tasks.batch import BatchName
+from tasks.archive import sorting
+from tasks.archive.day_files import removed_record, unmerged
+from tasks.archive.encodings import Encoding
+from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
-from tasks.days import removed_record, unmerged
 from tasks.errors import CorruptionError, TerminalError
-from tasks.forms import Form
-from tasks.manifest import Day, Manifest, Removed, encode, read
 from tasks.merge import written
 from tasks.merge.day import merge
-from tasks.store import Store, write_whole
-from tasks.validate.split import Limits, split
+from tasks.records.manifest import Day, Manifest, Removed, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 SealBatch = Callable[..., BatchName]
 T = 1_764_000_000_000_000_000
@@ -53,7 +54,7 @@ def lines(count: int, salt: int) -> list[bytes]:
 @pytest.fixture
 def archived(store: Store, sealed_batch: SealBatch) -> Store:
     """A day of four batches, of two sessions and several lanes, one without a valid row, in different forms."""
-    forms = [Form(), Form("max"), Form("plain", "csv.zst"), Form()]
+    forms = [Encoding(), Encoding("max"), Encoding("plain", "csv.zst"), Encoding()]
     for salt, (name, form) in enumerate(zip(NAMES, forms, strict=True), 1):
         part = lines(100, salt) if salt < 4 else [b"rubbish\n"]
         sealed_batch(part, name=name, symbols=[symbol.decode() for symbol in SYMBOLS], lanes=11)
@@ -75,8 +76,8 @@ def files(store: Store) -> dict[str, bytes]:
 @pytest.mark.parametrize("rows", [7, 40, 1_000_000])
 def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
     """In runs of any length: by symbol and time, and every journal that was sealed comes back from the day's file."""
-    monkeypatch.setattr("tasks.sorting.RUN_ROWS", rows)
-    monkeypatch.setattr("tasks.sorting.BLOCK_ROWS", 5)
+    monkeypatch.setattr("tasks.archive.sorting.RUN_ROWS", rows)
+    monkeypatch.setattr("tasks.archive.sorting.BLOCK_ROWS", 5)
     monkeypatch.setattr(written, "ROWS_PER_GROUP", 17)
     before = files(archived)
     day = merge(archived, "finnhub", DATE)
@@ -185,10 +186,10 @@ def test_what_is_written_otherwise_is_found(
     """Whatever goes wrong in sorting or writing is found by the reading back, before the file has a name."""
 
     def spoilt(pieces: Iterator[pl.DataFrame], by: Sequence[str], aside: Path) -> Iterator[pl.DataFrame]:
-        first, *rest = sorting.in_order(pieces, by, aside)
+        first, *rest = sorting.external_sort(pieces, by, aside)
         yield from (change(first), *rest)
 
-    monkeypatch.setattr(written, "in_order", spoilt)
+    monkeypatch.setattr(written, "external_sort", spoilt)
     before = files(archived)
     with pytest.raises(CorruptionError, match="differs from its batches"):
         merge(archived, "finnhub", DATE)
@@ -277,9 +278,9 @@ def test_a_day_in_the_bucket_alone_is_closed(archived: Store) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks import sorting
+from tasks.archive import sorting
 from tasks.merge.day import merge
-from tasks.store import Store
+from tasks.storage.store import Store
 
 sorting.RUN_ROWS, sorting.BLOCK_ROWS = 150, 150
 changes = {"open", "os.rename", "os.remove", "os.unlink", "os.mkdir"}

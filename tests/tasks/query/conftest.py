@@ -2,12 +2,13 @@
 
 import pytest
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
-from tasks.ledger import Gap, SessionRecord
-from tasks.manifest import encode
-from tasks.store import Store, write_whole
-from tasks.validate.split import Limits, split
+from tasks.records.ledger import Gap, SessionRecord
+from tasks.records.manifest import encode
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 FIRST, SECOND = "20261124T143000Z-9f3c01ab", "20261125T143000Z-00c0ffee"
 DAY_NS = 86_400_000_000_000

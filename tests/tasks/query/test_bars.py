@@ -10,7 +10,7 @@ from tasks.errors import TerminalError
 from tasks.query.bars import Bar, bars, plot
 from tasks.query.holdings import by_day
 from tasks.query.sources import Sources, sources_of
-from tasks.store import Store
+from tasks.storage.store import Store
 
 MINUTE_NS = 60_000_000_000
 START_NS = 1_795_530_600_000_000_000
@@ -44,7 +44,8 @@ def test_a_symbol_without_trades_has_no_bars(archived: Store) -> None:
 def test_prints_of_one_time_open_and_close_in_order_of_receipt(store: Store, sealed_batch: Any) -> None:
     """Where two prints have one event time the first received opens, the last received closes."""
     from tasks.compress.parquet import compress
-    from tasks.validate.split import Limits, split
+    from tasks.validate.schema import Limits
+    from tasks.validate.split import split
 
     rows = [f"1,{n},{START_NS + n},{START_NS},A,{price},1,\n".encode() for n, price in enumerate((3, 9, 1, 5), 1)]
     name = sealed_batch(rows)
@@ -57,7 +58,8 @@ def test_prints_of_one_time_open_and_close_in_order_of_receipt(store: Store, sea
 def test_what_a_bar_cannot_hold_exactly_is_an_error(store: Store, sealed_batch: Any) -> None:
     """A price that would have to be rounded is not silently left out."""
     from tasks.compress.parquet import compress
-    from tasks.validate.split import Limits, split
+    from tasks.validate.schema import Limits
+    from tasks.validate.split import split
 
     name = sealed_batch([f"1,1,{START_NS},{START_NS},A,1.00000000001,1,\n".encode()])
     split(store, name, Limits(None, None))

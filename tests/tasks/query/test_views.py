@@ -8,17 +8,18 @@ from typing import Any, Literal
 import duckdb
 import pytest
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, SettingsError, TerminalError
-from tasks.manifest import Manifest, Removed, encode, read
 from tasks.merge.day import merge
 from tasks.query.ask import ask
 from tasks.query.holdings import by_day, holding, lag_ms
 from tasks.query.sources import Sources, sources_of
 from tasks.query.views import add_sessions, connect
-from tasks.store import Store, write_whole
-from tasks.validate.split import Limits, split
+from tasks.records.manifest import Manifest, Removed, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 
 def rows(store: Store, sql: str, manifests: list[Path] | None = None) -> list[tuple[Any, ...]]:

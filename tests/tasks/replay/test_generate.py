@@ -2,8 +2,8 @@ from collections import Counter
 from decimal import Decimal
 from itertools import islice, pairwise
 
+from tasks.records.trade import NS_PER_S
 from tasks.replay.generate import START_NS, SYMBOLS, generate
-from tasks.trade import NS_PER_S
 
 
 def test_a_seed_gives_one_tape() -> None:

@@ -13,11 +13,11 @@ from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tasks.errors import TerminalError
+from tasks.records.trade import NS_PER_MS, Trade
 from tasks.replay.generate import generate
 from tasks.replay.run import Replay, serve_in_thread
 from tasks.replay.server import Clock, ReplayOptions
 from tasks.replay.tape_file import read_trades, write_tape
-from tasks.trade import NS_PER_MS, Trade
 
 REPO = Path(__file__).parents[3]
 REAL_TAPE = REPO / ".." / "shared" / "tape" / "us-equities-20131007.csv.gz"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import TerminalError
+from tasks.records.trade import Trade
 from tasks.replay.generate import generate
 from tasks.replay.tape_file import read_tape, read_trades, row_of, write_tape
-from tasks.trade import Trade
 
 HEADER = "ts_event_ms,symbol,price,size,conditions"
 REAL_TAPE = Path(__file__).parents[3] / ".." / "shared" / "tape" / "us-equities-20131007.csv.gz"

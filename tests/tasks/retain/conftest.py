@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.merge.day import merge
+from tasks.records.names import BatchName
 from tasks.retain.rule import Remote
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day
 from tasks.upload.once import upload
 from tasks.upload.proof import remove, stands
-from tasks.validate.split import Limits, split
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 T = 1_764_000_000_000_000_000
 DATE = "2026-11-24"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tasks.days import day_record, removed_record
-from tasks.manifest import Day, Manifest, Receipt, read
+from tasks.archive.day_files import day_record, removed_record
+from tasks.records.manifest import Day, Manifest, Receipt, read
 from tasks.retain.retain import retain
 from tasks.retain.rule import Retained, Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 
 from .conftest import DATE, NAMES, files, remote_of, send
@@ -23,10 +23,10 @@ from .conftest import DATE, NAMES, files, remote_of, send
 PROGRAM = """
 import hashlib, os, resource, signal, sys
 from pathlib import Path
-from tasks.manifest import Place
+from tasks.records.manifest import Place
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 
 root, bucket, endpoint, mode = Path(sys.argv[1]), *sys.argv[2:5]
 rule = Rule(batches_for_ns=0) if mode == "merged" else Rule(local_for_ns=0)
@@ -133,7 +133,7 @@ import resource, signal, sys
 from pathlib import Path
 from tasks.retain.retain import retain
 from tasks.retain.rule import Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from calls import recorded
 
-from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
+from tasks.archive.day_files import day_record, removed_record
 from tasks.errors import CorruptionError
+from tasks.records.names import BatchName
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.once import upload
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tasks.archive import journal_sha256
-from tasks.batch import BatchName
-from tasks.days import day_of_batch, day_record, removed, unmerged
+from tasks.archive.day_files import day_of_batch, day_record, removed, unmerged
+from tasks.archive.journal_text import journal_sha256
 from tasks.errors import TerminalError, TransientError
-from tasks.manifest import Manifest, ObjectReceipt, read
+from tasks.records.manifest import Manifest, ObjectReceipt, read
+from tasks.records.names import BatchName
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day
 

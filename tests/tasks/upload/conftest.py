@@ -15,15 +15,16 @@ import pytest
 from pydantic import SecretStr
 from relay import Relay, relayed
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
-from tasks.ledger import FrameCounts, Gap, SessionRecord
-from tasks.manifest import ConnectionRange, Manifest, Report, Seal, encode
-from tasks.store import Store, write_whole
-from tasks.trade import JOURNAL_HEADER
+from tasks.records.ledger import FrameCounts, Gap, SessionRecord
+from tasks.records.manifest import ConnectionRange, Manifest, Report, Seal, encode
+from tasks.records.names import BatchName
+from tasks.records.trade import JOURNAL_HEADER
+from tasks.storage.store import Store, write_whole
 from tasks.upload import habits
 from tasks.upload.bucket import Bucket
-from tasks.validate.split import Limits, split
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 NAME = BatchName("20261124T143000Z-9f3c01ab", 0, 0)
 START_NS = 1_795_530_600_000_000_000

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from tasks.batch import BatchName
-from tasks.days import removed_record
+from tasks.archive.day_files import removed_record
 from tasks.errors import TerminalError
-from tasks.manifest import Day, ObjectReceipt, Receipt, Removed, encode, read
 from tasks.merge.day import merge
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Day, ObjectReceipt, Receipt, Removed, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day

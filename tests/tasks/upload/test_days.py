@@ -10,12 +10,12 @@ from urllib.parse import unquote
 import pytest
 from relay import Relay
 
-from tasks.batch import BatchName
-from tasks.days import day_receipt, day_record, removed_record
+from tasks.archive.day_files import day_receipt, day_record, removed_record
 from tasks.errors import CorruptionError, TerminalError, TransientError
-from tasks.manifest import Day, Receipt, Removed, encode, read
 from tasks.merge.day import merge
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Day, Receipt, Removed, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import days_awaiting_upload, upload_day
 

@@ -9,18 +9,19 @@ from urllib.parse import unquote
 import pytest
 from relay import Relay
 
-from tasks.batch import BatchName
+from tasks.archive.day_files import day_record
 from tasks.compress.parquet import compress
-from tasks.days import day_record
 from tasks.errors import CorruptionError
-from tasks.manifest import Day
 from tasks.merge.day import merge
-from tasks.store import Store
+from tasks.records.manifest import Day
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import day_keys, days_awaiting_upload, upload_day
 from tasks.upload.once import awaits_upload, upload
 from tasks.upload.restore import restore
-from tasks.validate.split import Limits, split
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 DATE = "2026-11-24"
 SESSION = "20261124T143000Z-9f3c01ab"

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.batch import BatchName
-from tasks.days import day_record
+from tasks.archive.day_files import day_record
+from tasks.archive.encodings import read_groups
 from tasks.errors import ConflictError, CorruptionError
-from tasks.forms import read_groups
-from tasks.manifest import Day, decode, encode, read
 from tasks.merge.day import merge
+from tasks.records.manifest import Day, decode, encode, read
+from tasks.records.names import BatchName
 from tasks.retain.retain import retain
 from tasks.retain.rule import Rule
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day
 from tasks.upload.once import upload

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from calls import killed_everywhere
 
-from tasks.batch import BatchName
-from tasks.days import day_receipt, day_record
-from tasks.manifest import Day, Receipt
+from tasks.archive.day_files import day_receipt, day_record
 from tasks.merge.day import merge
-from tasks.store import Store
+from tasks.records.manifest import Day, Receipt
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import day_keys, days_awaiting_upload, upload_day
 
@@ -22,7 +22,7 @@ DATE = "2026-11-24"
 SESSION = "20261124T143000Z-9f3c01ab"
 PROGRAM = """
 from pydantic import SecretStr
-from tasks.store import Store
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day
 import boto3, botocore.session  # Before the forks: they take a second.

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from tasks.batch import BatchName
 from tasks.errors import ConflictError, CorruptionError, RecorderError, SettingsError, TerminalError, TransientError
-from tasks.manifest import Manifest, Receipt, read
-from tasks.store import Store
+from tasks.records.manifest import Manifest, Receipt, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.once import upload
 

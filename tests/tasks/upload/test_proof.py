@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks.batch import BatchName
 from tasks.errors import TerminalError, TransientError
-from tasks.manifest import ObjectReceipt
-from tasks.store import Store
+from tasks.records.manifest import ObjectReceipt
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.once import upload
 from tasks.upload.proof import remove, stands

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from tasks.batch import BatchName
 from tasks.errors import ConflictError, CorruptionError, TerminalError, TransientError
-from tasks.manifest import Manifest
-from tasks.store import Store
+from tasks.records.manifest import Manifest
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.mirror import mirror
 from tasks.upload.once import upload

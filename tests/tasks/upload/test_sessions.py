@@ -10,9 +10,9 @@ import pytest
 from relay import Relay
 
 from tasks.errors import ConflictError
-from tasks.ledger import SessionRecord
-from tasks.manifest import Receipt, encode, read
-from tasks.store import Store, write_whole
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import Receipt, encode, read
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.sessions import sessions_awaiting_upload, upload_session
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from relay import BLOCK_BYTES, Relay
 
-from tasks.batch import BatchName
 from tasks.errors import ConflictError, TerminalError, TransientError
-from tasks.manifest import Receipt, read
-from tasks.store import Store
+from tasks.records.manifest import Receipt, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.multipart import ABANDONED_AFTER_NS, abort_abandoned
 from tasks.upload.object_store import ObjectStore
@@ -38,8 +38,8 @@ CONTENT = bytes(range(256)) * 1024 * 21
 UPLOADER = """
 import sys
 from pathlib import Path
-from tasks.batch import BatchName
-from tasks.store import Store
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.once import upload
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from prefect_server import PrefectServer
 
-from tasks.batch import BatchName
-from tasks.store import Store
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 
 SECRET = "a-secret-that-must-not-be-stored"
 

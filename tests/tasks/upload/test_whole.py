@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
+from tasks.archive.day_files import day_record, removed_record
 from tasks.errors import ConflictError, CorruptionError, TransientError
-from tasks.manifest import Manifest, Receipt, Removed, encode, quarantined_files, read
 from tasks.merge.day import merge
-from tasks.store import Store, write_whole
+from tasks.records.manifest import Manifest, Receipt, Removed, encode, quarantined_files, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day

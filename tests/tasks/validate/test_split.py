@@ -11,15 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import quarantine
-from tasks.archive import CODED_SCHEMA, SCHEMA
-from tasks.batch import BatchName
+from tasks.archive import quarantine
+from tasks.archive.schema import CODED_SCHEMA, SCHEMA
 from tasks.errors import CorruptionError, TerminalError
-from tasks.manifest import ConnectionRange, Report, read
-from tasks.store import Store
+from tasks.records.manifest import ConnectionRange, Report, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
 from tasks.validate import lines as lines_module
 from tasks.validate.lines import slices
-from tasks.validate.split import Limits, split
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 SealBatch = Callable[..., BatchName]
 OFF = Limits(None, None)

@@ -1,6 +1,6 @@
 """Does the validation's page in the UI say what the report says?"""
 
-from tasks.manifest import Report
+from tasks.records.manifest import Report
 from tasks.validate.task import markdown
 
 

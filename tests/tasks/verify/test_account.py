@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
-from tasks.ledger import Request, SymbolChange
-from tasks.manifest import Removed, encode
 from tasks.merge.day import merge
-from tasks.sessions import record_of
-from tasks.store import Store, write_whole
-from tasks.validate.split import Limits, split
+from tasks.records.ledger import Request, SymbolChange
+from tasks.records.manifest import Removed, encode
+from tasks.records.names import BatchName
+from tasks.records.sessions import record_of
+from tasks.storage.store import Store, write_whole
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import account_of
 
 SESSION = "20261124T143000Z-9f3c01ab"

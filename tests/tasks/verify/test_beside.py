@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tasks.batch import BatchName
 from tasks.compress.parquet import compress
-from tasks.store import Store
-from tasks.validate.split import Limits, split
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.laws import verify
 
 T = 1_795_530_600_000_000_000

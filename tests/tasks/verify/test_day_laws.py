@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.manifest import Day, encode, read
 from tasks.merge.day import merge
-from tasks.store import Store
+from tasks.records.manifest import Day, encode, read
+from tasks.storage.store import Store
 from tasks.verify.laws import verify
 
 Recorded = Callable[..., Store]

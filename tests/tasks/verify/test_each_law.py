@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from tasks.batch import BatchName
+from tasks.archive.day_files import day_receipt, day_record, removed_record
 from tasks.compress.parquet import compress
-from tasks.days import day_receipt, day_record, removed_record
-from tasks.ledger import FrameCounts, Gap
-from tasks.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, Seal, encode, read
 from tasks.merge.day import merge
-from tasks.store import Store, write_whole
-from tasks.validate.split import Limits, split
+from tasks.records.ledger import FrameCounts, Gap
+from tasks.records.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, Seal, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import verify
 

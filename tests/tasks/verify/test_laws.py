@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks.batch import BatchName
-from tasks.ledger import FrameCounts, Gap
-from tasks.manifest import Manifest, ObjectReceipt, Place, Receipt, Report, encode, read
-from tasks.store import Store, write_whole
+from tasks.records.ledger import FrameCounts, Gap
+from tasks.records.manifest import Manifest, ObjectReceipt, Place, Receipt, Report, encode, read
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import Verdict, verify
 

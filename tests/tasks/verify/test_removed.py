@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.batch import BatchName
-from tasks.days import day_record, removed_record
-from tasks.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, encode, read
+from tasks.archive.day_files import day_record, removed_record
 from tasks.merge.day import merge
+from tasks.records.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, encode, read
+from tasks.records.names import BatchName
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Rule
-from tasks.store import Store, write_whole
+from tasks.storage.store import Store, write_whole
 from tasks.verify.laws import Verdict, verify
 
 Recorded = Callable[..., Store]

@@ -1,0 +1,174 @@
+"""How does every sealed batch that is not yet archived become so? The re-run button, the recovery, the safety net.
+
+Every step may be run again: what is done is found done on disk, whoever did it.
+"""
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.artifacts import show_ledger
+from flows.bucket import bucket_of
+from flows.orchestrator import call, submit
+from flows.settings import Settings, settings_to_write
+from tasks.archive.encodings import Encoding
+from tasks.capture.recovery import killed_sessions
+from tasks.capture.task import recover_sessions
+from tasks.compress.task import compress
+from tasks.errors import RecorderError, TerminalError
+from tasks.records.ledger import Ledger
+from tasks.records.names import BatchName
+from tasks.storage.store import Store
+from tasks.upload.days import days_awaiting_upload
+from tasks.upload.once import awaits_upload
+from tasks.upload.sessions import sessions_awaiting_upload
+from tasks.upload.task import tidy, upload, upload_day, upload_session
+from tasks.validate.schema import Limits
+from tasks.validate.task import validate
+from tasks.verify.account import ledger_for
+
+# Two batches at a time: polars and Parquet use every core by themselves, and the recorder needs one.
+TWO_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=2)
+_UPLOAD_FIRST_WAIT_S = 1.0
+
+
+# The steps of one batch, in their order.
+BatchFutures = list[PrefectFuture[Any]]
+
+
+class NotArchived(TerminalError):
+    """Batches that could not be archived; they lie where they were, and a later run takes them up again.
+
+    `ledgers` say how far each session came.
+    """
+
+    def __init__(self, message: str, ledgers: list[Ledger]) -> None:
+        super().__init__(message)
+        self.ledgers = ledgers
+
+
+@flow(name="archive-batches", task_runner=TWO_AT_A_TIME)
+def archive_batches() -> list[Ledger]:
+    """Archive whatever is sealed and not archived, whichever session left it; gives the ledgers of those sessions.
+
+    Sessions whose recorder was killed are closed first, so that what they had journalled is among it.
+    Raises NotArchived where a batch could not be archived.
+    """
+    settings = settings_to_write()
+    store = Store(settings.data_dir).prepare()
+    recovered = call(recover_sessions, store.root)
+    names = waiting(store, settings)
+    get_run_logger().info("%d batches wait to be archived", len(names))
+    batches, bucket = [archive(name, settings) for name in names], bucket_of(settings)
+    reason = finish(batches, send_records(settings, sessions_left(settings), days_left(settings)))
+    if bucket is not None:
+        tidy(bucket)
+    sessions = sorted({name.session for name in names} | {record.session for record in recovered})
+    ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
+    for ledger in ledgers:
+        show_ledger(ledger)
+    if reason is not None:
+        raise NotArchived(reason, ledgers)
+    return ledgers
+
+
+def anything_to_archive(store: Store, settings: Settings) -> bool:
+    """Whether `archive_batches` would find something to do; asked before a server is started for it."""
+    return bool(
+        store.root.is_dir()
+        and (killed_sessions(store) or waiting(store, settings) or sessions_left(settings) or days_left(settings))
+    )
+
+
+def archive(name: BatchName, settings: Settings) -> BatchFutures:
+    """Validate, compress and, where a bucket is set, upload one batch, in the background; gives these steps."""
+    data_dir, batch = settings.data_dir, str(name)
+    limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
+    encoding = Encoding(settings.archive_layout, settings.archive_format)
+    validated = submit(validate, data_dir, batch, limits)
+    compressed = submit(compress, data_dir, batch, encoding, after=[validated])
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return [validated, compressed]
+    uploaded = submit(_patient(upload, settings), data_dir, batch, bucket, after=[compressed])
+    return [validated, compressed, uploaded]
+
+
+def send_records(
+    settings: Settings, sessions: list[str], days: list[tuple[str, str]] | None = None
+) -> list[BatchFutures]:
+    """Upload, where a bucket is set, the records of these sessions and the files of these closed days (feed, date)."""
+    bucket = bucket_of(settings)
+    if bucket is None:
+        return []
+    send_session, send_day = _patient(upload_session, settings), _patient(upload_day, settings)
+    return [
+        *([submit(send_session, settings.data_dir, session, bucket)] for session in sessions),
+        *([submit(send_day, settings.data_dir, feed, date, bucket)] for feed, date in days or []),
+    ]
+
+
+def _patient(task: Any, settings: Settings) -> Any:
+    """An upload as often as the settings say, with growing pauses."""
+    pauses_s = [min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)]
+    return task.with_options(retries=settings.upload_retries, retry_delay_seconds=pauses_s)
+
+
+def sessions_left(settings: Settings) -> list[str]:
+    """The sessions that have ended and whose records the bucket, where one is set, has not acknowledged."""
+    bucket = bucket_of(settings)
+    return [] if bucket is None else sessions_awaiting_upload(Store(settings.data_dir), bucket)
+
+
+def days_left(settings: Settings) -> list[tuple[str, str]]:
+    """The closed days (feed, date) which the bucket, where one is set, has not acknowledged as they are now."""
+    bucket = bucket_of(settings)
+    return [] if bucket is None else days_awaiting_upload(Store(settings.data_dir), bucket)
+
+
+def finish(batches: list[BatchFutures], records: list[BatchFutures]) -> str | None:
+    """Wait for all; then say why some batches are not archived or records not uploaded, or None where all are."""
+    said = [_unfinished(batches, "batches are not archived"), _unfinished(records, "records are not uploaded")]
+    reasons = [each for each in said if each is not None]
+    if not reasons:
+        return None
+    return f"{'; '.join(reasons)}; nothing is lost, run `tape archive` once the cause is mended"
+
+
+def _unfinished(all_steps: list[BatchFutures], what: str) -> str | None:
+    reasons = [reason for steps in all_steps if (reason := _failure(steps)) is not None]
+    return f"{len(reasons)} of {len(all_steps)} {what}: {reasons[0]}" if reasons else None
+
+
+def _failure(steps: BatchFutures) -> str | None:
+    """Why a batch did not come through: of its steps the first that failed, for the later ones only follow it."""
+    for step in steps:
+        step.wait()
+        if not step.state.is_completed():
+            error = step.state.result(raise_on_failure=False)
+            return str(error) if isinstance(error, RecorderError) else str(step.state.message)
+    return None
+
+
+def waiting(store: Store, settings: Settings) -> list[BatchName]:
+    """The batches that are somewhere on the way: sealed, validated, or archived and not yet uploaded."""
+    names = {*store.sealed_batches(), *store.validated_batches()}
+    bucket = bucket_of(settings)
+    if bucket is not None:
+        archived = [BatchName.parse(manifest.name) for manifest in store.manifests()]
+        # A receipt of the bucket that was set before is none of this one.
+        names.update(name for name in archived if awaits_upload(store, name, bucket))
+    return sorted(names)
+
+
+def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
+    """The ledger of a session, as far as it has come; None where nothing is known of the session itself."""
+    if (
+        not (store.sessions / session / "request.json").exists()
+        and not (store.sessions / session / "session.json").exists()
+    ):
+        return None
+    bucket = bucket_of(settings)
+    return ledger_for(store, session, None if bucket is None else bucket.place)

@@ -1,0 +1,134 @@
+"""How are days closed? Their archived batches become one file for each feed, it is uploaded, and what is old may go.
+
+May be run again at any time, for any day: a day whose batches are in its file already is left as it is, and one that
+has got another batch since is merged anew. So no day waits for batches that are still on their way.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import partial
+
+from prefect import flow, get_run_logger
+
+from flows.archive_batches import TWO_AT_A_TIME, finish, send_records
+from flows.artifacts import show_retained
+from flows.bucket import bucket_of
+from flows.orchestrator import call, is_alone
+from flows.settings import Settings, settings_to_write
+from tasks.archive.day_files import is_closed
+from tasks.errors import CorruptionError, RecorderError, TerminalError
+from tasks.market.hours import exchange_zone
+from tasks.merge.task import merge
+from tasks.records.manifest import Day
+from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule
+from tasks.retain.task import retain
+from tasks.storage.store import Store, feed_and_date
+from tasks.upload.days import days_awaiting_upload
+from tasks.upload.proof import remove, stands
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The days that were closed in this run, what was removed by the retention rule, and what was due but kept."""
+
+    days: tuple[Day, ...]
+    removed: tuple[Gone, ...]
+    kept: tuple[Kept, ...]
+
+
+class NotClosed(TerminalError):
+    """Days that could not be closed or uploaded, or files that are not as they should be, a line for each.
+
+    `closing` says what was done all the same.
+    """
+
+    def __init__(self, message: str, closing: Closing) -> None:
+        super().__init__(message)
+        self.closing = closing
+
+
+@flow(name="close-day", task_runner=TWO_AT_A_TIME)
+def close_day(date: dt.date | None = None) -> Closing:
+    """Close that day, or every day that is over and not closed; upload what was closed; apply the retention rule.
+
+    A day that cannot be closed keeps no other from it. Raises NotClosed at the end where there was one.
+    """
+    settings = settings_to_write()
+    store = Store(settings.data_dir).prepare()
+    days, reasons = _merged(settings, _to_close(store, settings, date))
+    reasons += _sent(settings, store, date)
+    try:
+        retained = _retained(settings)
+    except RecorderError as error:
+        retained, reasons = Retained(), [*reasons, f"the retention rule was not applied: {error}"]
+    closing = Closing(tuple(days), retained.removed, retained.kept)
+    reasons += [f"{each.file}: {each.reason}" for each in retained.kept if each.wrong]
+    if reasons:
+        raise NotClosed("\n".join(reasons), closing)
+    if not days:
+        get_run_logger().info("no day waits to be closed" if date is None else f"nothing is archived of {date}")
+    return closing
+
+
+def anything_to_close(settings: Settings, date: dt.date | None) -> bool:
+    """Whether `close_day` would find something to do; asked before a server is started for it."""
+    store, bucket = Store(settings.data_dir), bucket_of(settings)
+    rule = Rule(settings.keep_batches_for_ns, settings.keep_local_for_ns, settings.keep_free_bytes)
+    return bool(
+        store.root.is_dir()
+        and (not rule.is_off or _to_close(store, settings, date) or (bucket and days_awaiting_upload(store, bucket)))
+    )
+
+
+def _to_close(store: Store, settings: Settings, date: dt.date | None) -> list[tuple[str, str]]:
+    """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
+    folders = sorted(store.archive.glob(f"feed=*/date={date or '*'}"))
+    found = [feed_and_date(path) for path in folders]
+    if date is not None:
+        return found
+    # Batches of symbols that never close have UTC's days, the others the exchange's.
+    today = min(dt.datetime.now(zone).date() for zone in (exchange_zone(settings.calendar), dt.UTC)).isoformat()
+    return [(feed, day) for feed, day in found if day < today and not _is_closed(store, feed, day)]
+
+
+def _is_closed(store: Store, feed: str, day: str) -> bool:
+    try:
+        return is_closed(store, feed, day)
+    except CorruptionError:
+        return False  # The merge says what is wrong.
+
+
+def _merged(settings: Settings, wanted: list[tuple[str, str]]) -> tuple[list[Day], list[str]]:
+    """The days that were closed, and why some were not."""
+    days, reasons = list[Day](), list[str]()
+    for feed, day in wanted:
+        try:
+            merged = call(merge, settings.data_dir, feed, day)
+        except RecorderError as error:
+            reasons.append(f"{feed} {day} is not closed: {error}")
+        else:
+            days += [] if merged is None else [merged]
+    return days, reasons
+
+
+def _sent(settings: Settings, store: Store, date: dt.date | None) -> list[str]:
+    """Upload the closed days that the bucket, where one is set, lacks; why some are not there."""
+    bucket = bucket_of(settings)
+    lacking = [] if bucket is None else days_awaiting_upload(store, bucket)
+    wanted = [(feed, day) for feed, day in lacking if date is None or day == date.isoformat()]
+    sent = [(feed, day, send_records(settings, [], [(feed, day)])) for feed, day in wanted]
+    return [f"{feed} {day}: {reason}" for feed, day, steps in sent if (reason := finish([], steps)) is not None]
+
+
+def _retained(settings: Settings) -> Retained:
+    rule = Rule(settings.keep_batches_for_ns, settings.keep_local_for_ns, settings.keep_free_bytes)
+    if rule.is_off:
+        return Retained()
+    bucket = bucket_of(settings)
+    remote = None
+    if bucket is not None:
+        remote = Remote(str(bucket), bucket.place, partial(stands, bucket), partial(remove, bucket))
+    retained: Retained = call(retain, settings.data_dir, rule, remote)
+    if retained.removed and not is_alone():
+        show_retained(retained)
+    return retained

@@ -1,0 +1,1 @@
+"""The commands of `tape`, one file for each group."""

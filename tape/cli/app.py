@@ -1,0 +1,333 @@
+"""`tape`: the flows, and the engines that need no flow, from a terminal.
+
+Results go to stdout, everything else to stderr. Exit status: 0 done and balanced, 1 not, 2 a setting or an argument
+is wrong. Prefect is imported only by the commands that run a flow: the others start in a fraction of a second.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from flows.deadline import deadline_for
+from flows.orchestrator import orchestrated, run
+from flows.settings import chosen, load_settings, reach_this_machine_without_a_proxy
+from flows.stopping import ended_in_order
+from flows.surroundings import check_bucket_of, check_feed, check_tls
+from tape import report
+from tape.cli import close, query
+from tape.cli.progress import progress
+from tape.cli.terminal import take_any_text
+from tape.live import session_shown
+from tasks.errors import RecorderError, SettingsError
+from tasks.records.ledger import Ledger
+from tasks.records.manifest import SOFTWARE
+from tasks.storage.store import Store
+
+app = typer.Typer(
+    help="Record the live market tape: every trade print, with proof that the record is whole.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+symbols_app = typer.Typer(help="Change what a session hears while it records.", no_args_is_help=True)
+app.add_typer(symbols_app, name="symbols")
+query.add_to(app)
+app.command()(close.close)
+
+FAILED, WRONG_USE = 1, 2
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
+SessionName = Annotated[str | None, typer.Option("--session", help="Which session, where several record.")]
+Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
+
+
+_debug = False
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(SOFTWARE)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,  # noqa: ARG001
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    """Record the live market tape: every trade print, with proof that the record is whole."""
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def demo(
+    seconds: Annotated[int, typer.Option("--for", help="How many seconds to record.", min=5, max=600)] = 30,
+    data_dir: Annotated[Path, typer.Option(help="Where the demo records to.")] = Path("demo-data"),
+) -> None:
+    """Record a generated tape from a server of our own: no key, no configuration."""
+    check_tls()
+    from tape.cli import demo as show
+
+    with ended_in_order(report.tell):
+        show.run(seconds, data_dir, report.tell)
+
+
+@app.command()
+def record(
+    symbols: Annotated[list[str] | None, typer.Argument(help="What to record. [TAPE_SYMBOLS]")] = None,
+    record_for: Annotated[str | None, typer.Option("--for", help="How long: 90s, 5m, 6h30m.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Until when: HH:MM[:SS] by this machine's clock, or ISO 8601.")
+    ] = None,
+    feed_url: Annotated[str | None, typer.Option(help="The feed's websocket, without the key. [TAPE_FEED_URL]")] = None,
+    data_dir: DataDir = None,
+    batch_for: Annotated[str | None, typer.Option(help="Seal a batch at this age. [TAPE_BATCH_FOR, 5m]")] = None,
+    lanes: Annotated[
+        str | None, typer.Option(help="Queues, writers and journals: a number, or ticker. [TAPE_LANES, 1]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record trades until a time is up, and archive them meanwhile. Exits 0 only if it was recorded and balances."""
+    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
+    deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
+    check_feed(settings)
+    check_bucket_of(settings)
+    from flows.bucket import refuse_wrong_bucket
+    from flows.record_session import record_session
+    from tasks.capture.supervise import watched
+
+    refuse_wrong_bucket(settings, report.tell)
+    with (
+        chosen(feed_url=feed_url, data_dir=data_dir),
+        ended_in_order(report.tell),
+        orchestrated(report.tell),
+        session_shown(live=sys.stdout.isatty() and not as_json),
+    ):
+        ledgers, failure = _ledgers_of(
+            lambda: [
+                run(
+                    record_session,
+                    report.tell,
+                    has_begun=lambda: bool(watched),
+                    symbols=list(settings.symbols),
+                    record_for=record_for,
+                    until=until,
+                    batch_for=batch_for,
+                    lanes=lanes,
+                )
+            ]
+        )
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=True, failure=failure)
+
+
+@symbols_app.command("list")
+def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Print what the session records now, with its trades so far."""
+    check_tls()
+    from tasks.capture.supervise import recording_session
+
+    _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
+    trades = {symbol: status.per_symbol.get(symbol, 0) for symbol in status.symbols}
+    if as_json:
+        print(msgspec.json.encode({"session": status.session, "symbols": trades}).decode())
+        return
+    for symbol, count in trades.items():
+        print(f"{symbol}\t{count}")
+
+
+@symbols_app.command("add")
+def symbols_add(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
+    """Record these symbols too, from now on, without a reconnect."""
+    _change_symbols("added", symbols, session, data_dir)
+
+
+@symbols_app.command("remove")
+def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
+    """Record these symbols no more; what was recorded of them stays."""
+    _change_symbols("removed", symbols, session, data_dir)
+
+
+def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
+    check_tls()
+    from tasks.capture.supervise import change_symbols, recording_session
+
+    settings = load_settings(symbols=symbols, data_dir=data_dir)
+    folder, status = recording_session(Store(_existing(settings.data_dir)), session)
+    given, adding = settings.symbols, action == "added"
+    idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
+    changed = [symbol for symbol in given if symbol not in idle]
+    if changed:
+        change_symbols(
+            folder, lambda now: (*now, *changed) if adding else [each for each in now if each not in changed]
+        )
+        print(f"{folder.name}: {', '.join(changed)}: {action}, without a reconnect")
+    if idle:
+        print(f"{folder.name}: {', '.join(idle)}: {'recorded already' if adding else 'not recorded'}, nothing to do")
+
+
+@app.command()
+def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Archive whatever is sealed and not archived yet, whichever session left it; close killed sessions."""
+    settings = load_settings(data_dir=data_dir)
+    check_tls()
+    from flows.archive_batches import anything_to_archive, archive_batches
+
+    check_bucket_of(settings)
+    if not anything_to_archive(Store(settings.data_dir), settings):
+        _print_ledgers([], as_json, settings.data_dir, single=False, failure=None)
+        return
+    with chosen(data_dir=data_dir), orchestrated(report.tell):
+        ledgers, failure = _ledgers_of(lambda: run(archive_batches, report.tell))
+    _print_ledgers(ledgers, as_json, settings.data_dir, single=False, failure=failure)
+
+
+@app.command()
+def verify(
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Compare the bucket with the archive instead.")] = False,
+) -> None:
+    """Recompute every law of conservation from the files alone. Exits 0 only where all hold."""
+    from tasks.verify.laws import verify as verdict_on
+
+    settings = load_settings(data_dir=data_dir)
+    if remote:
+        if not query.verify_remote(settings, time.time_ns(), as_json):
+            raise typer.Exit(FAILED)
+        return
+    with progress("sessions verified") as note:
+        verdict = verdict_on(Store(_existing(settings.data_dir)), note)
+    if as_json:
+        print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())
+    else:
+        report.print_verdict(verdict)
+    if verdict.broken:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def replay(
+    tape: Annotated[Path, typer.Argument(help="A tape: CSV, gzip'd or not, or an archived Parquet file.")],
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 is a free one.", min=0, max=65535)] = 8765,
+    speed: Annotated[str, typer.Option(help="So many times real time, or max.")] = "1",
+    original_times: Annotated[bool, typer.Option("--original-times", help="Keep the tape's event times.")] = False,
+    exit_at_end: Annotated[bool, typer.Option("--exit-at-end", help="End when the tape has ended.")] = False,
+) -> None:
+    """Serve a tape as Finnhub's websocket, on this machine alone, to whoever subscribes."""
+    from tasks.replay.run import run
+    from tasks.replay.server import ReplayOptions
+
+    run(tape, port, ReplayOptions(speed=_speed(speed), original_times=original_times, exit_at_end=exit_at_end))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv, or OUT.csv.gz.")],
+    data_dir: DataDir = None,
+    date: Annotated[str | None, typer.Option(help="Only this day: YYYY-MM-DD, today or yesterday.")] = None,
+) -> None:
+    """Write the archive back as a tape, the digits of prices and sizes as they were received."""
+    from tasks.export.tape import export as write
+
+    settings = load_settings(data_dir=data_dir)
+    day = None if date is None else query.day_of(date, "--date", settings)
+    with progress("trades written") as note:
+        rows = write(Store(_existing(settings.data_dir)), out, day, note)
+    report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Check key, clock, disk, data folder, calendar, Prefect API and object store, one line each."""
+    from tape.cli.doctor import examine
+
+    check_tls()
+    if not report.print_findings(examine(load_settings(data_dir=data_dir))):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """The console script: every expected error is its own message, without a traceback."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The first start of Prefect's own server makes its database: 8 to 20 s, more on a busy machine.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    reach_this_machine_without_a_proxy()
+    take_any_text()
+    try:
+        app(standalone_mode=True)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            _say(line)
+        sys.exit(WRONG_USE)
+    except (RecorderError, OSError) as error:
+        _say(str(error))
+        sys.exit(FAILED)
+    except Exception as error:
+        if _debug:
+            raise
+        first = next(iter(str(error).splitlines()), "no message")
+        _say(f"{type(error).__name__}: {first} (`tape --debug` shows where)")
+        sys.exit(FAILED)
+
+
+def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], str | None]:
+    """The ledgers that a flow gives, also where it fails because of what they say; and why it failed."""
+    from flows.archive_batches import NotArchived
+    from flows.record_session import SessionFailed
+    from tape.cli.log_lines import expected_errors_in_a_line
+
+    expected_errors_in_a_line()
+    try:
+        return run(), None
+    except (SessionFailed, NotArchived) as failure:
+        return ([failure.ledger] if isinstance(failure, SessionFailed) else failure.ledgers), str(failure)
+
+
+def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool, failure: str | None) -> None:
+    """What was recorded; last, and on stderr, why it is not what was asked for."""
+    if as_json:
+        shown = [report.as_json(ledger) for ledger in ledgers]
+        print(msgspec.json.encode(shown[0] if single else {"sessions": shown}).decode())
+    else:
+        for ledger in ledgers:
+            report.print_ledger(ledger, data_dir)
+        if failure is None and not ledgers:
+            print("nothing waited to be archived")
+    if failure is not None:
+        _say(failure)
+    if failure is not None or not all(ledger.balances for ledger in ledgers):
+        raise typer.Exit(FAILED)
+
+
+def _speed(text: str) -> float | None:
+    try:
+        speed = None if text == "max" else float(text)
+    except ValueError:
+        speed = -1.0
+    if speed is not None and not 0 < speed < 1e6:
+        raise SettingsError(f"--speed: {text!r} is no speed; write 1, 0.5, 60 or max")
+    return speed
+
+
+def _existing(data_dir: Path) -> Path:
+    if not data_dir.is_dir():
+        raise SettingsError(f"{data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
+    return data_dir
+
+
+def _say(text: str) -> None:
+    report.line(("tape:", "red"), f" {text}", to=report.errors)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""How are archived trades written as compressed CSV, and read again?
+
+The journal's columns, then `duplicate` (true or false), under one header line; no field holds a comma, a quote or a
+line break. The same rows give the same bytes.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from tasks.archive.line_blocks import line_blocks
+from tasks.archive.schema import SCHEMA
+from tasks.errors import CorruptionError
+
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+HEADER = ",".join(SCHEMA.names).encode() + b"\n"
+_TIMES = ("ts_recv", "ts_event")
+_BLOCK_BYTES = 16 << 20
+_GZIP_LEVEL = 6
+_ZSTD_LEVEL = 9
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Callable[[pa.Table], object]]:
+    """A file to which the function given writes tables of `SCHEMA`'s columns, texts or dictionaries."""
+    with target.open("wb") as raw, _compressing(raw, target) as write:
+        write(HEADER)
+        yield lambda table: write(_lines(table))
+
+
+def _lines(table: pa.Table) -> bytes:
+    frame = cast(pl.DataFrame, pl.from_arrow(table.cast(SCHEMA)))
+    text = io.BytesIO()
+    frame.with_columns(pl.col(_TIMES).to_physical()).write_csv(text, include_header=False, quote_style="never")
+    return text.getvalue()
+
+
+@contextmanager
+def _compressing(raw: IO[bytes], target: Path) -> Iterator[Callable[[bytes], object]]:
+    if ".gz" in target.suffixes:  # Also while it is written under another name.
+        # Without name and time: the same rows give the same bytes.
+        with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as zipped:
+            yield zipped.write
+        return
+    codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
+    yield lambda text: raw.write(codec.compress(text, asbytes=True))  # One frame each; together they are one file.
+
+
+def read(archived: Path) -> Iterator[pa.Table]:
+    """The rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, and CorruptionError where it is damaged."""
+    types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in SCHEMA}
+    options = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
+    with _reading(archived) as file:
+        for number, block in enumerate(line_blocks(file, _BLOCK_BYTES)):
+            if number == 0 and not block.startswith(HEADER):
+                raise _other_columns(archived)
+            lines = block.removeprefix(HEADER) if number == 0 else block
+            if not lines:
+                continue
+            table = pa_csv.read_csv(
+                pa.BufferReader(lines),
+                read_options=pa_csv.ReadOptions(column_names=SCHEMA.names, block_size=len(lines), use_threads=False),
+                parse_options=pa_csv.ParseOptions(quote_char=False),
+                convert_options=options,
+            )
+            if any(column.null_count for column in table.columns):
+                raise _other_columns(archived)
+            yield table.cast(SCHEMA)
+
+
+def _other_columns(archived: Path) -> CorruptionError:
+    return CorruptionError(f"{archived}: is not CSV of the archive's columns; restore it from a copy")
+
+
+def count_rows(archived: Path) -> int:
+    """How many lines follow the header. Raises as `read`."""
+    lines = 0
+    with _reading(archived) as file:
+        while block := file.read(_BLOCK_BYTES):
+            lines += block.count(b"\n")
+    return lines - 1
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+@contextmanager
+def _reading(archived: Path) -> Iterator[IO[bytes]]:
+    try:
+        if _starts_with(archived, GZIP):
+            with gzip.open(archived, "rb") as file:
+                yield cast(IO[bytes], file)
+        else:
+            with archived.open("rb") as raw, pa.CompressedInputStream(raw, "zstd") as file:
+                yield cast(IO[bytes], file)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+        raise CorruptionError(
+            f"{archived}: cannot be read ({' '.join(str(error).split())[:200]}); restore it from a copy"
+        ) from error

@@ -1,0 +1,152 @@
+"""How are the same trades held in the fewest bytes that any reader of Parquet still restores by itself?
+
+Layout B. Of the columns of layout A, two stand as steps from row to row of the file, which starts from 0:
+
+| column     | restored in polars                                                                                     |
+| ---------- | ------------------------------------------------------------------------------------------------------ |
+| ts_recv    | `pl.col("recv_step").fill_null(0).cum_sum().cast(pl.Datetime("ns", "UTC"))`                            |
+| price      | `pl.col("price_step").fill_null(0).cum_sum().over("symbol") / 1e9`, unless `price_text` holds a number |
+| price text | `price_text`, and where that is null the number as a plain decimal without closing zeros               |
+
+In duckdb (`file_row_number` is the reader's own column, `from read_parquet(…, file_row_number = true)`):
+
+    make_timestamp_ns(sum(coalesce(recv_step, 0)) over (order by file_row_number)::BIGINT)
+    sum(coalesce(price_step, 0)) over (partition by symbol order by file_row_number) / 1e9
+
+As a float the sum is the price to its last digit below nine million; the sum itself is exact. A step of 0 is null.
+`price_text` holds what is no plain decimal of at most nine digits before and nine after the point, and what has
+closing zeros; of the first kind `price_step` is 0. All other columns are those of layout A.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.archive.schema import CODED_SCHEMA, SCHEMA, field
+
+_TEXT = pa.dictionary(pa.int32(), pa.large_string())
+_UNIT = 10**9
+_NUMBER = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$"
+_CLOSING_ZEROS = r"\.[0-9]*0$"
+_RECV_STEP = field("recv_step", pa.int64(), "ns", "recorder", "ts_recv less that of the row before", nullable=True)
+_PRICE_STEP = field(
+    "price_step", pa.int64(), "1e-9 quote currency per unit", "vendor",
+    "price less that of the symbol's row before", nullable=True,
+)  # fmt: skip
+_PRICE_TEXT = field("price_text", _TEXT, "decimal text", "vendor", "digits as received, where unusual", nullable=True)
+
+
+def _columns(coded: pa.Schema) -> pa.Schema:
+    fields = {"ts_recv": [_RECV_STEP], "price": [_PRICE_STEP, _PRICE_TEXT]}
+    return pa.schema([each for column in coded for each in fields.get(column.name, [column])])
+
+
+STEPS_SCHEMA = _columns(CODED_SCHEMA)
+RESTORED_BY = {
+    "polars": {
+        "ts_recv": 'pl.col("recv_step").fill_null(0).cum_sum().cast(pl.Datetime("ns", "UTC"))',
+        "price": 'pl.col("price_step").fill_null(0).cum_sum().over("symbol") / 1e9',
+    },
+    "duckdb": {
+        "ts_recv": "make_timestamp_ns(sum(coalesce(recv_step, 0)) over (order by file_row_number)::BIGINT)",
+        "price": "sum(coalesce(price_step, 0)) over (partition by symbol order by file_row_number) / 1e9",
+    },
+}
+
+
+class Steps:
+    """Turns one file's tables into steps, in order, or its steps into tables; what came last is carried."""
+
+    def __init__(self) -> None:
+        self._recv_ns = 0
+        self._prices: dict[str, int] = {}
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """A table of `CODED_SCHEMA`, each text column one chunk, as a table of `STEPS_SCHEMA`."""
+        recv = _numbers(table["ts_recv"].cast(pa.int64()))
+        steps = np.diff(recv, prepend=self._recv_ns)
+        self._recv_ns = int(recv[-1])
+        units, unusual = _parsed(table["price"])
+        symbols = _as_polars(table["symbol"]).cast(pl.String)
+        price_steps = self._price_steps(symbols, units)
+        price = table["price"].combine_chunks()
+        kept = pa.chunked_array([pa.DictionaryArray.from_arrays(
+            pa.array(np.asarray(price.indices), mask=~unusual), price.dictionary
+        )])  # fmt: skip
+        made = {"recv_step": _or_null(pl.Series(steps)), "price_step": _or_null(price_steps), "price_text": kept}
+        arrays = [made.get(name, table[name] if name in table.column_names else None) for name in STEPS_SCHEMA.names]
+        return pa.table(arrays, schema=STEPS_SCHEMA)
+
+    def back(self, table: pa.Table) -> pa.Table:
+        """The inverse of `of`; `ts_event` and texts keep the type they are given in, `price` is plain text."""
+        steps = _numbers(table["recv_step"].fill_null(0))
+        recv = np.cumsum(np.concatenate([[self._recv_ns], steps]))[1:]
+        self._recv_ns = int(recv[-1]) if len(recv) else self._recv_ns
+        symbols = _as_polars(table["symbol"]).cast(pl.String)
+        units = self._units(symbols, pl.Series(_numbers(table["price_step"].fill_null(0))))
+        unusual = _as_polars(table["price_text"]).cast(pl.String)
+        price = pl.select(pl.coalesce(unusual, _texts(units))).to_series()
+        made = {
+            "ts_recv": pa.array(recv).cast(SCHEMA.field("ts_recv").type),
+            "price": price.to_arrow().cast(pa.large_string()),
+        }
+        return pa.table({name: made.get(name, table[name] if name not in made else None) for name in SCHEMA.names})
+
+    def _carried(self, symbols: pl.Series) -> pl.DataFrame:
+        known = [(text, self._prices[text]) for text in symbols.unique().to_list() if text in self._prices]
+        return pl.DataFrame(known, {"symbol": pl.String, "units": pl.Int64}, orient="row")
+
+    def _price_steps(self, symbols: pl.Series, units: pl.Series) -> pl.Series:
+        before = self._carried(symbols)
+        rows = pl.concat([before, pl.DataFrame({"symbol": symbols, "units": units})]).with_columns(
+            pl.col("units").forward_fill().over("symbol").fill_null(0)
+        )
+        self._note(rows)
+        steps = rows.select(pl.col("units") - pl.col("units").shift(1, fill_value=0).over("symbol"))
+        return steps.to_series()[before.height :]
+
+    def _units(self, symbols: pl.Series, steps: pl.Series) -> pl.Series:
+        before = self._carried(symbols)
+        rows = pl.concat([before, pl.DataFrame({"symbol": symbols, "units": steps})])
+        rows = rows.with_columns(pl.col("units").cum_sum().over("symbol"))
+        self._note(rows)
+        return rows["units"][before.height :]
+
+    def _note(self, rows: pl.DataFrame) -> None:
+        self._prices |= dict(rows.group_by("symbol").agg(pl.col("units").last()).iter_rows())
+
+
+def _parsed(prices: pa.ChunkedArray) -> tuple[pl.Series, "np.ndarray[Any, np.dtype[np.bool_]]"]:
+    """The prices in units of 1e-9, null where a text is no plain decimal, and which are not the plainest text."""
+    column = prices.combine_chunks()
+    texts = pl.Series(column.dictionary).cast(pl.String)
+    parts = texts.str.split_exact(".", 1).struct.unnest()
+    is_number = texts.str.contains(_NUMBER)
+    whole, part = pl.nth(0).cast(pl.Int64, strict=False), pl.nth(1).fill_null("").str.pad_end(9, "0")
+    units = parts.select(pl.when(is_number).then(whole * _UNIT + part.cast(pl.Int64, strict=False))).to_series()
+    is_plain = (is_number & ~texts.str.contains(_CLOSING_ZEROS)).to_numpy()
+    codes = np.asarray(column.indices)
+    return units.gather(codes), ~is_plain[codes]
+
+
+def _texts(units: pl.Series) -> pl.Series:
+    """Numbers of 1e-9 as plain decimals without closing zeros; each different one is written once."""
+    known = units.unique()
+    part = (known % _UNIT).cast(pl.String).str.zfill(9).str.strip_chars_end("0")
+    whole = (known // _UNIT).cast(pl.String)
+    written = pl.select(pl.when(part == "").then(whole).otherwise(whole + "." + part)).to_series()
+    return units.replace_strict(known, written, return_dtype=pl.String)
+
+
+def _numbers(column: pa.ChunkedArray) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    return pl.Series(column).to_numpy()
+
+
+def _as_polars(column: pa.ChunkedArray) -> pl.Series:
+    return pl.Series(column)
+
+
+def _or_null(steps: pl.Series) -> pa.ChunkedArray:
+    return pa.chunked_array([pl.select(pl.when(steps != 0).then(steps)).to_series().to_arrow()])

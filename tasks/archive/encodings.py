@@ -1,0 +1,173 @@
+"""Writes and reads archived files in every encoding.
+
+| name    | file      | what it is                                                                                    |
+| ------- | --------- | --------------------------------------------------------------------------------------------- |
+| A       | .parquet  | the default: one row for each trade, every value absolute, for any reader                     |
+| B       | .parquet  | the smallest: steps in the place of receive times and prices (`deltas.py` restores them)       |
+| csv.zst | .csv.zst  | the journal's columns and `duplicate`, zstd                                                   |
+| csv.gz  | .csv.gz   | the same, gzip                                                                                |
+
+In Parquet rows stand by (connection, recv_seq), texts and connection as dictionaries, counters as deltas, and every
+page has a checksum. An encoding's name is the `layout` of its manifest.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.archive import csv_files, deltas
+from tasks.archive.schema import CODED_SCHEMA, MOST_ROWS_PER_GROUP, SCHEMA, TEXTS, explained, in_ms, plain
+from tasks.errors import CorruptionError
+
+Layout = Literal["plain", "max"]
+Format = Literal["parquet", "csv.zst", "csv.gz"]
+
+WRITER_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,  # At 6 a file is a fiftieth smaller, for a sixteenth of the archive's CPU.
+    "use_dictionary": ["connection", "symbol", "price", "size", "conditions"],
+    "column_encoding": {
+        "ts_recv": "PLAIN",
+        "recv_seq": "DELTA_BINARY_PACKED",
+        "ts_event": "DELTA_BINARY_PACKED",
+    },
+    "dictionary_pagesize_limit": 4 << 20,
+    "max_rows_per_page": 10_000_000,
+    "write_page_checksum": True,
+}
+STEPS_OPTIONS: dict[str, Any] = WRITER_OPTIONS | {
+    "compression_level": 9,
+    "use_dictionary": ["connection", "symbol", "price_step", "price_text", "size", "conditions"],
+    "column_encoding": {
+        "recv_step": "BYTE_STREAM_SPLIT",
+        "recv_seq": "DELTA_BINARY_PACKED",
+        "ts_event": "DELTA_BINARY_PACKED",
+    },
+}
+_SCHEMAS = {"A": SCHEMA, "B": plain(deltas.STEPS_SCHEMA)}
+Write = Callable[[pa.Table], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How an archived file is encoded; `layout` applies to Parquet only."""
+
+    layout: Layout = "plain"
+    format: Format = "parquet"
+
+    @property
+    def name(self) -> str:
+        """What a manifest calls it."""
+        return {"plain": "A", "max": "B"}[self.layout] if self.format == "parquet" else self.format
+
+
+@contextmanager
+def writing(target: Path, encoding: Encoding, facts: dict[str, str], *, event_in_ms: bool = False) -> Iterator[Write]:
+    """A file in that encoding, to which the function given writes tables of `CODED_SCHEMA`, each a row group.
+
+    `facts` is what the file says of itself, by name; CSV says nothing. `event_in_ms`: every event time is a whole
+    millisecond, else the write raises pyarrow.ArrowInvalid.
+    """
+    if encoding.format != "parquet":
+        with csv_files.writing(target) as write:
+            yield write
+        return
+    steps = deltas.Steps() if encoding.layout == "max" else None
+    coded = CODED_SCHEMA if steps is None else deltas.STEPS_SCHEMA
+    coded = in_ms(coded) if event_in_ms else coded
+    options = WRITER_OPTIONS if steps is None else STEPS_OPTIONS
+    with pq.ParquetWriter(target, coded, store_schema=False, **options) as writer:
+        said = file_schema(coded, encoding, facts)
+        writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
+        yield lambda table: _write_group(writer, table if steps is None else steps.of(table), coded)
+
+
+def _write_group(writer: pq.ParquetWriter, table: pa.Table, schema: pa.Schema) -> None:
+    place = schema.get_field_index("ts_event")
+    column = table["ts_event"].cast(schema.field(place).type)
+    table = table.set_column(place, schema.field(place), column)
+    writer.write_table(table, row_group_size=len(table))
+
+
+def file_schema(coded: pa.Schema, encoding: Encoding, facts: dict[str, str]) -> pa.Schema:
+    """The schema with what the file says of itself: `facts` by name, and each column's unit, source and meaning."""
+    said = {**facts, "layout": encoding.name, "columns": explained(coded)}
+    if encoding.layout == "max":
+        said["restored_by"] = json.dumps(deltas.RESTORED_BY)
+    return plain(coded).with_metadata(said)
+
+
+def read_groups(archived: Path, *, coded: bool = False) -> Iterator[pa.Table]:
+    """The file's rows in order, as tables of `SCHEMA`'s columns and types, every page's checksum verified.
+
+    `coded`: with dictionaries in the place of texts, for a third of the CPU. Memory is bounded by a row group. Raises
+    FileNotFoundError, and CorruptionError where the file is damaged or has other columns.
+    """
+    schema = CODED_SCHEMA if coded else SCHEMA
+    if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
+        for table in csv_files.read(archived):
+            yield _as(table, schema)
+        return
+    with _open(archived, coded=coded) as file:
+        steps = deltas.Steps() if _layout(file) == "B" else None
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            yield _as(table if steps is None else steps.back(table), schema)
+
+
+def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the schema's types, but no dictionary copied."""
+    columns = []
+    for each in schema:
+        column = table[each.name]
+        if pa.types.is_dictionary(each.type):
+            column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        elif column.type != each.type:
+            column = column.cast(each.type)
+        columns.append(column)
+    return pa.table(columns, names=schema.names) if schema is CODED_SCHEMA else pa.table(columns, schema=schema)
+
+
+def count_rows(archived: Path) -> int:
+    """How many rows the file has: its own word in Parquet, counted in CSV. Raises as `read_groups`."""
+    if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
+        return csv_files.count_rows(archived)
+    with _open(archived) as file:
+        return int(file.metadata.num_rows)
+
+
+def check_groups(file: pq.ParquetFile, path: Path) -> None:
+    """Raises CorruptionError where one of the file's groups is larger than any that we write."""
+    largest = max((file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)), default=0)
+    if largest > MOST_ROWS_PER_GROUP:
+        raise CorruptionError(f"{path}: a group has {largest:,} rows, as none of ours; restore it from a copy")
+
+
+def _layout(file: pq.ParquetFile) -> str:
+    return str((file.metadata.metadata or {}).get(b"layout", b"A").decode())
+
+
+@contextmanager
+def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
+    try:
+        footer = pq.read_metadata(parquet)
+        texts = [name for name in footer.schema.names if name in (*TEXTS, "price_text")] if coded else ()
+        with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
+            known, found = _SCHEMAS.get(_layout(file), SCHEMA), plain(file.schema_arrow)
+            if not (found.equals(known) or found.equals(in_ms(known))):
+                raise CorruptionError(f"{parquet}: its columns are not those of layout A or B; restore it from a copy")
+            check_groups(file, parquet)
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptionError(
+            f"{parquet}: cannot be read ({' '.join(str(error).split())[:200]}); restore it from a copy"
+        ) from error

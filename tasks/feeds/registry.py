@@ -1,0 +1,31 @@
+"""The feeds that can be recorded, by name."""
+
+from tasks.errors import SettingsError
+from tasks.feeds.base import Feed
+from tasks.feeds.finnhub import Finnhub
+from tasks.zones import UTC
+
+DEFAULT = "finnhub"
+FEEDS: dict[str, Feed] = {feed.name: feed for feed in (Finnhub(),)}
+
+
+def feed_named(name: str) -> Feed:
+    """Return the feed of that name. Raises SettingsError where there is none."""
+    feed = FEEDS.get(name)
+    if feed is None:
+        raise SettingsError(f"feed: {name[:40]!r} is not known; choose one of {', '.join(FEEDS)}")
+    return feed
+
+
+def never_closes(feed: str, symbol: str) -> bool:
+    """Return whether the symbol's days are UTC's because its market has no closing time.
+
+    A feed that this version does not know, as in a record of a later one, is taken to follow its exchange.
+    """
+    known = FEEDS.get(feed)
+    return known is not None and known.market_hours(symbol) != "exchange"
+
+
+def zone_of(feed: str, symbol: str, exchange_zone: str) -> str:
+    """Return the time zone of the symbol's days, where its exchange's is `exchange_zone`."""
+    return UTC if never_closes(feed, symbol) else exchange_zone

@@ -1,0 +1,311 @@
+"""What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload), …
+
+Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns. The last field of
+each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from tasks.errors import CorruptionError
+from tasks.records.ledger import FrameCounts, Gap
+from tasks.records.names import BatchName, check_day
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRange:
+    """The trades of one connection in one batch: first and last `recv_seq` and `ts_recv`, and how many.
+
+    `before_seq` and `before_recv_ns` are the connection's last ones before this batch, 0 where it is its first:
+    they carry the order across batches.
+    """
+
+    connection: int
+    rows: int
+    first_seq: int
+    last_seq: int
+    first_recv_ns: int
+    last_recv_ns: int
+    before_seq: int = 0
+    before_recv_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """A sealed journal: what lies in `sealed/<batch>.csv`.
+
+    `date` (YYYY-MM-DD) is the day on which the journal was opened, in the exchange's time zone, or in UTC where its
+    symbols never close; a journal is closed at that zone's midnight. `bytes` and `sha256` (hex) are the CSV file's,
+    header included. `symbols` were subscribed at some time of the batch. `lanes` is how many lanes the session has:
+    only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed
+    recorder had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
+    `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
+    cut), by its name. `refused_reasons` counts why trades could not be rows. `not_kept` counts the
+    refused, of kind "frame" or "trade", that are not in quarantine because the session had filled its room there.
+    """
+
+    batch: str
+    feed: str
+    date: str
+    symbols: tuple[str, ...]
+    lanes: int
+    opened_ns: int
+    sealed_ns: int
+    rows: int
+    bytes: int
+    sha256: str
+    frames: FrameCounts
+    trades_refused: int
+    connections: tuple[ConnectionRange, ...]
+    per_symbol: dict[str, int]
+    gaps: tuple[Gap, ...] = ()
+    recovered: bool = False
+    cut_bytes: int = 0
+    quarantine: dict[str, str] = field(default_factory=dict)
+    refused_reasons: dict[str, int] = field(default_factory=dict)
+    not_kept: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a file that it names is none of this batch: a record may come from anywhere."""
+        name = BatchName.exactly(self.batch)
+        check_day(self.feed, self.date)
+        for each in self.quarantine:
+            if each not in (name.rejected_frames, name.cut, name.cut_frames):
+                raise ValueError(f"{each[:80]!r} is no file in quarantine of {name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
+
+    `examples` shows a few quarantined lines with their reasons. `duplicates` equal an earlier valid row of the
+    batch in every vendor field; `odd_conditions` rows have conditions in a form that the vendor
+    is not known to send. `out_of_order` have an event time before an earlier print of their symbol; `late` were
+    received more than ten seconds after their event.
+    `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
+    valid rows. `structural` says why the whole batch was rejected, where it was.
+    `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
+    None where there is none. `event_in_ms`: every event time is a whole millisecond.
+    """
+
+    rows: int
+    valid: int
+    quarantined: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    duplicates: int = 0
+    odd_conditions: int = 0
+    out_of_order: int = 0
+    late: int = 0
+    lag_ms: dict[str, float] = field(default_factory=dict)
+    per_symbol: dict[str, int] = field(default_factory=dict)
+    structural: str | None = None
+    quarantine_sha256: str | None = None
+    validated_sha256: str | None = None
+    event_in_ms: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What an archived batch holds. `file` is the name of the archived file beside it, None where no row was valid.
+
+    `bytes` and `sha256` (hex) are that file's. First and last times are over its rows.
+    """
+
+    version: int = 1
+    batch: str
+    file: str | None
+    layout: str
+    software: str
+    rows: int
+    bytes: int
+    sha256: str
+    first_event_ns: int | None
+    last_event_ns: int | None
+    first_recv_ns: int | None
+    last_recv_ns: int | None
+    seal: Seal
+    report: Report
+
+    def __post_init__(self) -> None:
+        """Raises ValueError as a seal does."""
+        name = BatchName.exactly(self.batch)
+        if self.file is not None and self.file not in name.archives:
+            raise ValueError(f"{self.file[:80]!r} is no archived file of {name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectReceipt:
+    """One object as the store acknowledged it. `sha256` is hex; `checked` says by what it was compared."""
+
+    key: str
+    bytes: int
+    sha256: str
+    etag: str
+    version: str | None
+    checked: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where uploads go: a bucket, the endpoint of its store (None is AWS), and what every key starts with."""
+
+    bucket: str
+    endpoint: str | None
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An upload: the archived file first (None where there is none), its record last.
+
+    Of a batch the record is its manifest, and `beside` are its files in quarantine; of a day's file it is the day's
+    record and `batch` that file's stem; of a session it is the session's record and `batch` its name.
+    """
+
+    batch: str
+    bucket: str
+    endpoint: str | None
+    uploaded_ns: int
+    object: ObjectReceipt | None
+    manifest: ObjectReceipt
+    beside: tuple[ObjectReceipt, ...] = ()
+
+    @property
+    def objects(self) -> tuple[ObjectReceipt, ...]:
+        """Every object that was acknowledged, in the order in which they went up."""
+        return (*(() if self.object is None else (self.object,)), *self.beside, self.manifest)
+
+    def is_of(self, place: Place) -> bool:
+        """Whether it is one of that bucket: of its name, at its endpoint, under its prefix."""
+        below = self.manifest.key.removeprefix(place.prefix)
+        here = below != self.manifest.key and below.startswith(("/feed=", "/_sessions/", "-by-day/feed="))
+        return here and (self.bucket, self.endpoint) == (place.bucket, place.endpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """The archived batches of one feed and day as one file, `days/feed=…/date=…/<file>`, by symbol and event time.
+
+    `batches` are the manifests of all batches that it was made of, seals and reports included, in order of recording;
+    its rows are theirs, each with the name of its batch. `file` is None where they have no row.
+    """
+
+    version: int = 1
+    feed: str
+    date: str
+    file: str | None
+    software: str
+    rows: int
+    bytes: int
+    sha256: str
+    batches: tuple[Manifest, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError as a seal does."""
+        check_day(self.feed, self.date)
+        if self.file is not None and not re.fullmatch(rf"{self.date}-[0-9a-f]+\.parquet", self.file):
+            raise ValueError(f"{self.file[:80]!r} is no file of the day {self.date}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Why a file of the archive, or of a day, is no longer in the data folder: written before it was removed.
+
+    `batch` is the name of the batch, or the day file's stem, `file` the name of what was removed. `why`: its day's
+    file holds its rows (merged), it was old enough (age), or the disk was too full (space). `held_in` says in which
+    places a proven copy was at that moment: a path below the data folder, or a bucket and a key.
+    """
+
+    batch: str
+    file: str
+    removed_ns: int
+    why: Literal["merged", "age", "space"]
+    held_in: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the file would lie in another folder than this record."""
+        if not self.file or set(self.file) & {"/", "\0"} or self.file in (".", ".."):
+            raise ValueError(f"{self.file[:80]!r} is no file beside its record")
+
+
+def quarantined_files(manifest: Manifest) -> dict[str, str]:
+    """The SHA-256 (hex) of each file that lies in `quarantine/` of a batch, by its name, as its records keep it."""
+    name, report = BatchName.parse(manifest.batch), manifest.report
+    files = dict(manifest.seal.quarantine)
+    if report.quarantine_sha256 is not None:
+        files[name.rejected_rows] = report.quarantine_sha256
+    if report.structural is not None:
+        files[name.rejected_batch] = manifest.seal.sha256
+    return files
+
+
+Record = TypeVar("Record")
+SOFTWARE = f"stock-tracing {version('stock-tracing')}"
+
+# A record is read whole. A day of five hundred batches of eight thousand symbols has less.
+MOST_BYTES = 256 << 20
+
+_END = b"\n}\n"
+_DIGEST = b',\n  "record_sha256": "%s"'
+_TAIL_BYTES = len(_DIGEST % bytes(64) + _END)
+
+
+def encode(record: object) -> bytes:
+    """A record as JSON: indented, in the order of its fields, the same bytes for the same values.
+
+    Its last field, `record_sha256`, is the SHA-256 (hex) of the JSON without that field: `read` finds any flipped bit.
+    """
+    body = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    return body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END
+
+
+def record_sha256(record: object) -> str:
+    """The `record_sha256` (hex) that `encode` ends this record with."""
+    return encode(record)[-_TAIL_BYTES:].split(b'"')[-2].decode()
+
+
+def sha256_said(path: Path) -> str:
+    """The `record_sha256` that stands at the end of a record's file, whatever stands before it; else some other text.
+
+    Raises FileNotFoundError.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").split('"')[-2:][0]
+
+
+def read(path: Path, kind: type[Record]) -> Record:
+    """The record of that kind in `path`.
+
+    Raises FileNotFoundError where there is none and CorruptionError where it is not such a record, or not the
+    bytes that `encode` gave.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise _too_large(path)
+        return decode(file.read(), kind, path)
+
+
+def _too_large(where: object) -> CorruptionError:
+    return CorruptionError(f"{where}: is larger than {MOST_BYTES:,} bytes, as no record is; restore it from a copy")
+
+
+def decode(content: bytes, kind: type[Record], where: object) -> Record:
+    """The record of that kind that these bytes are; `where` they lie is said in the error. Raises CorruptionError."""
+    if len(content) > MOST_BYTES:
+        raise _too_large(where)
+    body = content[:-_TAIL_BYTES] + _END
+    if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
+        raise CorruptionError(f"{where}: its record_sha256 is not that of its content; restore it from a copy")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"{where}: not a {kind.__name__} record ({error}); restore it from a copy") from error

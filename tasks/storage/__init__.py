@@ -1,0 +1,1 @@
+"""The data folder: its layout, atomic writes and locks."""

@@ -1,0 +1,255 @@
+"""`tape ls`, `show`, `bars`, `query`, `restore`, `verify --remote` as typed by a user; what is still to upload."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flows.archive_batches import waiting
+from flows.bucket import bucket_of
+from flows.settings import load_settings
+from tape.cli.app import app
+from tasks.compress.parquet import compress
+from tasks.errors import RecorderError, SettingsError, TerminalError
+from tasks.merge.day import merge
+from tasks.records.ledger import SessionRecord
+from tasks.records.manifest import encode
+from tasks.records.names import BatchName
+from tasks.storage.store import Store, write_whole
+from tasks.upload.once import upload
+from tasks.upload.sessions import upload_session
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
+
+SESSION = "20261124T143000Z-9f3c01ab"
+NAME = BatchName(SESSION, 0, 0)
+START_NS = 1_795_530_600_000_000_000
+Use = Callable[..., Any]
+
+
+@pytest.fixture
+def use(store: Store, sealed_batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Runs a command over one archived session: `use("ls") -> stdout`; what a command raises is raised."""
+    rows = [("AAPL", "100.1", "10"), ("MSFT", "400", "3"), ("AAPL", "100.3", "5"), ("AAPL", "-1", "5")]
+    lines = [
+        f"1,{seq},{START_NS + seq * 10**9},{START_NS + seq * 10**9 - 5_000_000},{symbol},{price},{size},1\n".encode()
+        for seq, (symbol, price, size) in enumerate(rows, 1)
+    ]
+    sealed_batch(
+        lines, name=NAME, opened_ns=START_NS, sealed_ns=START_NS + 10**10, per_symbol={"AAPL": 3, "MSFT": 1}
+    )  # fmt: skip
+    split(store, NAME, Limits(None, None))
+    compress(store, NAME)
+    record = SessionRecord(
+        session=SESSION, feed="finnhub", symbols=("AAPL", "MSFT"), started_ns=START_NS, listening_ns=START_NS,
+        ended_ns=START_NS + 10**10, deadline_ns=START_NS + 10**10, outcome="complete", error=None, connections=1,
+        frames_received=4, batches=(1,), gaps=(),
+    )  # fmt: skip
+    (store.sessions / SESSION).mkdir()
+    write_whole(store.sessions / SESSION / "session.json", encode(record))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TAPE_DATA_DIR", str(store.root))
+
+    def run(*words: str, code: int = 0) -> str:
+        result: Result = CliRunner().invoke(app, words)
+        if isinstance(result.exception, RecorderError):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def in_bucket(use: Use, bucket_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, store: Store) -> Any:
+    """The settings name the test's own bucket, which has the batch and its session's record."""
+    for name, value in bucket_settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = bucket_of(load_settings())
+    assert bucket is not None
+    upload(store, NAME, bucket, lambda: 1)
+    upload_session(store, SESSION, bucket, lambda: 1)
+    return bucket
+
+
+def test_ls_lists_days_and_sessions(use: Use) -> None:
+    """A day and a session with their batches, trades and balance; as text and as JSON."""
+    shown = json.loads(use("ls", "--json"))
+    assert [day["date"] for day in shown["days"]] == ["2026-11-24"]
+    (session,) = shown["sessions"]
+    assert {name: session[name] for name in ("session", "outcome", "batches", "trades", "uploaded", "balances")} == {
+        "session": SESSION, "outcome": "complete", "batches": 1, "trades": 3, "uploaded": 0, "balances": True,
+    }  # fmt: skip
+    assert SESSION in use("ls")
+
+
+def test_ls_tells_which_days_are_closed(use: Use, store: Store) -> None:
+    """A day is closed once its merged file holds all of its batches."""
+    assert [day["closed"] for day in json.loads(use("ls", "--json"))["days"]] == [False]
+    merge(store, "finnhub", "2026-11-24")
+    assert [day["closed"] for day in json.loads(use("ls", "--json"))["days"]] == [True]
+
+
+def test_ls_shows_a_session_that_does_not_balance(use: Use, store: Store) -> None:
+    """A session of which a batch is missing says so, whether any file of it is left or none."""
+    for path in store.archive.rglob(f"*{NAME}*"):
+        path.unlink()
+    (session,) = json.loads(use("ls", "--json"))["sessions"]
+    assert (session["outcome"], session["balances"]) == ("unreadable", False)
+    for path in store.quarantine.rglob(f"*{NAME}*"):
+        path.unlink()
+    (session,) = json.loads(use("ls", "--json"))["sessions"]
+    assert (session["outcome"], session["balances"]) == ("complete", False)
+    assert "NO" in use("ls")
+
+
+@pytest.mark.parametrize("what", [SESSION, "2026-11-24"])
+def test_show_tells_of_a_session_and_of_a_day(use: Use, what: str) -> None:
+    """Symbols with their trades, lag percentiles, reasons of the quarantine, and for a session its ledger."""
+    shown = json.loads(use("show", what, "--json"))
+    assert shown["per_symbol"] == {"AAPL": 2, "MSFT": 1}
+    assert shown["lag_ms"] == {"p50": 5.0, "p90": 5.0, "p99": 5.0, "max": 5.0}
+    assert list(shown["reasons"].values()) == [1]
+    assert (shown["ledger"] is not None) == (what == SESSION)
+    text = use("show", what)
+    for each in ("AAPL", "p99 5.0", "quarantined: 1", "the accounts balance"):
+        assert each in text
+
+
+def test_show_of_what_is_not_there_says_where_to_look(use: Use) -> None:
+    """An unknown day is an error that names what is near, or `tape ls`; what is no day is a wrong argument."""
+    with pytest.raises(TerminalError, match="tape ls"):
+        use("show", "2013-01-03")
+    with pytest.raises(TerminalError, match=r"did you mean 2026-11-24\?"):
+        use("show", "2026-11-25")
+    with pytest.raises(SettingsError, match="YYYY-MM-DD"):
+        use("show", "the day before")
+    with pytest.raises(TerminalError, match="nothing of it"):
+        use("show", "yesterday")
+
+
+def test_bars_as_text_csv_json_and_plot(use: Use) -> None:
+    """One bar in four forms, its numbers exact."""
+    command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
+    (row,) = csv.DictReader(io.StringIO(use(*command, "--csv")))
+    assert row == {
+        "start": "2026-11-24 14:30:00", "open": "100.1", "high": "100.3", "low": "100.1", "close": "100.3",
+        "volume": "15", "vwap": "100.166666667", "trades": "2",
+    }  # fmt: skip
+    assert '"close":100.3,' in use(*command, "--json")
+    assert use(*command).splitlines()[0].split() == ["start", "(UTC)", *list(row)[1:]]
+    assert "100.3 +O" in use(*command, "--plot")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("bars", "AAPL", "--date", "2026-11-24", "--every", "0s"), "--every"),
+        (("bars", "AAPL", "--date", "24.11.2026"), "YYYY-MM-DD"),
+        (("bars", "AAPL", "--date", "2026-11-24", "--json", "--csv"), "one of"),
+        (("query", "SELEC 1"), "syntax error"),
+        (("query", "SELECT 1", "--remote"), "TAPE_S3_BUCKET"),
+        (("restore", "--date", "2026-11-24"), "TAPE_S3_BUCKET"),
+        (("verify", "--remote"), "TAPE_S3_BUCKET"),
+        (("ls", "--data-dir", "nowhere"), "no such data folder"),
+    ],
+)
+def test_a_wrong_use_is_said_in_a_line(use: Use, words: tuple[str, ...], says: str) -> None:
+    """Each slip names what is wrong and how it is written."""
+    with pytest.raises(SettingsError, match=says):
+        use(*words)
+
+
+def test_bars_say_their_zone_and_are_shown_in_another(use: Use) -> None:
+    """The zone stands in the heading; with --tz starts are that zone's, and one that is none is told what is near."""
+    command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
+    assert use(*command).startswith("start (UTC)")
+    shown = use(*command, "--tz", "America/New_York")
+    assert shown.startswith("start (America/New_York)")
+    assert "2026-11-24 09:30:00" in shown
+    with pytest.raises(SettingsError, match=r"did you mean America/New_York"):
+        use(*command, "--tz", "America/New_Yrk")
+    with pytest.raises(TerminalError, match=r"did you mean AAPL\?"):
+        use("bars", "APPL", "--date", "2026-11-24")
+
+
+def test_bars_of_a_symbol_that_has_none_say_so(use: Use) -> None:
+    """Without a trade there is no empty table but an error that says where symbols are listed."""
+    with pytest.raises(TerminalError, match="tape show 2026-11-24"):
+        use("bars", "NOPE", "--date", "2026-11-24")
+
+
+def test_query_in_three_forms(use: Use) -> None:
+    """A table, CSV with a header, and one JSON object a line; decimals are numbers with all their digits."""
+    sql = "SELECT symbol, price, ts_event, duplicate FROM trades WHERE symbol = 'AAPL' ORDER BY ts_event"
+    assert use("query", sql, "--csv").splitlines()[:2] == [
+        "symbol,price,ts_event,duplicate",
+        "AAPL,100.1,2026-11-24 14:30:00.995000000,false",
+    ]
+    assert use("query", sql, "--json").splitlines()[1] == (
+        '{"symbol":"AAPL","price":100.3,"ts_event":"2026-11-24 14:30:02.995000000","duplicate":false}'
+    )
+    assert len(use("query", sql).splitlines()) == 3
+    assert use("query", "SELECT outcome FROM sessions", "--csv") == "outcome\ncomplete\n"
+    assert use("query", "SELECT count(*) AS n FROM trades", "--date", "2026-11-25", "--csv") == "n\n0\n"
+
+
+def test_verify_remote_exits_0_only_where_all_holds(use: Use, in_bucket: Any, object_store: Any) -> None:
+    """A whole bucket holds; with one object gone the key is printed and the exit status is 1."""
+    assert "all as their receipts say" in use("verify", "--remote")
+    assert json.loads(use("verify", "--remote", "--json"))["holds"]
+    key = f"trades/feed=finnhub/date=2026-11-24/{NAME.archived}"
+    object_store.server.client().delete_object(Bucket=in_bucket.name, Key=key)
+    assert f"missing {key}" in use("verify", "--remote", code=1)
+    assert json.loads(use("verify", "--remote", "--json", code=1))["wrong"][0]["key"] == key
+
+
+def test_a_lost_day_is_restored_and_asked_in_the_bucket(use: Use, in_bucket: Any, store: Store) -> None:
+    """With the archive gone, bars and SQL are answered from the bucket; restored, `tape` uses it as before."""
+    bars = ("bars", "AAPL", "--date", "2026-11-24", "--csv")
+    before = use(*bars)
+    shutil.rmtree(store.archive)
+    store.prepare()
+    assert use(*bars, "--remote") == before
+    assert use("query", "SELECT count(*) AS n FROM trades", "--remote", "--csv") == "n\n3\n"
+    assert use("query", "SELECT trades FROM sessions", "--remote", "--csv") == "trades\n3\n"
+    assert "1 batches restored" in use("restore", "--date", "2026-11-24")
+    assert "0 batches restored" in use("restore", "--date", "2026-11-24")
+    assert use(*bars) == before
+
+
+def test_everything_comes_back_into_an_empty_folder(use: Use, in_bucket: Any, store: Store) -> None:
+    """Without a date all is restored, quarantine and the session's record with it, and `tape verify` holds."""
+    files = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file() and "receipt" not in path.name}
+    shutil.rmtree(store.root)
+    store.root.mkdir()
+    said = use("restore")
+    assert "everything: 1 batches restored" in said
+    assert "0 merged days and 1 sessions' records" in said
+    assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == files
+    assert json.loads(use("verify", "--json"))["holds"]
+
+
+def test_a_receipt_of_an_earlier_bucket_is_no_receipt_of_this_one(
+    use: Use, in_bucket: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change of bucket, endpoint or prefix every batch waits to be uploaded again; unchanged, none does."""
+    assert waiting(store, load_settings()) == []
+    changes = [
+        ("TAPE_S3_BUCKET", "another-bucket"),
+        ("TAPE_S3_PREFIX", "tape/trades"),
+        ("TAPE_S3_ENDPOINT_URL", "http://127.0.0.1:1"),
+    ]
+    for name, value in changes:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert waiting(store, load_settings()) == [NAME], name
+    next(store.archive.rglob("*receipt.json")).write_bytes(b"{")
+    assert waiting(store, load_settings()) == [NAME], "a receipt that cannot be read"

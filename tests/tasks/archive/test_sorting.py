@@ -1,0 +1,64 @@
+"""Are more rows than memory holds put in order, all of them, once?"""
+
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.archive import sorting
+from tasks.archive.sorting import external_sort, regrouped
+
+Keys = list[list[tuple[int, int]]]
+PIECES = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30), max_size=8)
+
+
+def frames(pieces: Keys) -> list[pl.DataFrame]:
+    """Pieces of rows with two keys and a number that tells them apart."""
+    rows = [pl.DataFrame(piece, {"a": pl.Int32, "b": pl.Int64}, orient="row") for piece in pieces]
+    starts = [sum(map(len, pieces[:place])) for place in range(len(pieces))]
+    return [
+        frame.with_columns(n=pl.int_range(start, start + len(frame), dtype=pl.Int64))
+        for frame, start in zip(rows, starts, strict=True)
+    ]
+
+
+@given(pieces=PIECES, run_rows=st.integers(1, 40), block_rows=st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_all_rows_in_order(pieces: Keys, run_rows: int, block_rows: int) -> None:
+    """However long runs and blocks are and however many keys are equal: the rows sorted, and nothing left behind."""
+    given_rows = frames(pieces)
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setattr(sorting, "RUN_ROWS", run_rows)
+        patch.setattr(sorting, "BLOCK_ROWS", block_rows)
+        found = list(external_sort(iter(given_rows), ["a", "b", "n"], Path(folder)))
+        assert not [path for path in Path(folder).rglob("*") if path.is_file()]
+    rows = [row for frame in found for row in frame.rows()]
+    assert rows == sorted(row for frame in given_rows for row in frame.rows())
+
+
+@given(pieces=PIECES, rows=st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_regrouped(pieces: Keys, rows: int) -> None:
+    """The same rows in the same order, every time as many, the last time what is left."""
+    given_rows = frames(pieces)
+    found = list(regrouped(iter(given_rows), rows))
+    assert [row for frame in found for row in frame.rows()] == [row for frame in given_rows for row in frame.rows()]
+    assert all(frame.height == rows for frame in found[:-1])
+    assert all(0 < frame.height <= rows for frame in found[-1:])
+
+
+def test_no_more_is_in_memory_than_a_run_and_a_block_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given at a time stays as long as that, and what is laid aside is taken up as it is needed."""
+    monkeypatch.setattr(sorting, "RUN_ROWS", 100)
+    monkeypatch.setattr(sorting, "BLOCK_ROWS", 10)
+    pieces = frames([[(n * 7 % 40, n * 13 % 50) for n in range(2_000)]])
+    left = []
+    for frame in external_sort(iter(pieces), ["a", "b", "n"], tmp_path):
+        assert frame.height <= 100 + 20 * 10
+        left.append(sum(path.is_file() for path in tmp_path.rglob("*")))
+    assert (left[0], left[-1]) == (190, 0)
+    assert all(before > after for before, after in pairwise(left))
