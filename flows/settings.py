@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    feed: Literal["finnhub"] = _setting("TAPE_FEED", "finnhub", "finnhub", "The feed to record from: finnhub.")
+    feed: Literal["finnhub", "coinbase"] = _setting(
+        "TAPE_FEED", "finnhub", "finnhub", "The feed to record from: finnhub or coinbase."
+    )
     finnhub_api_key: Secret | None = _setting(
         "FINNHUB_API_KEY", None, "c0ffee…", "The key for Finnhub's websocket; it is sent to hosts of finnhub.io alone."
     )

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tasks.records.trade import Trade
+from tasks.replay.finnhub import TradeWriter
 from tasks.replay.tape_file import row_of
-from tasks.replay.vendor import EventTimes, TradeWriter
+from tasks.replay.vendor import EventTimes
 
 WITHIN_S = 20.0
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -577,3 +578,6 @@ def _heard(opcode: int, payload: bytes) -> Heard:
         if said.get("type") in ("subscribe", "unsubscribe"):
             return Heard(said["type"], said.get("symbol"))
     return Heard("text", payload)
+
+
+StartServer = Callable[..., FaultServer]

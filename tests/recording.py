@@ -140,13 +140,14 @@ def sealed_rows(store: Store, session: str) -> list[Row]:
     for name in store.sealed_batches():
         if name.session == session:
             content = (store.sealed / name.sealed).read_bytes()
-            assert content.startswith(JOURNAL_HEADER)
-            rows += map(_row, content[len(JOURNAL_HEADER) :].decode().splitlines())
+            header, *lines = content.decode().splitlines()
+            assert header.encode().startswith(JOURNAL_HEADER[:-1])
+            rows += map(_row, lines)
     return sorted(rows, key=lambda row: (row.connection, row.seq))
 
 
 def _row(line: str) -> Row:
-    connection, seq, ts_recv, ts_event, symbol, price, size, conditions = line.split(",")
+    connection, seq, ts_recv, ts_event, symbol, price, size, conditions, *_ = line.split(",")
     codes = tuple(conditions.split(";")) if conditions else ()
     return Row(int(connection), int(seq), int(ts_recv), Trade(int(ts_event), symbol, price, size, codes))
 
@@ -261,3 +262,6 @@ class Babble:
             number += self.per_message
             time.sleep(self.pause_s)
         Send(trades(3, number)).run(connection)  # in flight when the unsubscription came
+
+
+StartSession = Callable[..., Recording]

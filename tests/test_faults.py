@@ -3,7 +3,6 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import faults
@@ -27,6 +26,7 @@ from faults import (
     Send,
     Signal,
     Stall,
+    StartServer,
     Subscribed,
     Text,
 )
@@ -36,7 +36,6 @@ from tasks.records.trade import Trade
 WAIT_S = 10
 TRADES = [Trade(10**18 + n * 10**6, "AAPL", f"{n}.10", "1", ("1",)) for n in range(1, 4)]
 MESSAGE = Send(TRADES).frames()[0].payload
-StartServer = Callable[..., FaultServer]
 
 
 def join(server: FaultServer, **options: object) -> websocket.WebSocket:

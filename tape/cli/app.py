@@ -25,6 +25,7 @@ from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.live import session_shown
 from tasks.errors import RecorderError, SettingsError
+from tasks.feeds.registry import feed_named
 from tasks.records.ledger import Ledger
 from tasks.records.manifest import SOFTWARE
 from tasks.storage.store import Store
@@ -88,6 +89,7 @@ def record(
     until: Annotated[
         str | None, typer.Option(help="Until when: HH:MM[:SS] by this machine's clock, or ISO 8601.")
     ] = None,
+    feed: Annotated[str | None, typer.Option(help="The feed: finnhub or coinbase. [TAPE_FEED, finnhub]")] = None,
     feed_url: Annotated[str | None, typer.Option(help="The feed's websocket, without the key. [TAPE_FEED_URL]")] = None,
     data_dir: DataDir = None,
     batch_for: Annotated[str | None, typer.Option(help="Seal a batch at this age. [TAPE_BATCH_FOR, 5m]")] = None,
@@ -97,7 +99,9 @@ def record(
     as_json: AsJson = False,
 ) -> None:
     """Record trades until a time is up, and archive them meanwhile. Exits 0 only if it was recorded and balances."""
-    settings = load_settings(symbols=symbols, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes)
+    settings = load_settings(
+        symbols=symbols, feed=feed, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes
+    )
     deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
     check_feed(settings)
     check_bucket_of(settings)
@@ -107,7 +111,7 @@ def record(
 
     refuse_wrong_bucket(settings, report.tell)
     with (
-        chosen(feed_url=feed_url, data_dir=data_dir),
+        chosen(feed=feed, feed_url=feed_url, data_dir=data_dir),
         ended_in_order(report.tell),
         orchestrated(report.tell),
         session_shown(live=sys.stdout.isatty() and not as_json),
@@ -221,12 +225,15 @@ def replay(
     speed: Annotated[str, typer.Option(help="So many times real time, or max.")] = "1",
     original_times: Annotated[bool, typer.Option("--original-times", help="Keep the tape's event times.")] = False,
     exit_at_end: Annotated[bool, typer.Option("--exit-at-end", help="End when the tape has ended.")] = False,
+    feed: Annotated[str, typer.Option(help="The vendor to serve it as: finnhub or coinbase.")] = "finnhub",
 ) -> None:
-    """Serve a tape as Finnhub's websocket, on this machine alone, to whoever subscribes."""
+    """Serve a tape as a vendor's websocket, on this machine alone, to whoever subscribes."""
     from tasks.replay.run import run
     from tasks.replay.server import ReplayOptions
 
-    run(tape, port, ReplayOptions(speed=_speed(speed), original_times=original_times, exit_at_end=exit_at_end))
+    feed_named(feed)
+    options = ReplayOptions(speed=_speed(speed), original_times=original_times, exit_at_end=exit_at_end, feed=feed)
+    run(tape, port, options)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import IO, cast
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from tasks.archive.line_blocks import line_blocks
@@ -71,7 +72,10 @@ def read(archived: Path) -> Iterator[pa.Table]:
                 parse_options=pa_csv.ParseOptions(quote_char=False),
                 convert_options=options,
             )
-            if any(column.null_count for column in table.columns):
+            side = table.schema.get_field_index("side")
+            given = pc.if_else(pc.equal(table["side"], ""), None, table["side"])
+            table = table.set_column(side, SCHEMA.field("side"), given)
+            if any(table[each.name].null_count for each in SCHEMA if not each.nullable):
                 raise _other_columns(archived)
             yield table.cast(SCHEMA)
 

@@ -6,7 +6,7 @@ the forms of `forms.py`.
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +16,33 @@ import pyarrow as pa
 from tasks.archive import quarantine
 from tasks.archive.encodings import count_rows, read_groups
 from tasks.errors import CorruptionError
-from tasks.records.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
+from tasks.records.trade import journal_columns, journal_header
 
 _NS = ("ts_recv", "ts_event")
 _WINDOW_ROWS = 500_000
 
 
-def journal_bytes(archived: Path | None, quarantined: Path | None) -> Iterator[bytes]:
+def journal_bytes(archived: Path | None, quarantined: Path | None, extra: Collection[str] = ()) -> Iterator[bytes]:
     """The sealed journal, header first, in pieces: archived rows and quarantined lines, each in its old place.
 
-    `archived` is None where no row was valid, `quarantined` (`quarantine/<batch>.rows.csv`) where all were. Memory
-    is bounded by a row group. Joined, the pieces have the SHA-256 of the batch's seal. Raises FileNotFoundError,
-    and CorruptionError where a file cannot be read or the two do not fit each other.
+    `archived` is None where no row was valid, `quarantined` (`quarantine/<batch>.rows.csv`) where all were; `extra` are
+    the seal's `extra_columns`. Memory is bounded by a row group. Joined, the pieces have the SHA-256 of the batch's
+    seal. Raises FileNotFoundError, and CorruptionError where a file cannot be read or the two do not fit each other.
     """
     rows = count_rows(archived) if archived else 0
-    yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined)
+    yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined, extra)
 
 
-def journal_of(tables: Iterator[pa.Table], rows: int, quarantined: Path | None) -> Iterator[bytes]:
+def journal_of(
+    tables: Iterator[pa.Table], rows: int, quarantined: Path | None, extra: Collection[str] = ()
+) -> Iterator[bytes]:
     """As `journal_bytes`, from so many archived rows, wherever they come from: tables of `SCHEMA` in their order."""
-    yield JOURNAL_HEADER
+    yield journal_header(extra)
     places, ends_whole = _rejected_places(quarantined)
     total = len(places) + rows
     if len(places) and (places[0] < 1 or places[-1] > total or (np.diff(places) < 1).any()):
         raise CorruptionError(f"{quarantined}: its line numbers do not fit the archived rows; restore both from a copy")
-    valid, rejected = _Cursor(_archived_lines(tables)), _Cursor(_rejected_lines(quarantined))
+    valid, rejected = _Cursor(_archived_lines(tables, journal_columns(extra))), _Cursor(_rejected_lines(quarantined))
     for start in range(1, total + 1, _WINDOW_ROWS):
         stop = min(start + _WINDOW_ROWS, total + 1)
         here = places[slice(*np.searchsorted(places, [start, stop]))] - start
@@ -48,10 +50,10 @@ def journal_of(tables: Iterator[pa.Table], rows: int, quarantined: Path | None) 
         yield piece if stop <= total or ends_whole else piece[:-1]
 
 
-def journal_sha256(archived: Path | None, quarantined: Path | None) -> str:
+def journal_sha256(archived: Path | None, quarantined: Path | None, extra: Collection[str] = ()) -> str:
     """The SHA-256 (hex) of the journal that these two files hold; equal to `Seal.sha256`. Raises as `journal_bytes`."""
     digest = hashlib.sha256()
-    for piece in journal_bytes(archived, quarantined):
+    for piece in journal_bytes(archived, quarantined, extra):
         digest.update(piece)
     return digest.hexdigest()
 
@@ -73,9 +75,9 @@ class _Cursor:
         return pa.concat_arrays(parts)
 
 
-def _archived_lines(tables: Iterator[pa.Table]) -> Iterator[pa.Array]:
+def _archived_lines(tables: Iterator[pa.Table], columns: tuple[str, ...]) -> Iterator[pa.Array]:
     for table in tables:
-        frame = pl.from_arrow(table.select(JOURNAL_COLUMNS))
+        frame = pl.from_arrow(table.select(columns))
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - a table always gives a frame
         text = io.BytesIO()
         frame.with_columns(pl.col(_NS).to_physical()).write_csv(text, include_header=False, quote_style="never")

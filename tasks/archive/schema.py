@@ -1,9 +1,12 @@
 """Which columns does an archived trade have, in which order, of which type, unit and source?"""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
+
+from tasks.records.trade import EXTRA_COLUMNS
 
 TIMESTAMP = pa.timestamp("ns", "UTC")
 TEXTS = ("symbol", "price", "size", "conditions")
@@ -28,6 +31,9 @@ SCHEMA = pa.schema(
         field("price", pa.large_string(), "quote currency per unit, decimal text", "vendor", "digits as received"),
         field("size", pa.large_string(), "units, decimal text", "vendor", "digits as received; 0 is no trade"),
         field("conditions", pa.large_string(), "text", "vendor", "condition codes, joined by ;"),
+        field("trade_id", pa.int64(), "1", "vendor", "the venue's number of the trade", nullable=True),
+        field("sequence", pa.int64(), "1", "vendor", "the venue's number of the message", nullable=True),
+        field("side", pa.large_string(), "text", "vendor", "the aggressor: buy or sell", nullable=True),
         field("duplicate", pa.bool_(), "1", "recorder", "equals an earlier row of the batch in all vendor columns"),
     ]
 )
@@ -40,6 +46,23 @@ CODED_SCHEMA = pa.schema([each.with_type(_CODED) if each.name in TEXTS else each
 # Vendors send whole milliseconds, and a file that counts in them is a sixth smaller; Parquet says the unit itself.
 _MS = pa.timestamp("ms", "UTC")
 _MS_FIELD = field("ts_event", _MS, "ms since 1970 UTC", "vendor", "the exchange's time")
+
+
+def without_missing(schema: pa.Schema, extra: Collection[str]) -> pa.Schema:
+    """Return the schema without those of `EXTRA_COLUMNS` that a feed does not have: null in every row, they cost."""
+    missing = {*EXTRA_COLUMNS}.difference(extra)
+    return pa.schema([each for each in schema if each.name not in missing])
+
+
+def with_missing(table: pa.Table) -> pa.Table:
+    """Return a table of such a schema with all columns of `CODED_SCHEMA`."""
+    return pa.table(
+        [
+            table[each.name] if each.name in table.column_names else pa.nulls(len(table), each.type)
+            for each in CODED_SCHEMA
+        ],
+        schema=CODED_SCHEMA,
+    )
 
 
 def in_ms(schema: pa.Schema) -> pa.Schema:

@@ -154,8 +154,9 @@ def connect(
 ) -> Connection:
     """Open a websocket, within `timeout_s` from name look-up to the end of the handshake, unless it is given up.
 
-    `key_setting` is where a person sets the key. A `dialer` that is kept remembers which of the host's addresses did not work. Raises TerminalError where the key
-    is refused or a proxy variable is wrong, TooManyConnections at HTTP 429, else TransientError.
+    `key_setting` is where a person sets the key. A `dialer` that is kept remembers which of the host's addresses did
+    not work. Raises TerminalError where the key is refused or a proxy variable is wrong, TooManyConnections at HTTP
+    429, else TransientError.
     """
     dialer = dialer or Dialer()
     try:

@@ -30,7 +30,7 @@ from tasks.records.checked_line import checked_line, text_of
 from tasks.records.ledger import FrameCounts, Gap
 from tasks.records.manifest import ConnectionRange, Seal, encode
 from tasks.records.names import BatchName, check_day
-from tasks.records.trade import JOURNAL_HEADER
+from tasks.records.trade import journal_header
 from tasks.storage.store import Store, sync, write_whole
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Heading:
     lanes: int
     opened_ns: int
     before: dict[int, tuple[int, int]]
+    extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError where a batch could not be called so: files and folders will be."""
@@ -161,7 +162,7 @@ class Journal:
         self._refused = _create(folder / frames_open(name))
         self._sums = _create(folder / name.sums)
         self._write(self._sums, heading_line(heading))
-        self._append(JOURNAL_HEADER, 0, heading.opened_ns)
+        self._append(journal_header(heading.extra_columns), 0, heading.opened_ns)
 
     @property
     def is_empty(self) -> bool:
@@ -268,6 +269,7 @@ class Journal:
             connections=tuple(self.ranges.values()), per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
             quarantine={self.name.rejected_frames: self._refused_digest.hexdigest()} if self._frames_bytes else {},
             refused_reasons=dict(self.refused_reasons.most_common()), not_kept=dict(+self.not_kept),
+            extra_columns=heading.extra_columns,
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from tasks.capture.journal import Block, Heading, Journal, Room
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import Routes
 from tasks.feeds.base import Parser, Reading, Rejected
+from tasks.feeds.registry import feed_named
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.zones import date_in, day_span
@@ -138,10 +139,17 @@ class Keeper(Protocol):
 class Router:
     """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
 
-    def __init__(self, on_control: Callable[[int, int, Reading], None], routes: Routes, parser: Parser) -> None:
+    def __init__(
+        self,
+        on_control: Callable[[int, int, Reading], None],
+        routes: Routes,
+        parser: Parser,
+        on_numbers: Callable[[Reading, int], None],
+    ) -> None:
         self._parser = parser
         self._next_seq: dict[int, int] = {}
         self._on_control = on_control
+        self._on_numbers = on_numbers
         self._routes = routes
 
     def read(self, received: Received) -> tuple[Portion, list[bytes]]:
@@ -166,6 +174,8 @@ class Router:
         portion.rejected += reading.rejected
         if reading.errors or reading.subscribed:
             self._on_control(connection, received.ts_recv_ns, reading)
+        if reading.trade_ids or reading.last_ids:
+            self._on_numbers(reading, received.ts_recv_ns)
         return portion, reading.lines
 
     def split(self, received: Received) -> list[tuple[int, Portion]]:
@@ -290,6 +300,7 @@ class Lane(threading.Thread):
         heading = Heading(
             batch=str(name), feed=request.feed, date=date, symbols=request.symbols,
             lanes=request.lanes, opened_ns=now_ns, before=dict(list(self._before.items())[-2:]),
+            extra_columns=feed_named(request.feed).extra_columns,
         )  # fmt: skip
         self._journal = Journal(Store(request.data_dir).spool / request.session, name, heading, self._room)
         self._day_ns = day_span(date, self._zone)

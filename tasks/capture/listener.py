@@ -152,7 +152,9 @@ class Listener(threading.Thread):
 
     def acknowledge(self, connection: int, symbols: Sequence[str], at_ns: int) -> None:
         """The vendor has acknowledged these subscriptions on that connection, by a message received at `at_ns`."""
-        self._order(connection, lambda _connection: self._note_acknowledged(symbols, at_ns))
+        if connection == self.connection:
+            self._gaps.close_before(symbols, at_ns)
+            self._order(connection, lambda _connection: self._subscriptions.acknowledge(symbols))
 
     def obey_errors(self, connection: int, errors: Sequence[VendorError]) -> None:
         """Do what follows from these errors of the vendor on that connection."""
@@ -165,11 +167,6 @@ class Listener(threading.Thread):
         if connection == self.connection:
             self._orders.put(order)
             self._wake()
-
-    def _note_acknowledged(self, symbols: Sequence[str], at_ns: int) -> None:
-        served = [symbol for symbol in symbols if symbol in self._subscriptions.asked]
-        self._subscriptions.acknowledged.update(served)
-        self._gaps.close(served, at_ns)
 
     def _note_refusals(self, connection: Connection, refusals: Sequence[VendorError]) -> None:
         """Note which symbols these refusals mean: those that they name, or else the last that were asked for."""

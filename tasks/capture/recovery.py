@@ -259,6 +259,7 @@ def _seal_of(trusted: Trusted, journal: Path, now_ns: int, gaps: GapBook, symbol
         per_symbol=dict(sorted(per_symbol.items())), gaps=gaps.touching(heading.opened_ns, now_ns), recovered=True,
         refused_reasons=_refused_reasons(journal.with_name(frames_open(BatchName.parse(heading.batch)))),
         not_kept={kind: n for kind, n in (("frame", last.frames_not_kept), ("trade", last.trades_not_kept)) if n},
+        extra_columns=heading.extra_columns,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from tasks.capture.journal import Room
 from tasks.capture.keeper import JournalKeeper
 from tasks.capture.lanes import Lane, LaneClosed, Received, Roll, Router
 from tasks.capture.listener import Backoff, Listener
+from tasks.capture.numbers import MissingNumbers
 from tasks.capture.past import past_of
 from tasks.capture.recovery import ROOM_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
@@ -77,7 +78,9 @@ class Session:
         )
         feed = feed_named(request.feed)
         routes = Routes(request.feed, request.symbols, request.lanes, request.zone)
-        self._router = Router(self._on_control, routes, feed.parser(lambda: self._watch.ever))
+        self._router = Router(
+            self._on_control, routes, feed.parser(lambda: self._watch.ever), MissingNumbers(self._gaps).note
+        )
         room = Room(request.quarantine_bytes - _in_quarantine(self._store, request.session))
         self._lanes = [
             Lane(

@@ -46,6 +46,10 @@ class Subscriptions:
         self.refused = dict.fromkeys(symbol for symbol in self.asked if symbol in {*self.refused, *down})
         return down
 
+    def acknowledge(self, symbols: Iterable[str]) -> None:
+        """The vendor serves these symbols."""
+        self.acknowledged.update(symbol for symbol in symbols if symbol in self.asked)
+
     def ask_singly(self) -> list[str]:
         """The requests, one a symbol, for what was neither acknowledged nor refused: one request may ask for many."""
         waiting = [each for each in self.asked if each not in self.refused and each not in self.acknowledged]

@@ -71,7 +71,8 @@ class Feed(Protocol):
 
     `url` is its websocket without a key. `hosts` are the vendor's: they, and hosts below them, may be given a key,
     whose setting is `key_setting`; None where the feed is public. `acknowledges`: a symbol counts as received from the
-    vendor's acknowledgement on, not from the request. `numbers_trades`: trade IDs are contiguous per symbol.
+    vendor's acknowledgement on, not from the request. `extra_columns`: those of `EXTRA_COLUMNS` that its trades have.
+    `numbers_trades`: trade IDs are contiguous per symbol, so that a missing number is a missing trade.
     """
 
     @property
@@ -84,6 +85,8 @@ class Feed(Protocol):
     def key_setting(self) -> str | None: ...
     @property
     def acknowledges(self) -> bool: ...
+    @property
+    def extra_columns(self) -> tuple[str, ...]: ...
     @property
     def numbers_trades(self) -> bool: ...
 

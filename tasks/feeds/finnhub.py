@@ -34,6 +34,7 @@ class Finnhub:
     hosts = ("finnhub.io",)
     key_setting = "FINNHUB_API_KEY"
     acknowledges = False
+    extra_columns = ()
     numbers_trades = False
 
     def address(self, url: str, key: str) -> str:

@@ -2,11 +2,12 @@
 
 from tasks.errors import SettingsError
 from tasks.feeds.base import Feed
+from tasks.feeds.coinbase import Coinbase
 from tasks.feeds.finnhub import Finnhub
 from tasks.zones import UTC
 
 DEFAULT = "finnhub"
-FEEDS: dict[str, Feed] = {feed.name: feed for feed in (Finnhub(),)}
+FEEDS: dict[str, Feed] = {feed.name: feed for feed in (Finnhub(), Coinbase())}
 
 
 def feed_named(name: str) -> Feed:

@@ -30,11 +30,13 @@ _WIDE = "DECIMAL(38,18)"
 
 _TRADES = """
 SELECT {date} AS date, {feed} AS feed, symbol, {event} AS ts_event, {recv} AS ts_recv, {price} AS price, {size} AS size,
-       conditions, duplicate, connection, recv_seq, {batch} AS batch, price AS price_text, size AS size_text
+       conditions, trade_id, sequence, side, duplicate, connection, recv_seq, {batch} AS batch,
+       price AS price_text, size AS size_text
 FROM {source} WHERE {condition}
 """
 _EMPTY = """(SELECT NULL::DATE AS date, NULL::VARCHAR AS feed, NULL::VARCHAR AS symbol, NULL::TIMESTAMP_NS AS ts_event,
 NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NULL::VARCHAR AS conditions,
+NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side,
 NULL::BOOLEAN AS duplicate, NULL::INTEGER AS connection, NULL::BIGINT AS recv_seq, NULL::VARCHAR AS filename
 WHERE false)"""
 _GAPS = (

@@ -105,3 +105,8 @@ def _changes(content: bytes) -> Iterator[tuple[Change, int]]:
             yield msgspec.json.decode(text, type=Change), len(line) + 1
         except msgspec.MsgspecError:
             return
+
+
+def overlaps(gap: Gap, start_ns: int, end_ns: int) -> bool:
+    """Return whether the gap has time in common with the stretch from `start_ns` until `end_ns` (UTC ns)."""
+    return gap.start_ns < end_ns and (gap.end_ns is None or gap.end_ns > start_ns)

@@ -208,7 +208,9 @@ class BatchCounts:
 class Ledger:
     """One session's account. `per_symbol` counts the archived trades of each symbol, `reasons` why rows did not pass.
 
-    Its laws count what waits for a stage as being on its way: a batch that is not archived yet is not lost.
+    `missing_ids`, where the feed numbers its trades and every batch is validated: how many numbers are missing, and
+    how many of them in a named gap. Its laws count what waits for a stage as being on its way: a batch that is not
+    archived yet is not lost.
     """
 
     record: SessionRecord
@@ -218,6 +220,7 @@ class Ledger:
     upload_expected: bool = False
     per_symbol: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+    missing_ids: tuple[int, int] | None = None
 
     def laws(self) -> list[tuple[str, int, str, int]]:
         """Every law as (what, count, what it must equal, count)."""
@@ -248,6 +251,9 @@ class Ledger:
             ("batches sealed", sum(self.record.batches), "batches found", batches.sealed),
             ("gaps that overlap", _overlaps(self.record.gaps), "none", 0),
         ]
+        if self.missing_ids is not None:
+            missing, named = self.missing_ids
+            laws.append(("trade numbers missing", missing, "missing in named gaps", named))
         if self.upload_expected:
             laws.append(("batches archived", batches.archived, "batches uploaded", batches.uploaded))
         return laws

@@ -71,6 +71,7 @@ class Seal:
     quarantine: dict[str, str] = field(default_factory=dict)
     refused_reasons: dict[str, int] = field(default_factory=dict)
     not_kept: dict[str, int] = field(default_factory=dict)
+    extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError where a file that it names is none of this batch: a record may come from anywhere."""
@@ -79,6 +80,32 @@ class Seal:
         for each in self.quarantine:
             if each not in (name.rejected_frames, name.cut, name.cut_frames):
                 raise ValueError(f"{each[:80]!r} is no file in quarantine of {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class TradeIds:
+    """The numbers of one symbol's trades in a batch, from first to last, and when (UTC ns) those were received."""
+
+    first_id: int
+    last_id: int
+    first_recv_ns: int
+    last_recv_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MissingIds:
+    """Numbers that are missing between two trades of a symbol, received at `after_ns` and `before_ns` (UTC ns)."""
+
+    symbol: str
+    first_id: int
+    last_id: int
+    after_ns: int
+    before_ns: int
+
+    @property
+    def count(self) -> int:
+        """How many numbers these are."""
+        return self.last_id - self.first_id + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +120,8 @@ class Report:
     valid rows. `structural` says why the whole batch was rejected, where it was.
     `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
     None where there is none. `event_in_ms`: every event time is a whole millisecond.
+    Where the feed numbers its trades, `trade_ids` has the numbers of each symbol over all rows, and `missing_ids` the
+    holes in them; `missing_ids_unlisted` counts the numbers in holes beyond those that are listed.
     """
 
     rows: int
@@ -110,6 +139,9 @@ class Report:
     quarantine_sha256: str | None = None
     validated_sha256: str | None = None
     event_in_ms: bool = False
+    trade_ids: dict[str, TradeIds] = field(default_factory=dict)
+    missing_ids: tuple[MissingIds, ...] = ()
+    missing_ids_unlisted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

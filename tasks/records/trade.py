@@ -1,7 +1,8 @@
-"""Which columns does a trade have, in which order, of which type and unit?
+"""The columns of a trade: their order, types and units.
 
-The journal is CSV in UTF-8 without quoting: no field holds a comma, a quote or a line break, because the
-reader of the feed refuses a trade whose fields would (`capture/finnhub.py`). One header line, `\\n` line ends.
+The journal is CSV in UTF-8 without quoting: no field holds a comma, a quote or a line break, because the parser of
+the feed rejects a trade whose fields would (`feeds/fields.py`). One header line, `\\n` line ends. The last three
+columns are there where the feed has them.
 
 | column     | type  | unit and meaning                                                                        |
 | ---------- | ----- | --------------------------------------------------------------------------------------- |
@@ -13,15 +14,32 @@ reader of the feed refuses a trade whose fields would (`capture/finnhub.py`). On
 | price      | text  | the received digits, unchanged: quote currency per unit                                 |
 | size       | text  | the received digits, unchanged: units; 0 where the vendor reports a price without trade |
 | conditions | text  | the vendor's condition codes, `;`-joined; empty where there are none                    |
+| trade_id   | int   | the venue's number of the trade, from 1                                                 |
+| sequence   | int   | the venue's number of the message, from 1                                               |
+| side       | text  | the aggressor: buy or sell                                                              |
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 # The first of the conditions of a trade whose conditions the vendor sent in another form than a list of codes: numbers,
 # a code that a field cannot hold, an object. What it sent follows, percent-encoded where it must be.
 ODD_CONDITIONS = "?"
 JOURNAL_COLUMNS = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price", "size", "conditions")
-JOURNAL_HEADER = ",".join(JOURNAL_COLUMNS).encode() + b"\n"
+EXTRA_COLUMNS = ("trade_id", "sequence", "side")
+
+
+def journal_columns(extra: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the columns of a journal that has these of `EXTRA_COLUMNS`."""
+    return (*JOURNAL_COLUMNS, *(name for name in EXTRA_COLUMNS if name in extra))
+
+
+def journal_header(extra: Collection[str] = ()) -> bytes:
+    """Return the first line of such a journal."""
+    return ",".join(journal_columns(extra)).encode() + b"\n"
+
+
+JOURNAL_HEADER = journal_header()
 
 # The columns of a tape file: what a vendor's trade says, without what our receipt adds.
 TAPE_COLUMNS = ("ts_event_ms", "symbol", "price", "size", "conditions")

@@ -1,1 +1,1 @@
-"""Replay: a tape is served as a Finnhub websocket."""
+"""Replay: a tape is served as a vendor's websocket."""

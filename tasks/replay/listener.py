@@ -1,50 +1,40 @@
 """What does one client want to hear, and what is on its way to it?"""
 
+from typing import Any
+
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from tasks.replay.counts import ReplayCounts
-from tasks.replay.tape_file import TapeRow
-from tasks.replay.vendor import TOO_MANY_SYMBOLS, EventTimes, TradeWriter, error_message, read_request
+from tasks.replay.vendor import EventTimes, Vendor
 
 
 class Listener:
     """One connection: its subscriptions and the messages that wait to be written."""
 
-    def __init__(self, connection: ServerConnection, max_symbols: int) -> None:
+    def __init__(self, connection: ServerConnection, vendor: Vendor, max_symbols: int) -> None:
         self.connection = connection
         self.symbols: set[str] = set()
         self.pending_bytes = 0
+        self._vendor = vendor
         self._max_symbols = max_symbols
         self._messages: list[bytes] = []
         self._trades: list[str] = []
 
-    def hear(self, message: str | bytes) -> str | None:
-        """Do what the client says, and return the vendor's answer, if any."""
-        try:
-            request = read_request(message)
-        except ValueError as error:
-            return error_message(str(error))
-        if request is None:
-            return None
-        if request.kind == "unsubscribe":
-            self.symbols.discard(request.symbol)
-        elif request.symbol not in self.symbols and len(self.symbols) >= self._max_symbols:
-            return error_message(TOO_MANY_SYMBOLS)
-        else:
-            self.symbols.add(request.symbol)
-        return None
+    def hear(self, message: str | bytes) -> list[str]:
+        """Do what the client says, and return the vendor's answers."""
+        return self._vendor.answer(message, self.symbols, self._max_symbols)
 
-    def offer(self, rows: list[TapeRow], times: EventTimes, writer: TradeWriter) -> None:
-        """Queue a message of those rows that are subscribed."""
+    def offer(self, rows: list[Any], times: EventTimes) -> None:
+        """Queue the messages of those rows that are subscribed."""
         symbols = self.symbols
         wanted = [row for row in rows if row[1] in symbols]
         if wanted:
-            message = writer.message(wanted, times)
-            self._messages.append(message)
+            messages = self._vendor.messages(wanted, times)
+            self._messages += messages
             self._trades += [row[1] for row in wanted]
-            self.pending_bytes += len(message)
+            self.pending_bytes += sum(map(len, messages))
 
     async def flush(self, counts: ReplayCounts, at_ns: int) -> None:
         """Write what is queued, in one call, and wait while the client is slower than we are."""

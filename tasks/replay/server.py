@@ -1,6 +1,7 @@
-"""How is a tape served as Finnhub's websocket?
+"""Serves a tape as a vendor's websocket.
 
-On loopback only. `/?token=KEY` is needed, one connection a token; what is subscribed is sent, nothing else.
+On loopback only. Where the vendor needs one, `/?token=KEY` admits one connection a token; what is subscribed is sent,
+nothing else.
 """
 
 import asyncio
@@ -23,7 +24,8 @@ from tasks.replay.counts import ReplayCounts
 from tasks.replay.listener import Listener
 from tasks.replay.pace import Group, groups
 from tasks.replay.tape_file import TapeRow
-from tasks.replay.vendor import PING, EventTimes, TradeWriter
+from tasks.replay.vendor import EventTimes, Vendor
+from tasks.replay.vendors import VENDORS
 
 HOST = "127.0.0.1"
 _FLUSH_BYTES = 1 << 16
@@ -48,7 +50,8 @@ class ReplayOptions:
 
     Trades of the same `tick_s` of the tape (times the speed) leave together, at most `trades_a_message` in one
     message. Time starts once a client has subscribed and then said nothing for `settle_s`, at the latest after
-    `settle_most_s`. `key` is the only token taken; None takes any.
+    `settle_most_s`. `key` is the only token taken; None takes any. `feed` names the vendor, whose own pace of pings or
+    heartbeats `beat_every_s` replaces.
     """
 
     speed: float | None = 1.0
@@ -56,7 +59,8 @@ class ReplayOptions:
     exit_at_end: bool = False
     key: str | None = field(default=None, repr=False)
     max_symbols: int = 50
-    ping_every_s: float = 60.0
+    feed: str = "finnhub"
+    beat_every_s: float | None = None
     tick_s: float = 0.05
     trades_a_message: int = 100
     settle_s: float = 0.25
@@ -72,7 +76,7 @@ class ReplayServer:
         self._tape = tape
         self._options = options
         self._clock = clock or Clock()
-        self._writer = TradeWriter()
+        self._vendor: Vendor = VENDORS[options.feed]()
         self._by_token: dict[str, ServerConnection] = {}
         self._listeners: list[Listener] = []
         self._subscribed = asyncio.Event()
@@ -128,6 +132,8 @@ class ReplayServer:
     # A connection
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        if not self._vendor.needs_token:
+            return None
         token = parse_qs(urlsplit(request.path).query).get("token", [""])[0]
         if not token or self._options.key not in (None, token):
             self.counts.refused += 1
@@ -141,14 +147,14 @@ class ReplayServer:
 
     async def _attend(self, connection: ServerConnection) -> None:
         self.counts.connections += 1
-        listener = Listener(connection, self._options.max_symbols)
+        listener = Listener(connection, self._vendor, self._options.max_symbols)
         self._listeners.append(listener)
-        pings = asyncio.create_task(self._ping(connection))
+        pings = asyncio.create_task(self._beat(listener))
         try:
             async for message in connection:
-                answer = listener.hear(message)
+                answers = listener.hear(message)
                 self._note_subscriptions()
-                if answer is not None:
+                for answer in answers:
                     await connection.send(answer)
         except ConnectionClosed:
             pass  # without a close frame; the vendor does not mind either
@@ -157,11 +163,13 @@ class ReplayServer:
             self._listeners.remove(listener)
             self._note_subscriptions()
 
-    async def _ping(self, connection: ServerConnection) -> None:
+    async def _beat(self, listener: Listener) -> None:
+        every_s = self._options.beat_every_s or self._vendor.beat_every_s
         try:
             while True:
-                await asyncio.sleep(self._options.ping_every_s)
-                await connection.send(PING, text=True)
+                await asyncio.sleep(every_s)
+                for message in self._vendor.beat(listener.symbols, self._clock.wall_ns() // NS_PER_MS):
+                    await listener.connection.send(message, text=True)
         except ConnectionClosed:
             return
 
@@ -219,9 +227,10 @@ class ReplayServer:
             await self._clock.sleep(wait_ns / 1e9)
 
     def _offer(self, group: Group, times: EventTimes) -> None:
+        rows = self._vendor.numbered(group.rows)
         for listener in self._listeners:
             if listener.symbols:
-                listener.offer(group.rows, times, self._writer)
+                listener.offer(rows, times)
 
     async def _flush(self) -> None:
         now_ns = self._clock.wall_ns()

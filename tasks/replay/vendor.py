@@ -1,24 +1,13 @@
-"""What does Finnhub's websocket say, and what does it make of what a client says?
+"""What a replay needs to know of a vendor to speak as its websocket does.
 
-Pure: no socket, no clock. Finnhub's JSON is compact, its keys in alphabetical order.
+Pure: no socket, no clock. One vendor object serves one tape; each client's subscriptions are a set of symbols, which
+`answer` changes.
 """
 
-import json
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Protocol
 
 from tasks.replay.tape_file import TapeRow
-
-PING = b'{"type":"ping"}'
-TOO_MANY_SYMBOLS = "Subscribing to too many symbols"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A client's wish for one symbol."""
-
-    kind: Literal["subscribe", "unsubscribe"]
-    symbol: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,60 +21,34 @@ class EventTimes:
     tape_ms: int
     speed: float
 
+    def ms(self, tape_ms: int) -> int:
+        """Return the event time (UTC ms) that is sent for that one of the tape."""
+        return self.base_ms + int((tape_ms - self.tape_ms) / self.speed)
 
-def read_request(message: str | bytes) -> Request | None:
-    """What the client wants; None for JSON that means nothing here, which the vendor passes over.
 
-    Raises ValueError for what is no request at all; its text is the vendor's answer.
+class Vendor(Protocol):
+    """One vendor's way to speak. Rows are those of the tape, with whatever `numbered` adds behind their five fields.
+
+    `beat_every_s` is how long a client waits for `beat`.
     """
-    try:
-        said = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("Invalid message") from error
-    if not isinstance(said, dict):
-        raise ValueError("Invalid message")  # noqa: TRY004 - the peer's mistake, not a caller's
-    if said.get("type") not in ("subscribe", "unsubscribe"):
-        return None
-    symbol = said.get("symbol")
-    if not isinstance(symbol, str) or not symbol:
-        raise ValueError("Invalid symbol")
-    return Request(cast(Literal["subscribe", "unsubscribe"], said["type"]), symbol)
 
+    @property
+    def needs_token(self) -> bool: ...
+    @property
+    def beat_every_s(self) -> float: ...
 
-def error_message(text: str) -> str:
-    """The vendor's answer to what it will not do."""
-    return _compact({"msg": text, "type": "error"})
+    def answer(self, message: str | bytes, symbols: set[str], most: int) -> list[str]:
+        """Do what a client says and return the vendor's answers; it may subscribe to at most so many symbols."""
+        ...
 
+    def numbered(self, rows: list[TapeRow]) -> list[Any]:
+        """Return the tape's next rows, each with its number where the vendor numbers its trades."""
+        ...
 
-class TradeWriter:
-    """Writes messages of trades. What repeats is formatted once: a symbol and a set of conditions."""
+    def messages(self, rows: list[Any], times: EventTimes) -> list[bytes]:
+        """Return the messages that bring these rows, prices and sizes digit by digit as the tape has them."""
+        ...
 
-    def __init__(self) -> None:
-        self._symbols = _SymbolPieces()
-        self._conditions = _ConditionPieces()
-
-    def message(self, rows: list[TapeRow], times: EventTimes) -> bytes:
-        """One message of these rows, price and size digit by digit as the tape has them."""
-        symbols, conditions = self._symbols, self._conditions
-        base_ms, tape_ms, speed = times.base_ms, times.tape_ms, times.speed
-        trades = [
-            f'{conditions[c]}{p}{symbols[s]}{base_ms + int((t - tape_ms) / speed)},"v":{v}}}' for t, s, p, v, c in rows
-        ]
-        return f'{{"data":[{",".join(trades)}],"type":"trade"}}'.encode()
-
-
-class _SymbolPieces(dict[str, str]):
-    def __missing__(self, symbol: str) -> str:
-        self[symbol] = piece = f',"s":{_compact(symbol)},"t":'
-        return piece
-
-
-class _ConditionPieces(dict[str, str]):
-    def __missing__(self, conditions: str) -> str:
-        # Where there are none, as for crypto, the vendor sends null.
-        self[conditions] = piece = f'{{"c":{_compact(conditions.split(";") if conditions else None)},"p":'
-        return piece
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    def beat(self, symbols: set[str], now_ms: int) -> list[bytes]:
+        """Return what the vendor sends from time to time, whatever the market does."""
+        ...

@@ -7,19 +7,18 @@ a bad line spoils only itself.
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 from polars.exceptions import PolarsError
 
 from tasks.archive.quarantine import split_lines
-from tasks.archive.schema import TEXTS
-from tasks.records.trade import JOURNAL_COLUMNS, JOURNAL_HEADER
 from tasks.validate.schema import TYPES
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -28,9 +27,7 @@ Types = Mapping[str, pl.DataType | type[pl.DataType]]
 _SLICE_BYTES = 16 << 20
 _CACHED_BYTES = 64 << 10
 _PIECE_BYTES = 8 << 20
-_INTEGERS = tuple(name for name in JOURNAL_COLUMNS if name not in TEXTS)
 _UNPRINTABLE = r'[\x00-\x09\x0b-\x1f\x7f"]'
-_COMMAS = len(JOURNAL_COLUMNS) - 1
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 
@@ -52,11 +49,11 @@ def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
     """The lines after the header, in order, in slices of whole lines and about `slice_bytes` bytes."""
     first = 1
     with journal.open("rb") as file:
-        file.seek(len(JOURNAL_HEADER))
+        columns = file.readline().decode("ascii", "replace").rstrip("\n").split(",")
         while text := _next(file, slice_bytes):
             ended = text.endswith(b"\n")
             text = text if ended else text + b"\n"
-            frame = _read(text)
+            frame = _read(text, columns)
             last = pl.int_range(1, pl.len() + 1) == pl.len()
             yield Slice(first, text, frame.with_columns(ended=~last if not ended else pl.lit(value=True)))
             first += frame.height
@@ -72,10 +69,13 @@ def _next(file: BinaryIO, slice_bytes: int) -> bytes:
     return file.read(stop - start)
 
 
-def _read(text: bytes) -> pl.DataFrame:
+def _read(text: bytes, columns: Sequence[str]) -> pl.DataFrame:
     """One row for each line, cast one by one only in those pieces of the slice that cannot be read typed."""
     # Texts of this slice only: memory is bounded however many different ones a batch has.
-    types = TYPES | {name: pl.Categorical(pl.Categories.random()) for name in TEXTS}
+    types: dict[str, pl.DataType | type[pl.DataType]] = {
+        name: pl.Categorical(pl.Categories.random()) if TYPES[name] is pl.Categorical else TYPES[name]
+        for name in columns
+    }
     frame = _typed(text, types)
     if frame is None:
         frame = _read_pieces(text, types)
@@ -114,11 +114,15 @@ def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
     if frame.height != lines or any(frame.null_count().row(0)):
         return None
     # No reading of an integer is shorter than how it is written plainly (+5, 05, " 5"), so equal sums are equal lines.
-    texts = frame.select(pl.sum_horizontal(pl.col(TEXTS).cat.len_bytes().sum())).item()
-    digits = sum(_digits(frame[name].to_numpy()) for name in _INTEGERS)
-    if texts + digits + len(JOURNAL_COLUMNS) * frame.height != len(text):
+    texts = frame.select(pl.sum_horizontal(cs.categorical().cat.len_bytes().sum())).item()
+    digits = sum(_digits(frame[name].to_numpy()) for name in _integers(types))
+    if texts + digits + len(types) * frame.height != len(text):
         return None
-    return frame.with_columns(fields=pl.lit(len(JOURNAL_COLUMNS), pl.Int32), printable=pl.lit(value=True))
+    return frame.with_columns(fields=pl.lit(len(types), pl.Int32), printable=pl.lit(value=True))
+
+
+def _integers(types: Types) -> list[str]:
+    return [name for name in types if TYPES[name] is not pl.Categorical]
 
 
 def _controls(text: bytes) -> tuple[int, int]:
@@ -147,39 +151,39 @@ def _cast(text: bytes, types: Types) -> pl.DataFrame:
     lengths = _lengths(readable)
     line = pl.Series("line", split_lines(readable).cast(pa.large_string()))
     is_utf8 = pl.Series(lengths == _lengths(text))
-    return _columns(readable, line, lengths).select(
-        *(_plain_integer(name) for name in _INTEGERS),
-        *(pl.col(name).cast(types[name]) for name in TEXTS),
+    numbers = _integers(types)
+    return _columns(readable, line, lengths, list(types)).select(
+        *(_plain_integer(name) if name in numbers else pl.col(name).cast(types[name]) for name in types),
         fields=line.str.count_matches(",", literal=True).cast(pl.Int32) + 1,
         printable=is_utf8 & ~line.str.contains(_UNPRINTABLE),
     )
 
 
-def _columns(text: bytes, line: pl.Series, lengths: Ints) -> pl.DataFrame:
-    """The first eight fields of each line as text, null where the line has fewer."""
+def _columns(text: bytes, line: pl.Series, lengths: Ints, names: list[str]) -> pl.DataFrame:
+    """The fields of each line as text, null where the line has fewer than the names given; what is more is cut."""
     try:
         frame = pl.read_csv(
-            io.BytesIO(JOURNAL_HEADER + text),
-            schema=dict.fromkeys(JOURNAL_COLUMNS, pl.String),
+            io.BytesIO(",".join(names).encode() + b"\n" + text),
+            schema=dict.fromkeys(names, pl.String),
             quote_char=None,
             truncate_ragged_lines=True,
         )
     except PolarsError:
-        return _split(line)
+        return _split(line, names)
     if frame.height != len(lengths):
-        return _split(line)
+        return _split(line, names)
     frame = frame.with_columns(pl.col("conditions").fill_null(""))
-    exact = frame.select(pl.sum_horizontal(pl.all().str.len_bytes()) + _COMMAS == pl.lit(pl.Series(lengths)))
+    exact = frame.select(pl.sum_horizontal(pl.all().str.len_bytes()) + len(names) - 1 == pl.lit(pl.Series(lengths)))
     # What the reader cut, padded or skipped is split one by one.
     odd = (~exact.to_series()).arg_true()
     places = np.arange(frame.height)
     places[odd] = frame.height + np.arange(len(odd))
-    return pl.concat([frame, _split(line.gather(odd))]).select(pl.all().gather(places)) if len(odd) else frame
+    return pl.concat([frame, _split(line.gather(odd), names)]).select(pl.all().gather(places)) if len(odd) else frame
 
 
-def _split(line: pl.Series) -> pl.DataFrame:
-    parts = line.str.strip_suffix("\n").str.split_exact(",", _COMMAS + 1).struct.unnest()
-    return parts.select(pl.nth(index).alias(name) for index, name in enumerate(JOURNAL_COLUMNS))
+def _split(line: pl.Series, names: list[str]) -> pl.DataFrame:
+    parts = line.str.strip_suffix("\n").str.split_exact(",", len(names)).struct.unnest()
+    return parts.select(pl.nth(index).alias(name) for index, name in enumerate(names))
 
 
 def _plain_integer(name: str) -> pl.Expr:

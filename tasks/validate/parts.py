@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -11,32 +12,34 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.archive import quarantine
-from tasks.archive.schema import CODED_SCHEMA, TEXTS
+from tasks.archive.schema import CODED_SCHEMA, TEXTS, without_missing
+from tasks.archive.trade_numbers import TradeNumbers
 from tasks.records.manifest import Report
-from tasks.records.trade import JOURNAL_COLUMNS
+from tasks.records.trade import journal_columns
 from tasks.storage.store import begun, publish, sync, unfinished
 from tasks.validate.coded import Coded
 from tasks.validate.lines import Slice
 from tasks.validate.repeats import Repeats
-from tasks.validate.schema import TYPES
 
 _EXAMPLES = 5
 _EXAMPLE_CHARACTERS = 300
-_NUMBERS = tuple(name for name in JOURNAL_COLUMNS if name not in TEXTS)
 
 
 class Parts:
     """Both files, written beside their places until `publish`; left without it they are removed."""
 
-    def __init__(self, validated: Path, rejected: Path) -> None:
+    def __init__(self, validated: Path, rejected: Path, extra: Collection[str] = ()) -> None:
+        self._columns = journal_columns(extra)
+        self._schema = without_missing(CODED_SCHEMA, extra)
         self._validated, self._rejected = validated, rejected
         self._arrow_file = pa.OSFile(str(begun(validated)), "wb")
-        self._arrow = pa.ipc.new_stream(self._arrow_file, CODED_SCHEMA)
+        self._arrow = pa.ipc.new_stream(self._arrow_file, self._schema)
         self._csv = begun(rejected).open("wb")
         self._digest = hashlib.sha256()
         self._beside = ThreadPoolExecutor(1, "sync")
         self._synced: list[Future[None]] = []
         self._repeats = Repeats()
+        self._numbers = TradeNumbers()
         self._reasons: Counter[str] = Counter()
         self._examples: list[str] = []
         self._valid = self._quarantined = 0
@@ -54,7 +57,9 @@ class Parts:
 
     def write(self, piece: Slice, broken: pl.DataFrame) -> None:
         """Write each line to its part. `broken`: a column for each rule that some line breaks, true where it does."""
-        rows = piece.frame.select(*TYPES)
+        if "trade_id" in self._columns:
+            self._numbers.note(piece.frame)  # Rejected rows too: their numbers were received.
+        rows = piece.frame.select(self._columns)
         if broken.width:
             rejected = broken.select(pl.any_horizontal(pl.all()).alias("rejected")).to_series()
             rows = rows.filter(~rejected)
@@ -90,6 +95,9 @@ class Parts:
             quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,
             validated_sha256=validated_sha256,
             event_in_ms=self._repeats.event_in_ms,
+            trade_ids=self._numbers.ranges(),
+            missing_ids=tuple(self._numbers.missing),
+            missing_ids_unlisted=self._numbers.unlisted,
         )
 
     def _close(self) -> None:
@@ -106,9 +114,11 @@ class Parts:
         texts = {name: Coded.of(rows[name]) for name in TEXTS}
         columns = {name: coded.to_arrow() for name, coded in texts.items()}
         columns["duplicate"] = self._repeats.mark(rows, texts).to_arrow()
-        columns |= {name: rows[name].to_arrow().cast(CODED_SCHEMA.field(name).type) for name in _NUMBERS}
-        arrays = [columns[name] for name in CODED_SCHEMA.names]
-        self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=CODED_SCHEMA))
+        for name in (each for each in self._columns if each not in TEXTS):
+            values = rows[name].cast(pl.String) if name == "side" else rows[name]
+            columns[name] = values.to_arrow().cast(self._schema.field(name).type)
+        arrays = [columns[name] for name in self._schema.names]
+        self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         # The disk is at work meanwhile; what is left to the sync at the end is the last slice.
         self._synced.append(self._beside.submit(sync, unfinished(self._validated)))
         self._valid += len(rows)

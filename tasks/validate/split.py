@@ -16,7 +16,7 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.prefetch import prefetch
 from tasks.records.manifest import Manifest, Report, Seal, encode, read
 from tasks.records.names import BatchName
-from tasks.records.trade import JOURNAL_HEADER
+from tasks.records.trade import journal_header
 from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, write_whole
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
@@ -86,8 +86,8 @@ def _check(journal: Path, seal_path: Path, seal: Seal) -> None:
 def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: Future[None]) -> Report:
     journal = store.sealed / name.sealed
     with journal.open("rb") as file:
-        header = file.read(len(JOURNAL_HEADER))
-    if header != JOURNAL_HEADER:
+        header = file.read(len(expected := journal_header(seal.extra_columns)))
+    if header != expected:
         checked.result()
         return _reject_whole(store, name, seal, f"it begins with {header[:60]!r} in place of a journal's header")
     report = _split_rows(store, name, seal, limits, checked, None)
@@ -105,7 +105,7 @@ def _split_rows(
 ) -> Report | None:
     """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
     judged = _judged(store.sealed / name.sealed, seal, limits, blamed)
-    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
+    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows, seal.extra_columns) as parts:
         for piece, broken in prefetch(judged):
             if broken is None:
                 return None
@@ -118,7 +118,7 @@ def _judged(
     journal: Path, seal: Seal, limits: Limits, blamed: Disorder | None
 ) -> Iterator[tuple[Slice, pl.DataFrame | None]]:
     """Each slice and the rules that its rows break; None in their place, and no more, where the order is broken."""
-    gate, order = Gate(rules(seal, limits)), InOrder(seal)
+    gate, order = Gate(rules(seal, limits), seal.extra_columns), InOrder(seal)
     for piece in prefetch(slices(journal)):
         if blamed is None and not order.holds(Receipts.of(piece, seal)):
             yield piece, None

@@ -6,10 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tasks.archive.day_files import day_receipt, day_record, held_by, removed
+from tasks.archive.trade_numbers import missing_and_named
 from tasks.errors import TerminalError
 from tasks.records.coverage import asked_spans, coverage
 from tasks.records.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts
-from tasks.records.manifest import Place, Receipt, read
+from tasks.records.manifest import Place, Receipt, Report, read
 from tasks.records.names import is_session_name
 from tasks.records.sessions import record_of
 from tasks.storage.store import Store
@@ -71,7 +72,14 @@ def balance(record: SessionRecord, batches: list[Standing], uploaded: int | None
         record=record, frames=frames, trades=trades, batches=counts,
         upload_expected=uploaded is not None, per_symbol=dict(sorted(per_symbol.items())),
         reasons=dict(reasons.most_common()),
+        missing_ids=_missing_ids(record, batches, reports),
     )  # fmt: skip
+
+
+def _missing_ids(record: SessionRecord, batches: list[Standing], reports: list[Report]) -> tuple[int, int] | None:
+    """How many trade numbers are missing, and how many in named gaps; None where that is not known, or not yet."""
+    is_numbered = any("trade_id" in batch.seal.extra_columns for batch in batches)
+    return missing_and_named(reports, record.gaps) if is_numbered and len(reports) == len(batches) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from tasks.archive.journal_text import journal_bytes
 from tasks.errors import CorruptionError
 from tasks.records.ledger import Gap
 from tasks.records.manifest import Manifest
-from tasks.records.trade import JOURNAL_COLUMNS
+from tasks.records.trade import journal_columns
 from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 from tasks.verify.order import Numbers
@@ -191,11 +191,11 @@ def _journal(store: Store, batch: Standing, file: Path | None, take_rows: TakeRo
     ranges: dict[int, tuple[int, int, int, int, int]] = {}
     try:
         lines = sum(len(part) for part in quarantine.read(rejected)) if rejected is not None else 0
-        for index, piece in enumerate(journal_bytes(file, rejected)):
+        for index, piece in enumerate(journal_bytes(file, rejected, batch.seal.extra_columns)):
             digest.update(piece)
             size += len(piece)
             if index and piece:
-                columns = _receipts(piece)
+                columns = _receipts(piece, journal_columns(batch.seal.extra_columns))
                 rows += _note(ranges, columns)
                 take_rows(*columns)
     except (CorruptionError, pa.ArrowException, pl.exceptions.PolarsError) as error:
@@ -213,14 +213,14 @@ def _journal(store: Store, batch: Standing, file: Path | None, take_rows: TakeRo
         yield broken("connections", batch.record, "the seal's connections are not those of its rows")
 
 
-def _receipts(piece: bytes) -> tuple[Numbers, Numbers, Numbers]:
+def _receipts(piece: bytes, columns: tuple[str, ...]) -> tuple[Numbers, Numbers, Numbers]:
     """Connection, recv_seq and ts_recv of the lines where all three are numbers."""
     frame = pl.read_csv(
-        piece, has_header=False, quote_char=None, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True,
-        new_columns=list(JOURNAL_COLUMNS),
+        piece, has_header=False, quote_char=None, encoding="utf8-lossy", truncate_ragged_lines=True,
+        schema=dict.fromkeys(columns, pl.String),
     )  # fmt: skip
-    numbers = frame.select(pl.col(JOURNAL_COLUMNS[:3]).cast(pl.Int64, strict=False)).drop_nulls()
-    connection, seq, time_ns = (numbers[name].to_numpy() for name in JOURNAL_COLUMNS[:3])
+    numbers = frame.select(pl.col(columns[:3]).cast(pl.Int64, strict=False)).drop_nulls()
+    connection, seq, time_ns = (numbers[name].to_numpy() for name in columns[:3])
     return connection, seq, time_ns
 
 

@@ -17,7 +17,6 @@ from tasks.archive.day_files import nowhere_here
 from tasks.archive.encodings import read_groups
 from tasks.errors import CorruptionError
 from tasks.records.names import BatchName
-from tasks.records.trade import JOURNAL_COLUMNS
 from tasks.spans import Spans
 from tasks.storage.store import Store
 from tasks.verify.rows import Rows
@@ -152,11 +151,11 @@ def _columns(table: pa.Table) -> pl.DataFrame:
 def _journal_rows(path: Path) -> pl.DataFrame:
     """Symbol and ts_recv of a journal's whole lines."""
     content = path.read_bytes()
-    _, _, lines = content[: content.rfind(b"\n") + 1].partition(b"\n")
+    header, _, lines = content[: content.rfind(b"\n") + 1].partition(b"\n")
     if not lines:
         return pl.DataFrame(schema={"symbol": pl.String, "ts_recv": pl.Int64})
     frame = pl.read_csv(
-        lines, has_header=False, quote_char=None, infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True,
-        new_columns=list(JOURNAL_COLUMNS),
+        lines, has_header=False, quote_char=None, encoding="utf8-lossy", truncate_ragged_lines=True,
+        schema=dict.fromkeys(header.decode("ascii", "replace").split(","), pl.String),
     )  # fmt: skip
     return frame.select("symbol", pl.col("ts_recv").cast(pl.Int64, strict=False)).drop_nulls()

@@ -159,7 +159,9 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
     keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail, lambda: 0)
-    router = Router(lambda *_: None, Routes("finnhub", SYMBOLS, 1, request.zone), Finnhub().parser(tuple))
+    router = Router(
+        lambda *_: None, Routes("finnhub", SYMBOLS, 1, request.zone), Finnhub().parser(tuple), lambda *_: None
+    )
     lane = Lane(0, request, request.zone, router, keeper, clock, fail)
     keeper.start()
     lane.start()

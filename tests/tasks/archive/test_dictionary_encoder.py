@@ -10,27 +10,30 @@ from tasks.archive.dictionary_encoder import DictionaryEncoder
 from tasks.archive.schema import CODED_SCHEMA, SCHEMA
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
-ROW = st.tuples(TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**62), st.booleans())
+Row = tuple[str, str, str, str, int, bool, str | None]
+SIDE = st.sampled_from(["buy", "sell", None])
+ROW = st.tuples(TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**62), st.booleans(), SIDE)
 
 
-def table(rows: list[tuple[str, str, str, str, int, bool]]) -> pa.Table:
+def table(rows: list[Row]) -> pa.Table:
     """Rows of `CODED_SCHEMA`, each text column one chunk."""
-    symbol, price, size, conditions, time, mark = (list(column) for column in zip(*rows, strict=True))
+    symbol, price, size, conditions, time, mark, side = (list(column) for column in zip(*rows, strict=True))
     times = pa.array(time, pa.int64()).cast(SCHEMA.field("ts_recv").type)
     texts = [pa.array(text, pa.large_string()) for text in (symbol, price, size, conditions)]
     connection, seq = pa.array([1] * len(rows), pa.int32()), pa.array(time, pa.int64())
-    columns = [connection, seq, times, times, *texts, pa.array(mark)]
+    ids = pa.array([None if each is None else at for each, at in zip(side, time, strict=True)], pa.int64())
+    columns = [connection, seq, times, times, *texts, ids, ids, pa.array(side, pa.large_string()), pa.array(mark)]
     return pa.table(columns, schema=SCHEMA).cast(CODED_SCHEMA)
 
 
 @given(parts=st.lists(st.lists(ROW, min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_tables_come_back(parts: list[list[tuple[str, str, str, str, int, bool]]]) -> None:
+def test_tables_come_back(parts: list[list[Row]]) -> None:
     """Whatever texts came before, each table is again as it was, its dictionaries in order of appearance."""
     codes, tables = DictionaryEncoder(), [table(part) for part in parts]
     frames = [codes.of(each) for each in tables]
     for before, frame in zip(tables, frames, strict=True):
-        assert [name for name, kind in frame.schema.items() if kind == pl.String] == ["price", "size"]
+        assert [name for name, kind in frame.schema.items() if kind == pl.String] == ["price", "size", "side"]
         back = codes.table(frame)
         assert back.cast(SCHEMA).equals(before.cast(SCHEMA))
         for name in ("symbol", "price"):
@@ -43,13 +46,13 @@ def test_tables_come_back(parts: list[list[tuple[str, str, str, str, int, bool]]
 def test_known_symbols_sort_by_their_numbers(symbols: list[str]) -> None:
     """The numbers of symbols that were given rise as their UTF-8 does."""
     codes = DictionaryEncoder(symbols)
-    frame = codes.of(table([(symbol, "1", "1", "", 0, False) for symbol in symbols]))
+    frame = codes.of(table([(symbol, "1", "1", "", 0, False, None) for symbol in symbols]))
     numbered = sorted(zip(frame["symbol"], symbols, strict=True))
     assert [symbol.encode() for _, symbol in numbered] == sorted(symbol.encode() for symbol in symbols)
 
 
 def test_columns_more_or_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A column that is none of the archive's is taken as it is, and not all of them need be there."""
-    part = table([("A", "1", "2", "", 5, True)]).select(["symbol", "ts_event"])
+    part = table([("A", "1", "2", "", 5, True, None)]).select(["symbol", "ts_event"])
     frame = DictionaryEncoder().of(part.append_column("place", pa.array([7], pa.int32())))
     assert frame.rows() == [(0, 5, 7)]

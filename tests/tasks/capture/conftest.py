@@ -3,18 +3,16 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import make_certificates
-from recording import AT_ONCE, Recording, ask
+from recording import AT_ONCE, Recording, StartSession, ask
 
 from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
-
-StartSession = Callable[..., Recording]
 
 
 @pytest.fixture

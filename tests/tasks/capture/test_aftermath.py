@@ -5,16 +5,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults import FaultServer, Mute, Send, Stall, Subscribed
+from faults import Mute, Send, Stall, StartServer, Subscribed
 from recording import (
     Answered,
-    Recording,
     Stamp,
+    StartSession,
     ask,
     assert_counts_agree,
     assert_in_order,
@@ -28,9 +27,6 @@ from tasks.capture.supervise import start_or_attach
 from tasks.records.status import read_status, write_status
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, call: str, suffix: str, good: int = 0) -> None:

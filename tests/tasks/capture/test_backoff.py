@@ -1,19 +1,15 @@
 """How long is waited before a new connection: longer after each failure, and from the start after a healthy minute."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from faults import Answer, Connection, Drop, FaultServer, Stall, Step, Subscribed
-from recording import Recording
+from faults import Answer, Connection, Drop, Stall, StartServer, Step, Subscribed
+from recording import StartSession
 
 from tasks.capture.clock import Clock
 from tasks.capture.listener import Backoff
 from tasks.records.trade import NS_PER_S
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 class Jumping:

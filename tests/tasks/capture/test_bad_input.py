@@ -3,7 +3,6 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -11,14 +10,14 @@ import pytest
 from faults import (
     BINARY,
     TEXT,
-    FaultServer,
     Raw,
     Send,
+    StartServer,
     Subscribed,
 )
 from recording import (
     Answered,
-    Recording,
+    StartSession,
     assert_counts_agree,
     assert_in_order,
     frame,
@@ -31,10 +30,6 @@ from tasks.storage.store import Store
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 from tasks.verify.account import ledger_for
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
-
 
 HOSTILE = ("../../etc/passwd", "..", "/", "CON", "nul\x00", "a,b", "x" * 10_000, "𝔄", "", "A\nB", '"', "-rf")
 

@@ -4,13 +4,12 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-from faults import TEXT, FaultServer, Raw, Subscribed
-from recording import Answered, Babble, Recording, frame
+from faults import TEXT, Raw, StartServer, Subscribed
+from recording import Answered, Babble, StartSession, frame
 
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Room
@@ -25,9 +24,6 @@ from tasks.validate.schema import Limits
 from tasks.validate.split import split
 from tasks.verify.account import ledger_for
 from tasks.verify.laws import verify
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from faults import Connection, Drop, FaultServer, Send, Stall, Step, Subscribed
-from recording import Answered, Recording, Row, assert_all_there, sealed_rows, trades
+from faults import Connection, Drop, Send, Stall, StartServer, Step, Subscribed
+from recording import Answered, Row, StartSession, assert_all_there, sealed_rows, trades
 
 from tasks.capture.clock import Clock
 from tasks.capture.routes import lanes_for
@@ -18,9 +17,6 @@ from tasks.records.manifest import Seal, read
 from tasks.records.trade import NS_PER_MS, NS_PER_S
 from tasks.storage.store import Store
 from tasks.zones import date_in
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 HOUR_NS = 3600 * NS_PER_S
 NEW_YORK = ZoneInfo("America/New_York")

@@ -3,21 +3,17 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from addresses import black_hole, refusing, resolving, silent
-from faults import Accept, Answer, Connection, FaultServer, Subscribed
-from recording import AT_ONCE, Recording, wait_for
+from faults import Accept, Answer, Connection, FaultServer, StartServer, Subscribed
+from recording import AT_ONCE, StartSession, wait_for
 
 from tasks.capture.dial import Dialer, interleaved
 from tasks.capture.feed import connect
 from tasks.errors import TransientError
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 # An address of documentation (RFC 5737), to which no machine has a way on loopback; the name is never looked up.
 URL = "ws://feed.invalid"

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from faults import Connection, FaultServer, Send, Stall, Step, Subscribed
+from faults import Connection, FaultServer, Send, Stall, StartServer, Step, Subscribed
 from recording import (
     Answered,
-    Recording,
     Row,
+    StartSession,
     ask,
     assert_counts_agree,
     assert_in_order,
@@ -31,9 +31,6 @@ from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Seal, read
 from tasks.records.trade import NS_PER_S, Trade
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 def bulky(count: int, first: int, kilobytes: int = 2) -> list[Trade]:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +21,7 @@ from faults import (
     Send,
     Signal,
     Stall,
+    StartServer,
     Step,
     Subscribed,
     Text,
@@ -36,6 +36,7 @@ from recording import (
     Babble,
     Recording,
     Stamp,
+    StartSession,
     Wait,
     ask,
     assert_all_there,
@@ -49,9 +50,6 @@ from recording import (
 
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from faults import Connection, Drop, FaultServer, Send, Stall, Subscribed
-from recording import FIN, Answered, Fast, Recording, Stamp, ask, sealed_rows, trades, wait_for
+from faults import Connection, Drop, Send, Stall, StartServer, Subscribed
+from recording import FIN, Answered, Fast, Stamp, StartSession, ask, sealed_rows, trades, wait_for
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
@@ -29,9 +29,6 @@ from tasks.storage.store import Store
 
 SESSION = "20260102T150405Z-00c0ffee"
 BIG = "x" * 2048
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +12,17 @@ from faults import (
     Answer,
     Close,
     Connection,
-    FaultServer,
     Reset,
     Send,
     Stall,
+    StartServer,
     Step,
     Subscribed,
 )
 from recording import (
     RESET,
     Answered,
-    Recording,
+    StartSession,
     assert_all_there,
     assert_gaps_between,
     trades,
@@ -32,9 +31,6 @@ from recording import (
 
 from tasks.capture.listener import Backoff
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,13 @@
 """What a feed had sent before it went away is recorded, though nothing can be sent to it any more."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from faults import PING, Connection, FaultServer, Frame, Send, Signal, Subscribed
-from recording import Recording, assert_all_there, trades, wait_for
+from faults import PING, Connection, Frame, Send, Signal, StartServer, Subscribed
+from recording import StartSession, assert_all_there, trades, wait_for
 
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,23 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from faults import Close, FaultServer, Raw, Reset, Send, Signal, Subscribed
-from recording import BROKE, Answered, Recording, assert_all_there, assert_counts_agree, sealed_rows, trades
+from faults import Close, Raw, Reset, Send, Signal, StartServer, Subscribed
+from recording import (
+    BROKE,
+    Answered,
+    StartSession,
+    assert_all_there,
+    assert_counts_agree,
+    sealed_rows,
+    trades,
+)
 
 from tasks.capture.listener import Backoff
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 def test_back_pressure_holds_the_sender_and_loses_nothing(

@@ -3,22 +3,19 @@
 import os
 import socket
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from addresses import refusing, silent
 from certificates import ELSEWHERE, tls_of
 from connect_proxy import proxying
-from faults import Accept, FaultServer, Send, Subscribed
-from recording import Answered, Recording, assert_all_there, trades
+from faults import Accept, FaultServer, Send, StartServer, Subscribed
+from recording import Answered, StartSession, assert_all_there, trades
 
 from tasks.capture.feed import connect, reach
 from tasks.errors import TransientError
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 SECRET = "a-proxy-password"
 PLAIN = f"ws://{ELSEWHERE}"

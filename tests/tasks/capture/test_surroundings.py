@@ -3,12 +3,12 @@
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from faults import FaultServer, Send, Subscribed
+from faults import FaultServer, Send, StartServer, Subscribed
 from recording import Answered, ask, assert_all_there, trades, wait_for
 from shadows import cast
 
@@ -19,8 +19,6 @@ from tasks.capture.supervise import LOG_FILE, Recorder, record_of, start_or_atta
 from tasks.errors import TransientError
 from tasks.records.ledger import SessionRecord
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
 
 KEY = "a-very-secret-key"
 

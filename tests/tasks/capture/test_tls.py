@@ -3,7 +3,6 @@
 import os
 import socket
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +14,19 @@ from faults import (
     Close,
     Connection,
     Drop,
-    FaultServer,
     Frame,
     Raw,
     Reset,
     Send,
     Signal,
+    StartServer,
     Subscribed,
 )
 from recording import (
     FIN,
     Answered,
     Babble,
-    Recording,
+    StartSession,
     assert_all_there,
     assert_gaps_between,
     trades,
@@ -36,9 +35,6 @@ from recording import (
 from tasks.capture.feed import connect
 from tasks.errors import TransientError
 from tasks.storage.store import Store
-
-StartServer = Callable[..., FaultServer]
-StartSession = Callable[..., Recording]
 
 
 def test_tls_with_an_authority_of_ones_own(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.archive.encodings import WRITER_OPTIONS, read_groups
-from tasks.archive.schema import CODED_SCHEMA, SCHEMA
+from tasks.archive.schema import SCHEMA
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Manifest, Report, encode, read
@@ -171,7 +171,7 @@ def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) 
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         table = reader.read_all()
     for damaged in (table[:-1], table.take(list(range(198, -1, -1)))):
-        with pa.ipc.new_stream(str(path), CODED_SCHEMA) as writer:
+        with pa.ipc.new_stream(str(path), damaged.schema) as writer:
             writer.write_table(damaged)
         vouch(store, name)
         with pytest.raises(CorruptionError, match=path.name):

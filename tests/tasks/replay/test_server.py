@@ -178,7 +178,7 @@ def test_strange_messages_end_nothing(message: str | bytes, answer: str | None) 
 
 def test_it_pings_whether_or_not_there_are_trades() -> None:
     """The vendor's JSON ping comes again and again, also before a subscription and after the tape's end."""
-    with serve_in_thread([trade("A")], ReplayOptions(speed=None, ping_every_s=0.05)) as replay, join(replay) as client:
+    with serve_in_thread([trade("A")], ReplayOptions(speed=None, beat_every_s=0.05)) as replay, join(replay) as client:
         assert client.recv(WAIT_S) == '{"type":"ping"}'
         ask(client, "subscribe", "A")
         kinds = [hear(client)["type"] for _ in range(12)]

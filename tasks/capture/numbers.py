@@ -1,0 +1,86 @@
+"""Names what a feed that numbers its trades did not deliver, while it is recorded.
+
+Every missing number then lies in a gap: in one that is known already, such as that of a lost connection, or in one of
+its own from the trade before the missing number to the trade after it.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks.capture.gaps import GapBook
+from tasks.feeds.base import Reading
+from tasks.records.gaps import overlaps
+
+log = logging.getLogger(__name__)
+
+# A feed whose numbers have holes again and again must not fill the disk with gaps: then one gap lasts.
+_MOST_HOLES = 1_000
+_TOO_MANY = "trade numbers are missing again and again"
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Numbers of one symbol that did not come between two times (UTC ns)."""
+
+    symbol: str
+    first_id: int
+    last_id: int
+    start_ns: int
+    end_ns: int
+
+
+class Sequence:
+    """Follows the numbers of each symbol. Pure.
+
+    A message that tells the newest number, such as a heartbeat, may overtake a trade: what it tells is missing where
+    the trade has not come by the next of these messages.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int]] = {}
+        self._told: dict[str, int] = {}
+
+    def holes(self, reading: Reading, ts_recv_ns: int) -> Iterator[Hole]:
+        """Yield the holes that these messages, received at `ts_recv_ns` (UTC ns), show."""
+        for symbol, number in zip(reading.symbols, reading.trade_ids, strict=True):
+            yield from self._reach(symbol, number, number - 1, ts_recv_ns)
+        for symbol, number in reading.last_ids.items():
+            told, self._told[symbol] = self._told.get(symbol, 0), number
+            if symbol not in self._last:
+                self._last[symbol] = (number, ts_recv_ns)
+            yield from self._reach(symbol, told, told, ts_recv_ns)
+
+    def _reach(self, symbol: str, number: int, missing_to: int, now_ns: int) -> Iterator[Hole]:
+        last, since_ns = self._last.get(symbol, (missing_to, now_ns))
+        if missing_to > last:
+            # Two trades of one receipt have one time; a gap has a length.
+            yield Hole(symbol, last + 1, missing_to, since_ns, max(now_ns, since_ns + 1))
+        if number > last or symbol not in self._last:
+            self._last[symbol] = (number, now_ns)
+
+
+class MissingNumbers:
+    """Writes the holes of a session into its gaps."""
+
+    def __init__(self, gaps: GapBook) -> None:
+        self._gaps = gaps
+        self._sequence = Sequence()
+        self._named = 0
+
+    def note(self, reading: Reading, ts_recv_ns: int) -> None:
+        """Name what these messages show to be missing. Raises OSError where the gaps cannot be written."""
+        for hole in self._sequence.holes(reading, ts_recv_ns):
+            known = self._gaps.touching(hole.start_ns, hole.end_ns)
+            if not any(hole.symbol in gap.symbols and overlaps(gap, hole.start_ns, hole.end_ns) for gap in known):
+                self._name(hole)
+
+    def _name(self, hole: Hole) -> None:
+        self._named += 1
+        if self._named > _MOST_HOLES:
+            self._gaps.open((hole.symbol,), hole.start_ns, _TOO_MANY)
+            return
+        reason = f"the feed did not send trades {hole.first_id} to {hole.last_id}"
+        log.warning("%s: %s", hole.symbol, reason)
+        self._gaps.open((hole.symbol,), hole.start_ns, reason)
+        self._gaps.close((hole.symbol,), hole.end_ns)

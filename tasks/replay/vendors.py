@@ -1,0 +1,9 @@
+"""The vendors as which a tape can be served, by the names of their feeds."""
+
+from collections.abc import Callable
+
+from tasks.replay.coinbase import Coinbase
+from tasks.replay.finnhub import Finnhub
+from tasks.replay.vendor import Vendor
+
+VENDORS: dict[str, Callable[[], Vendor]] = {"finnhub": Finnhub, "coinbase": Coinbase}
