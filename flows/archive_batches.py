@@ -20,6 +20,7 @@ from tasks.compress.task import compress
 from tasks.errors import RecorderError, TerminalError
 from tasks.records.ledger import Ledger
 from tasks.records.names import BatchName
+from tasks.records.sessions import is_recording
 from tasks.storage.store import Store
 from tasks.upload.days import days_awaiting_upload
 from tasks.upload.once import awaits_upload
@@ -49,12 +50,21 @@ class NotArchived(TerminalError):
         self.ledgers = ledgers
 
 
+class NotWhole(TerminalError):
+    """Sessions of which all is archived that there is, and something is lost; `ledgers` are of all that were seen."""
+
+    def __init__(self, message: str, ledgers: list[Ledger]) -> None:
+        super().__init__(message)
+        self.ledgers = ledgers
+
+
 @flow(name="archive-batches", task_runner=TWO_AT_A_TIME)
 def archive_batches() -> list[Ledger]:
     """Archive whatever is sealed and not archived, whichever session left it; gives the ledgers of those sessions.
 
     Sessions whose recorder was killed are closed first, so that what they had journalled is among it.
-    Raises NotArchived where a batch could not be archived.
+    Raises NotArchived where a batch could not be archived, NotWhole where a session's ledger does not balance; what
+    could be archived is, before.
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
@@ -66,12 +76,29 @@ def archive_batches() -> list[Ledger]:
     if bucket is not None:
         tidy(bucket)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
+    # Looked at before the ledgers: what neither records nor waits now has come to rest.
+    recording = {session for session in sessions if is_recording(store.sessions / session)}
+    at_rest = set(sessions) - recording - {name.session for name in waiting(store, settings)}
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
     for ledger in ledgers:
         show_ledger(ledger)
     if reason is not None:
         raise NotArchived(reason, ledgers)
+    reason = _lost([ledger for ledger in ledgers if ledger.record.session in at_rest])
+    if reason is not None:
+        raise NotWhole(reason, ledgers)
     return ledgers
+
+
+def _lost(ledgers: list[Ledger]) -> str | None:
+    """Which of these sessions do not balance, or None.
+
+    Of one that records, or that another run archives, a batch may be counted in one place and not yet in the next: it
+    is judged by whoever is done with it last.
+    """
+    lost = [f"{each.record.session} does not balance: {'; '.join(each.imbalances())}" for each in ledgers
+            if not each.balances]  # fmt: skip
+    return "; ".join(lost) or None
 
 
 def anything_to_archive(store: Store, settings: Settings) -> bool:

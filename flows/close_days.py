@@ -5,8 +5,10 @@ has got another batch since is merged anew. So no day waits for batches that are
 """
 
 import datetime as dt
+import time
 from dataclasses import dataclass
 from functools import partial
+from zoneinfo import ZoneInfo
 
 from prefect import flow, get_run_logger
 
@@ -17,7 +19,7 @@ from flows.orchestrator import call, is_alone
 from flows.settings import Settings, settings_to_write
 from tasks.archive.day_files import is_closed
 from tasks.errors import CorruptionError, RecorderError, TerminalError
-from tasks.market.hours import exchange_zone
+from tasks.market.hours import date_in, exchange_zone
 from tasks.merge.task import merge
 from tasks.records.manifest import Day
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule
@@ -55,7 +57,7 @@ def close_day(date: dt.date | None = None) -> Closing:
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
-    days, reasons = _merged(settings, _to_close(store, settings, date))
+    days, reasons = _merged(settings, _to_close(store, settings, date, time.time_ns()))
     reasons += _sent(settings, store, date)
     try:
         retained = _retained(settings)
@@ -70,24 +72,24 @@ def close_day(date: dt.date | None = None) -> Closing:
     return closing
 
 
-def anything_to_close(settings: Settings, date: dt.date | None) -> bool:
-    """Whether `close_day` would find something to do; asked before a server is started for it."""
+def anything_to_close(settings: Settings, date: dt.date | None, now_ns: int) -> bool:
+    """Whether `close_day` would find something to do at that time (UTC ns); asked before a server is started for it."""
     store, bucket = Store(settings.data_dir), bucket_of(settings)
     rule = Rule(settings.keep_batches_for_ns, settings.keep_local_for_ns, settings.keep_free_bytes)
-    return bool(
-        store.root.is_dir()
-        and (not rule.is_off or _to_close(store, settings, date) or (bucket and days_awaiting_upload(store, bucket)))
-    )
+    if not store.root.is_dir():
+        return False
+    to_close = not rule.is_off or _to_close(store, settings, date, now_ns)
+    return bool(to_close or (bucket is not None and days_awaiting_upload(store, bucket)))
 
 
-def _to_close(store: Store, settings: Settings, date: dt.date | None) -> list[tuple[str, str]]:
+def _to_close(store: Store, settings: Settings, date: dt.date | None, now_ns: int) -> list[tuple[str, str]]:
     """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
     folders = sorted(store.archive.glob(f"feed=*/date={date or '*'}"))
     found = [feed_and_date(path) for path in folders]
     if date is not None:
         return found
     # Batches of symbols that never close have UTC's days, the others the exchange's.
-    today = min(dt.datetime.now(zone).date() for zone in (exchange_zone(settings.calendar), dt.UTC)).isoformat()
+    today = min(date_in(zone, now_ns) for zone in (exchange_zone(settings.calendar), ZoneInfo("UTC")))
     return [(feed, day) for feed, day in found if day < today and not _is_closed(store, feed, day)]
 
 

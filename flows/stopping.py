@@ -30,10 +30,11 @@ def ended_in_order(tell: Callable[[str], None]) -> Iterator[None]:
         told = True
         if not watched:
             raise KeyboardInterrupt
-        with suppress(OSError):  # The terminal may be gone.
-            tell("ending the recording in order; once more leaves at once, without archiving")
         for recorder in watched:
             recorder.stop()
+        # Said only now: whoever takes it at its word must not leave behind a recorder that goes on to its deadline.
+        with suppress(OSError):  # The terminal may be gone.
+            tell("ending the recording in order; once more leaves at once, without archiving")
 
     # Who was started to survive its terminal (nohup) is left to.
     numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

@@ -20,7 +20,7 @@ from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
 from tasks.duration import format_duration
 from tasks.errors import SettingsError, TerminalError
-from tasks.market.hours import exchange_zone, trading_day_for
+from tasks.market.hours import date_in, exchange_zone, trading_day_for
 from tasks.records.ledger import Ledger, Request
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
@@ -34,7 +34,7 @@ class DayShort(TerminalError):
 def _run_name() -> str:
     """Named after the day that it records, also where a schedule gives none."""
     try:
-        return f"trading day {flow_run.parameters.get('date') or _today(load_settings().calendar)}"
+        return f"trading day {flow_run.parameters.get('date') or today(load_settings().calendar, time.time_ns())}"
     except SettingsError:  # The flow says what is wrong, and where.
         return "trading day"
 
@@ -44,11 +44,11 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     """Record the exchange's day `date` (today, in its time zone), archive whatever is left of it, and close it.
 
     Ends as `Skipped` where the exchange is closed that day. Raises DayShort where too little of the day was recorded,
-    by this run and by all others.
+    by this run and by all others; at the end, what `archive_batches` raises of what other days left.
     """
     settings = settings_to_write(symbols=symbols)
     check_feed(settings)
-    day = date or _today(settings.calendar)
+    day = date or today(settings.calendar, time.time_ns())
     hours = trading_day_for(
         day, settings.calendar, before_open_ns=settings.open_before_ns, after_close_ns=settings.close_after_ns
     )
@@ -60,11 +60,12 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     make_ready(settings)
     _wait_until(hours.open_ns)
     done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
-    archive_batches()
+    left = archive_batches(return_state=True)  # What is wrong with another day's keeps this one from nothing.
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
         raise DayShort(f"{day}: {reason}")
+    left.result()
     return done.ledger
 
 
@@ -86,8 +87,9 @@ def short_of(account: Account, least: float) -> str | None:
     )
 
 
-def _today(calendar: str) -> dt.date:
-    return dt.datetime.now(exchange_zone(calendar)).date()
+def today(calendar: str, now_ns: int) -> dt.date:
+    """The exchange's own date at that time (UTC ns), which need not be UTC's or this machine's."""
+    return dt.date.fromisoformat(date_in(exchange_zone(calendar), now_ns))
 
 
 def _skipped(reason: str) -> Any:

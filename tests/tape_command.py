@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import FaultServer, Send, Subscribed
 from prefect_server import PrefectServer
+from recording import Answered, Recording, ask, trades
 
 from tasks.storage.store import Store
 from tasks.verify.laws import Verdict, verify
@@ -117,6 +119,22 @@ def tape(tmp_path: Path, prefect_server: PrefectServer) -> Iterator[Tape]:
         if not (status.parent / "session.json").exists():
             with suppress(ProcessLookupError):
                 os.kill(json.loads(status.read_text())["pid"], 9)
+
+
+@pytest.fixture
+def sealed_session(tape: Any, fault_server: Callable[..., FaultServer]) -> Callable[[], str]:
+    """Records a session of several batches into the test's data folder, all sealed and none archived: its name."""
+
+    def record() -> str:
+        tape.store.prepare()
+        server = fault_server(
+            [Subscribed("A"), *(step for n in range(3) for step in (Send(trades(9, 9 * n)), Answered()))]
+        )
+        recording = Recording(ask(tape.data, server.url, batch_bytes=300))
+        recording.when(lambda status: status.trades == 27 and status.batches_sealed > 1)
+        return recording.end().session
+
+    return record
 
 
 @pytest.fixture

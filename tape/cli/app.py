@@ -289,14 +289,14 @@ def main() -> None:
 
 def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], str | None]:
     """The ledgers that a flow gives, also where it fails because of what they say; and why it failed."""
-    from flows.archive_batches import NotArchived
+    from flows.archive_batches import NotArchived, NotWhole
     from flows.record_session import SessionFailed
     from tape.cli.log_lines import expected_errors_in_a_line
 
     expected_errors_in_a_line()
     try:
         return run(), None
-    except (SessionFailed, NotArchived) as failure:
+    except (SessionFailed, NotArchived, NotWhole) as failure:
         return ([failure.ledger] if isinstance(failure, SessionFailed) else failure.ledgers), str(failure)
 
 

@@ -1,6 +1,7 @@
 """`tape close`: how is a day closed from a terminal, and what is said of it?"""
 
 import datetime as dt
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,7 @@ def close(
     failure = None
     closing = Closing((), (), ())
     try:
-        if anything_to_close(settings, day):
+        if anything_to_close(settings, day, time.time_ns()):
             with chosen(data_dir=data_dir), orchestrated(report.tell):
                 closing = run(close_day, report.tell, date=day)
     except NotClosed as error:

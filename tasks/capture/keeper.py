@@ -6,22 +6,22 @@ closes a journal's files: a sync can never meet a closed one.
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Journal, discard, seal
+from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
 
-_SYNC_EVERY_S = 1.0
+_SYNC_EVERY_NS = NS_PER_S
 
 
 class JournalKeeper(threading.Thread):
     """Syncs and seals the journals of a session. A failure ends it, and `on_failure` is told.
 
     `through_ns` gives the time (UTC ns) up to which all that was heard is written; `durable_ns` is the time up to
-    which it survives a loss of power.
+    which it survives a loss of power. A sync begins a second after the one before has ended, by the clock.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class JournalKeeper(threading.Thread):
 
     def run(self) -> None:
         try:
-            synced_s = time.monotonic()
+            synced_ns = self._clock.monotonic_ns()
             while True:
                 # However many there are to seal: the others' second passes too.
-                left_s = synced_s + _SYNC_EVERY_S - time.monotonic()
-                if left_s <= 0:
+                left_ns = synced_ns + _SYNC_EVERY_NS - self._clock.monotonic_ns()
+                if left_ns <= 0:
                     self._sync()
-                    synced_s = time.monotonic()
+                    synced_ns = self._clock.monotonic_ns()
                     continue
                 try:
-                    journal = self._inbox.get(timeout=left_s)
+                    journal = self._inbox.get(timeout=left_ns / NS_PER_S)
                 except queue.Empty:
                     continue
                 if journal is None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -13,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import FaultServer, Send, Subscribed
+from recording import Answered, Recording, ask
 
 from flows.bucket import bucket_of
 from flows.settings import load_settings
-from tasks.capture.request import CaptureRequest
-from tasks.capture.supervise import start_or_attach
 from tasks.merge.day import merge
 from tasks.records.ledger import Gap, Ledger, SessionRecord
 from tasks.records.manifest import encode, read
-from tasks.records.names import session_name
-from tasks.replay.generate import SYMBOLS, generate
+from tasks.records.trade import Trade
+from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
 from tasks.storage.store import Store, write_whole
@@ -41,29 +40,15 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a session of some 20 batches, sealed and not archived: its recorder ran without a flow."""
-    folder = tmp_path_factory.mktemp("recorded")
-    Store(folder).prepare()
-    with serve_in_thread(generate(9, 60), ReplayOptions(speed=20.0)) as server:
-        now_ns = time.time_ns()
-        request = CaptureRequest(
-            session=session_name(now_ns, os.urandom),
-            data_dir=folder,
-            feed_url=server.url,
-            symbols=SYMBOLS,
-            started_ns=now_ns,
-            deadline_ns=now_ns + 4 * 10**9,
-            zone="America/New_York",
-            lanes=4,
-            batch_for_ns=600_000_000,
-            batch_bytes=1 << 26,
-            queue_bytes=1 << 26,
-            disk_reserve_bytes=0,
-        )
-        recorder = start_or_attach(request, "a-key")
-        end = time.monotonic() + 60
-        while recorder.is_alive and time.monotonic() < end:
-            time.sleep(0.05)
+    """A data folder with a session of some 16 batches in four lanes, sealed and not archived."""
+    folder, now_ns = tmp_path_factory.mktemp("recorded"), time.time_ns()
+    symbols = ("SPY", "NVDA", "AAPL", "MSFT", "COINBASE:BTC-USD")
+    given = [Trade(now_ns + n, symbols[n % 5], f"{n}.5", str(n + 1), ("1",) if n % 5 < 4 else ()) for n in range(600)]
+    messages = (step for n in range(0, 600, 20) for step in (Send(given[n : n + 20]), Answered()))
+    with FaultServer([Subscribed(*symbols), *messages]) as server:
+        recording = Recording(ask(Store(folder).prepare().root, server.url, symbols, lanes=4, batch_bytes=3_000))
+        recording.when(lambda status: status.trades == len(given))
+        recording.end()
     assert len(Store(folder).sealed_batches()) > 10
     return folder
 

@@ -84,7 +84,7 @@ def test_what_is_recorded_is_for_its_owner_alone(tape: Any) -> None:
         for path in found:
             assert not stat.S_IMODE(path.stat().st_mode) & ~allowed, path
     assert stat.S_IMODE(shared.stat().st_mode) == 0o750
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o640 for path in shared.glob("archive/*/*/*.parquet"))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in shared.glob("archive/*/*/*.parquet")} == {0o640}
 
 
 def test_what_lies_open_is_told(tmp_path: Path) -> None:

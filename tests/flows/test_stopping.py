@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recording import ask
 
+from flows.stopping import ended_in_order
+from tasks.capture.request import own_request
+from tasks.capture.supervise import Recorder, watched
+from tasks.records.requests import join, requests_of
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
+from tasks.storage.store import Store
 
 TAPE = str(Path(sys.executable).with_name("tape"))
 
@@ -169,6 +175,22 @@ def test_a_second_ctrl_c_leaves_at_once(tape: Any, until: Any, terminal: Callabl
         run.press(b"\x03")
         assert run.ended(5) == 130
         until(lambda: list(tape.data.glob("sessions/*/session.json")), 30)
+
+
+def test_that_once_more_leaves_at_once_is_said_when_the_recorder_has_been_told(store: Store) -> None:
+    """Whoever presses Ctrl-C again as soon as they may leaves no recorder that goes on until its deadline."""
+    request = ask(store.root, "ws://127.0.0.1:1")
+    join(request.folder, own_request(request), request.started_ns)
+    withdrawn, recorder = list[bool](), Recorder(request, None)
+    watched.append(recorder)
+    try:
+        with ended_in_order(
+            lambda _: withdrawn.extend(each.withdrawn_ns is not None for each in requests_of(request.folder))
+        ):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        watched.remove(recorder)
+    assert withdrawn == [True]
 
 
 WITHOUT = {

@@ -11,7 +11,9 @@ import exchange_calendars as calendars
 import pandas as pd
 import pytest
 
+from tasks.market.hours import trading_day_for
 from tasks.records.manifest import Day, read
+from tasks.records.names import BatchName
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -20,31 +22,38 @@ HOLIDAY, PAST = dt.date(2024, 11, 28), dt.date(2024, 11, 27)
 
 
 @pytest.fixture
-def closing_early() -> Iterator[str]:
-    """An exchange of the test's own that is open now, and today closes early, at the beginning of this minute."""
-    now = dt.datetime.now(dt.UTC)
-    # Where it is about noon, so that the day does not end on the way.
-    ahead = round(12 - now.hour - now.minute / 60)
-    zone = ZoneInfo(f"Etc/GMT{-ahead:+d}")
-    here = now.astimezone(zone)
+def trades_on() -> Iterator[Callable[..., str]]:
+    """Registers exchanges of the test's own, each of one zone and one day's hours; gives their names."""
+    registered: list[str] = []
 
-    # The library keeps a calendar that it has built, also when its name is registered anew: each gets its own name.
-    called = f"TAPETEST{secrets.token_hex(4).upper()}"
+    def register(opens: dt.datetime, closes: dt.datetime, early: bool = False) -> str:
+        # The library keeps a calendar that it has built, also when its name is registered anew: each gets its own name.
+        called = f"TAPETEST{secrets.token_hex(4).upper()}"
 
-    class Exchange(calendars.ExchangeCalendar):
-        name = called
-        tz = zone
-        open_times = ((None, dt.time(1)),)
-        close_times = ((None, dt.time(23)),)
-        weekmask = "1111111"
+        class Exchange(calendars.ExchangeCalendar):
+            name = called
+            tz = opens.tzinfo
+            open_times = ((None, opens.time()),)
+            close_times = ((None, dt.time(23, 59) if early else closes.time()),)
+            weekmask = "1111111"
 
-        @property
-        def special_closes_adhoc(self) -> Any:
-            return [(here.time().replace(second=0, microsecond=0), pd.DatetimeIndex([str(here.date())]))]
+            @property
+            def special_closes_adhoc(self) -> Any:
+                return [(closes.time(), pd.DatetimeIndex([str(closes.date())]))] if early else []
 
-    calendars.register_calendar_type(called, Exchange)
-    yield called
-    calendars.deregister_calendar(called)
+        calendars.register_calendar_type(called, Exchange)
+        registered.append(called)
+        return called
+
+    yield register
+    for called in registered:
+        calendars.deregister_calendar(called)
+
+
+def elsewhere(now: dt.datetime) -> dt.datetime:
+    """That time where it is another date than UTC's, and not near midnight."""
+    ahead = -12 if now.hour < 11 else 14
+    return now.astimezone(ZoneInfo(f"Etc/GMT{-ahead:+d}"))
 
 
 def run_of(tape: Any, state: Any) -> dict[str, Any]:
@@ -80,70 +89,101 @@ def test_a_day_that_was_over_before_the_run_began_is_not_green_unless_it_was_rec
     assert not list(tape.data.glob("sessions/*"))
 
 
-def test_a_trading_day_is_recorded_until_its_own_early_close(tape: Any, closing_early: str) -> None:
-    """A run that a schedule starts records until the calendar's close of that very day, plus the margin."""
+@pytest.mark.parametrize(
+    ("calendar", "now", "today", "opens"),
+    [
+        ("XTKS", "2026-11-24T14:59:59", "2026-11-24", "2026-11-24T00:00"),
+        ("XTKS", "2026-11-24T15:00:00", "2026-11-25", "2026-11-25T00:00"),
+        ("XNZE", "2026-11-24T11:00:00", "2026-11-25", "2026-11-24T21:00"),
+        ("XNYS", "2026-11-25T04:59:59", "2026-11-24", "2026-11-24T14:30"),
+    ],
+)
+def test_today_is_the_exchanges_own_date(calendar: str, now: str, today: str, opens: str) -> None:
+    """Where it is another date than UTC's the day is the exchange's, and so are the hours that follow from it."""
+    from flows import trading_day
+
+    day = trading_day.today(calendar, ns_of(now))
+    hours = trading_day_for(day, calendar)
+    assert hours is not None
+    assert (str(day), hours.open_ns) == (today, ns_of(opens))
+
+
+def ns_of(utc: str) -> int:
+    return int(dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC).timestamp()) * 10**9
+
+
+def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
+    tape: Any, trades_on: Callable[..., str]
+) -> None:
+    """A scheduled run waits for the open, and records until the close of that very day, whatever date UTC has."""
     from flows.trading_day import trading_day
 
-    now = dt.datetime.now(dt.UTC)
-    after_s = now.second + 12  # Time for a busy machine to start the flow and the recorder.
+    begun = elsewhere(dt.datetime.now(dt.UTC).replace(microsecond=0))
+    opens, closes = (begun + dt.timedelta(seconds=seconds) for seconds in (8, 16))
+    calendar = trades_on(opens, closes, early=True)
     with serve_in_thread(generate(11, 60), ReplayOptions(speed=1.0)) as server:
         settings = {
-            "TAPE_CALENDAR": closing_early,
-            "TAPE_CLOSE_AFTER": f"{after_s}s",
-            "TAPE_BATCH_FOR": "1s",
-            "TAPE_FEED_URL": server.url,
-            "TAPE_MIN_COVERAGE": "0%",  # The exchange has been open for hours.
-        }
+            "TAPE_CALENDAR": calendar, "TAPE_OPEN_BEFORE": "1s", "TAPE_CLOSE_AFTER": "5s", "TAPE_BATCH_FOR": "1s",
+            "TAPE_FEED_URL": server.url, "TAPE_MIN_COVERAGE": "0%",
+        }  # fmt: skip
         with tape.here(TAPE_SYMBOLS="SPY,NVDA", **settings):
             state = trading_day(return_state=True)
             ledger = state.result()
-    close = now.replace(second=0, microsecond=0) + dt.timedelta(seconds=after_s)
+    opens_ns, closes_ns = (int(each.timestamp()) * 10**9 for each in (opens, closes))
     assert (ledger.record.outcome, ledger.balances) == ("complete", True)
-    assert ledger.record.deadline_ns == int(close.timestamp()) * 10**9
-    assert ledger.record.ended_ns >= ledger.record.deadline_ns
+    (request,) = ledger.record.requests
+    assert (request.start_ns, request.until_ns) == (opens_ns - 10**9, closes_ns + 5 * 10**9)
+    assert request.hours == ((opens_ns, closes_ns),)
+    assert ledger.record.started_ns >= request.start_ns
+    assert ledger.record.ended_ns >= ledger.record.deadline_ns == request.until_ns
     assert ledger.trades.archived > 0
     closed = [read(path, Day) for path in tape.data.glob("days/*/*/_*.day.json")]
-    assert sum(day.rows for day in closed) == ledger.trades.archived
+    assert [(day.date, day.rows) for day in closed] == [(str(begun.date()), ledger.trades.archived)]
     assert tape.verdict().holds
-    today = now.astimezone(calendars.get_calendar(closing_early).tz).date()
     run = run_of(tape, state)
-    assert (run["name"], run["state"]["name"]) == (f"trading day {today}", "Completed")
+    assert (run["name"], run["state"]["name"]) == (f"trading day {begun.date()}", "Completed")
 
 
 @pytest.fixture
-def open_for(tape: Any) -> Iterator[Callable[..., dict[str, str]]]:
+def open_for(trades_on: Callable[..., str]) -> Callable[..., dict[str, str]]:
     """Settings of a day that began so many seconds ago and ends in so many, on an exchange of the test's own."""
 
-    registered: list[str] = []
-
     def settings(ago_s: int, ahead_s: int, url: str, **more: str) -> dict[str, str]:
-        now = dt.datetime.now(dt.UTC)
-        zone = ZoneInfo(f"Etc/GMT{-round(12 - now.hour - now.minute / 60):+d}")
-        begins, ends = (
-            (now.astimezone(zone) + dt.timedelta(seconds=seconds)).replace(microsecond=0)
-            for seconds in (-ago_s, ahead_s)
-        )
-
-        # The library keeps a calendar that it has built, also when its name is registered anew: each gets its own name.
-        called = f"TAPETEST{secrets.token_hex(4).upper()}"
-
-        class Exchange(calendars.ExchangeCalendar):
-            name = called
-            tz = zone
-            open_times = ((None, begins.time().replace(second=0)),)
-            close_times = ((None, ends.time().replace(second=0)),)
-            weekmask = "1111111"
-
-        calendars.register_calendar_type(called, Exchange)
-        registered.append(called)
+        now = elsewhere(dt.datetime.now(dt.UTC).replace(microsecond=0))
+        begins, ends = (now + dt.timedelta(seconds=seconds) for seconds in (-ago_s, ahead_s))
         return {
-            "TAPE_CALENDAR": called, "TAPE_FEED_URL": url, "TAPE_BATCH_FOR": "1s", "TAPE_OPEN_BEFORE": "0s",
-            "TAPE_CLOSE_AFTER": f"{ends.second}s", "TAPE_SYMBOLS": "SPY,NVDA", **more,
+            "TAPE_CALENDAR": trades_on(begins, ends), "TAPE_FEED_URL": url, "TAPE_BATCH_FOR": "1s",
+            "TAPE_OPEN_BEFORE": "0s", "TAPE_CLOSE_AFTER": "0s", "TAPE_SYMBOLS": "SPY,NVDA", **more,
         }  # fmt: skip
 
-    yield settings
-    for called in registered:
-        calendars.deregister_calendar(called)
+    return settings
+
+
+@pytest.mark.slow
+def test_what_earlier_days_left_is_archived_and_keeps_this_one_from_nothing(
+    tape: Any, open_for: Callable[..., dict[str, str]], sealed_session: Callable[[], str]
+) -> None:
+    """Of two sessions that were left one has lost a batch: all is archived, the day is closed, then the run fails."""
+    from flows.trading_day import trading_day
+
+    lost, whole = sealed_session(), sealed_session()
+    name = next(each for each in tape.store.sealed_batches() if each.session == lost)
+    for each in (name.sealed, name.seal):
+        (tape.store.sealed / each).unlink()
+    left = set(tape.store.sealed_batches())
+    with (
+        serve_in_thread(generate(23, 60), ReplayOptions(speed=1.0)) as server,
+        tape.here(**open_for(0, 15, server.url, TAPE_MIN_COVERAGE="0%", TAPE_MAX_EVENT_AGE="off")),
+    ):
+        run = run_of(tape, trading_day(return_state=True))
+    archived = {BatchName.parse(path.name) for path in tape.store.manifests()}
+    assert {each.session for each in left} == {lost, whole}
+    assert left < archived
+    (day,) = [read(path, Day) for path in tape.data.glob("days/*/*/_*.day.json")]
+    assert {BatchName.parse(each.batch) for each in day.batches} >= archived - left
+    assert run["state"]["type"] == "FAILED"
+    assert f"{lost} does not balance" in run["state"]["message"]
+    assert whole not in run["state"]["message"]
 
 
 @pytest.mark.slow

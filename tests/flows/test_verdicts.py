@@ -13,6 +13,7 @@ from tasks.records.names import BatchName
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
+from tasks.storage.locks import SESSION_LOCK, acquire
 from tasks.storage.store import Store
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
@@ -89,21 +90,53 @@ def test_a_session_that_was_killed_and_could_not_go_on_fails(tape: Any, until: A
     assert "Finished in state Failed" in err
 
 
-@pytest.mark.slow
-def test_archiving_a_session_that_does_not_balance_is_no_success(tape: Any, until: Any) -> None:
-    """`tape archive` exits 1 where a session whose batches it archived has lost some, and says so."""
-    with serve_in_thread(generate(43, 120), ReplayOptions(speed=1.0)) as server:
-        recording = tape.start("record", "SPY", "NVDA", "--for", "5m", "--feed-url", server.url, "--batch-for", "400ms")
-        until(lambda: len(tape.store.manifests()) > 2)
-        recording.kill()
-        recording.communicate()
-        until(lambda: len(tape.store.sealed_batches()) > 2)
-        os.kill(tape.status()["pid"], signal.SIGTERM)
-        until(lambda: list(tape.data.glob("sessions/*/session.json")))
+def test_archiving_a_session_that_does_not_balance_is_no_success(tape: Any, sealed_session: Callable[[], str]) -> None:
+    """Of two sessions one has lost a batch: all that is left of both is archived, then the run fails, and names it."""
+    from flows.archive_batches import archive_batches
+
+    lost, whole = sealed_session(), sealed_session()
+    name = next(each for each in tape.store.sealed_batches() if each.session == lost)
+    for each in (name.sealed, name.seal):
+        (tape.store.sealed / each).unlink()
+    left = tape.store.sealed_batches()
+    assert {each.session for each in left} == {lost, whole}
+    with tape.here(TAPE_MAX_EVENT_AGE="off", TAPE_MAX_EVENT_AHEAD="off"):
+        state = archive_batches(return_state=True)
+    wanted = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    (run,) = tape.server.ask("flow_runs/filter", wanted)
+    assert run["state"]["type"] == "FAILED"
+    assert f"{lost} does not balance: frames at the socket" in run["state"]["message"]
+    assert whole not in run["state"]["message"]
+    assert sorted(BatchName.parse(path.name) for path in tape.store.manifests()) == left
+    failure = state.result(raise_on_failure=False)
+    assert {each.record.session: each.balances for each in failure.ledgers} == {lost: False, whole: True}
+
+
+def test_a_session_that_others_are_at_work_on_is_not_judged(tape: Any, sealed_session: Callable[[], str]) -> None:
+    """While a recorder holds a session its counts are on the way: a run beside it archives, and fails for nothing."""
+    from flows.archive_batches import archive_batches
+
+    session = sealed_session()
     name = tape.store.sealed_batches()[0]
     for each in (name.sealed, name.seal):
         (tape.store.sealed / each).unlink()
-    done = tape.run("archive", "--json")
+    lock = acquire(tape.store.sessions / session / SESSION_LOCK)
+    assert lock is not None
+    with tape.here(TAPE_MAX_EVENT_AGE="off", TAPE_MAX_EVENT_AHEAD="off"):
+        (ledger,) = archive_batches()
+    lock.release()
+    assert (ledger.balances, ledger.batches.waiting) == (False, 0)
+
+
+def test_the_command_says_which_session_does_not_balance(tape: Any, sealed_session: Callable[[], str]) -> None:
+    """`tape archive` prints its ledgers all the same, exits 1, and says why in one line."""
+    lost = sealed_session()
+    name = tape.store.sealed_batches()[0]
+    for each in (name.sealed, name.seal):
+        (tape.store.sealed / each).unlink()
+    done = tape.run("archive", "--json", TAPE_MAX_EVENT_AGE="off", TAPE_MAX_EVENT_AHEAD="off")
     assert done.returncode == 1, done.stderr
     (ledger,) = json.loads(done.stdout)["sessions"]
     assert any("batches sealed" in each for each in ledger["imbalances"])
+    assert done.stderr.splitlines()[-1].startswith(f"tape: {lost} does not balance: frames at the socket")
+    assert "Traceback" not in done.stderr

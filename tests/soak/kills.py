@@ -155,7 +155,7 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
 
 def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piece], fail: Callable[..., None]) -> None:
     """The lane's thread writes, the keeper's syncs and seals, both at once."""
-    keeping._SYNC_EVERY_S = 0.002
+    keeping._SYNC_EVERY_NS = 2_000_000
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
     keeper = keeping.JournalKeeper(store, lambda: SYMBOLS, gaps, clock, fail, lambda: 0)

@@ -331,12 +331,12 @@ def test_what_a_recovery_seals_carries_the_gaps_that_touch_it(store: Store, kill
     before.close(("A",), start_ns - 10)
     before.open(("B",), start_ns + 2 * NS_PER_S, "outage")
     before.close(("B",), start_ns + 3 * NS_PER_S)
-    last_ns = [left(store, killed, lane, after_s=5) for lane in range(2)]
+    _, behind_ns = (left(store, killed, lane, after_s) for lane, after_s in enumerate((7, 5)))
     close_killed(store, SESSION, start_ns + 10 * NS_PER_S)
     for lane in range(2):
         seal = read(store.sealed / BatchName(SESSION, lane, 0).seal, Seal)
         assert [(gap.reason, gap.start_ns, gap.end_ns) for gap in seal.gaps] == [
-            ("outage", start_ns + 2 * NS_PER_S, start_ns + 3 * NS_PER_S), (KILLED, last_ns[0], None),
+            ("outage", start_ns + 2 * NS_PER_S, start_ns + 3 * NS_PER_S), (KILLED, behind_ns, None),
         ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from tasks.capture.journal import Block, Heading, Journal, frames_open
 from tasks.capture.keeper import JournalKeeper
 from tasks.feeds.base import Rejected
 from tasks.records.names import BatchName
+from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
 
 SESSION = "20260102T150405Z-00c0ffee"
@@ -65,7 +66,7 @@ def write(journal: Journal, heard_ns: int) -> None:
 @pytest.fixture
 def kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     """A keeper that is not started yet, of an empty session; its second is a tenth."""
-    monkeypatch.setattr("tasks.capture.keeper._SYNC_EVERY_S", 0.1)
+    monkeypatch.setattr("tasks.capture.keeper._SYNC_EVERY_NS", NS_PER_S // 10)
     folder = store.spool / SESSION
     folder.mkdir()
     it = Kept(store)
@@ -183,6 +184,33 @@ def test_the_time_that_is_durable_never_goes_back(kept: Kept) -> None:
     kept.heard_ns, asked = 40, len(kept.asked)
     wait_for(lambda: len(kept.asked) > asked + 1)
     assert kept.keeper.durable_ns == 50
+
+
+def test_what_is_durable_is_never_older_than_a_second(store: Store) -> None:
+    """As soon as a second is over what was written in it is synced, and not before; then the next second begins."""
+    (store.spool / SESSION).mkdir()
+    it, now_ns = Kept(store), [7]
+    clock, gaps = Clock(monotonic_ns=lambda: now_ns[0]), GapBook(store.sessions / SESSION / "gaps.json")
+    it.keeper = JournalKeeper(store, lambda: ("A",), gaps, clock, it.failures.append, it.through_ns)
+
+    def durable_at(time_ns: int, heard_ns: int) -> int:
+        it.heard_ns, now_ns[0] = heard_ns, 7 + time_ns
+        for _ in range(2):  # It looks at its clock before it takes what it is told: the second time it has.
+            looked = threading.Event()
+            it.keeper.tell(looked.set)
+            assert looked.wait(20)
+        return it.keeper.durable_ns
+
+    with recorded() as it.calls:
+        it.keeper.start()
+        try:
+            for second in (1, 2, 3):
+                assert durable_at(second * NS_PER_S - 1, 10 * second) == 10 * (second - 1)
+                assert durable_at(second * NS_PER_S, 10 * second) == 10 * second
+        finally:
+            it.keeper.finish()
+            it.keeper.join(20)
+    assert it.failures == []
 
 
 def test_each_second_is_synced_while_journals_are_sealed(kept: Kept) -> None:

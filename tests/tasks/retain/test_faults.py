@@ -12,6 +12,7 @@ import pytest
 
 from tasks.archive.day_files import day_record, removed_record
 from tasks.records.manifest import Day, Manifest, Receipt, read
+from tasks.records.names import BatchName
 from tasks.retain.retain import retain
 from tasks.retain.rule import Retained, Rule
 from tasks.storage.store import Store
@@ -94,7 +95,9 @@ def assert_every_row_is_somewhere(folder: Path) -> None:
         is_whole(path, day.sha256) for path in (record.with_name(day.file), folder / "there" / receipt.object.key)
     ]
     assert all(day_whole) or removed_record(record).exists()
-    for path in store.manifests():
+    manifests = store.manifests()
+    assert [BatchName.parse(path.name) for path in manifests] == NAMES
+    for path in manifests:
         manifest = read(path, Manifest)
         own = path.with_name(str(manifest.file))
         assert own.exists() or removed_record(path).exists()

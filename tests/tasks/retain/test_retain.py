@@ -239,16 +239,21 @@ def test_for_space_the_oldest_goes_first_and_no_more_than_is_needed(
     newer = close(store, "2026-11-25")
     send(store, bucket, DATE, "2026-11-25")
     sizes = {path.name: path.stat().st_size for path in store.root.rglob("*.parquet")}
-    wanted = sum(sizes[each.archived] for each in NAMES) + 1
+    oldest = [*(each.archived for each in NAMES), closed.name]
 
     def free_bytes() -> int:
         return sum(sizes.values()) - sum(path.stat().st_size for path in store.root.rglob("*.parquet"))
 
-    found = retain(store, Rule(free_bytes=wanted), time.time_ns, free_bytes, remote)
-    assert [Path(each.file).name for each in found.removed] == [*(each.archived for each in NAMES), closed.name]
-    assert {each.why for each in found.removed} == {"space"}
+    for wanted, goes in (
+        (sum(sizes[each] for each in oldest[:2]), oldest[:2]),
+        (free_bytes() + sum(sizes[each] for each in oldest[:2]), []),
+        (sum(sizes[each] for each in oldest[:3]) + 1, oldest[2:]),
+        (sum(sizes[each] for each in oldest), []),
+    ):
+        found = retain(store, Rule(free_bytes=wanted), time.time_ns, free_bytes, remote)
+        assert [Path(each.file).name for each in found.removed] == goes
+        assert {each.why for each in found.removed} <= {"space"}
     assert here(store) == {name.archived, newer.name}
-    assert retain(store, Rule(free_bytes=wanted), time.time_ns, free_bytes, remote) == Retained()
 
 
 def test_a_copied_file_is_as_old_as_it_lay_here(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
