@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tasks.duration import duration_ns, duration_or_off, format_duration
 from tasks.errors import SettingsError
+from tasks.feeds.registry import FEEDS
 from tasks.feeds.symbols import read_symbols
 
 _BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)\s*([kmgt]i?)?b?", re.IGNORECASE)
@@ -107,6 +108,14 @@ def lanes(given: object) -> int | Literal["ticker"]:
         return count(at_least=1, at_most=1_000)(given)
     except ValueError as error:
         raise ValueError(f"{error}, nor 'ticker'") from error
+
+
+def feed(given: object) -> str:
+    """The name of a feed that can be recorded."""
+    name = str(given).strip().lower()
+    if name not in FEEDS:
+        raise ValueError(f"{name[:40]!r} is not a feed (choose {' or '.join(FEEDS)})")
+    return name
 
 
 def url(*schemes: str) -> Callable[[object], str]:

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 from flows import setting_types as read
 from flows.env_file import check_env_file
 from tasks.errors import SettingsError
-from tasks.feeds.registry import feed_named
+from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 
 ENV_FILE = ".env"
 _PREFIX = "TAPE_"
@@ -54,8 +54,8 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    feed: Literal["finnhub", "coinbase"] = _setting(
-        "TAPE_FEED", "finnhub", "finnhub", "The feed to record from: finnhub or coinbase."
+    feed: Annotated[str, BeforeValidator(read.feed)] = _setting(
+        "TAPE_FEED", DEFAULT, "coinbase", f"The feed to record from: {' or '.join(FEEDS)}."
     )
     finnhub_api_key: Secret | None = _setting(
         "FINNHUB_API_KEY", None, "c0ffee…", "The key for Finnhub's websocket; it is sent to hosts of finnhub.io alone."

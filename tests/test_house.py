@@ -4,6 +4,7 @@ Each rule reads the sources of a folder, so that a planted violation shows that 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tasks.feeds.registry import FEEDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +37,9 @@ SHARED_MAY_IMPORT = {"msgspec", "numpy", "pyarrow", "polars"}
 TASK_OPTIONS = "tasks/task_options.py"
 # It starts the recorder's process, and hands the environment on to it without our secrets; it may take no value.
 HANDS_ENVIRONMENT_ON = "tasks/capture/supervise.py"
+# What is particular to a vendor stands in these rooms alone.
+KNOW_VENDORS = ("tasks/feeds/", "tasks/replay/")
+VENDORS = re.compile("|".join(FEEDS), re.IGNORECASE)
 NO_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
 
 
@@ -44,6 +50,7 @@ class Source:
     path: str
     tree: ast.Module
     imports: tuple[str, ...]
+    text: str
 
     @property
     def stage(self) -> str | None:
@@ -65,8 +72,9 @@ def sources(root: Path, *folders: str) -> list[Source]:
     """The Python files below these folders of `root`."""
     found = []
     for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
-        place, tree = path.relative_to(root), ast.parse(path.read_text())
-        found.append(Source(place.as_posix(), tree, tuple(imported(tree, place.parent.parts))))
+        place, text = path.relative_to(root), path.read_text()
+        tree = ast.parse(text)
+        found.append(Source(place.as_posix(), tree, tuple(imported(tree, place.parent.parts)), text))
     return found
 
 
@@ -138,6 +146,10 @@ def wrong_content(source: Source) -> Iterator[str]:
     if source.path == "flows/settings.py":
         return
     may_not_mention = source.is_engine and source.path != HANDS_ENVIRONMENT_ON
+    if source.path.startswith("tasks/") and not source.path.startswith(KNOW_VENDORS):
+        named = VENDORS.search(source.text)
+        if named is not None:
+            yield f"names the vendor {named[0]}, but only {' and '.join(KNOW_VENDORS)} know one"
     for node in ast.walk(source.tree):
         if reads_environment(node) or (may_not_mention and mentions_environment(node)):
             yield f"reads the environment in line {node.lineno}, but only flows/settings.py does"  # type: ignore[attr-defined]
@@ -284,6 +296,7 @@ def test_a_clean_house_passes(house: Path) -> None:
         ("tasks/capture/__init__.py", "from tasks.capture.feed import read", "is more than a docstring"),
         ("tasks/capture/bare.py", "x = 1", "does not say which question it answers"),
         ("tests/test_day.py", "class TestDay:\n    def test_night(self): ...", "does not state its behaviour"),
+        ("tasks/capture/lanes.py", "NAME = 'Coinbase'", "names the vendor Coinbase"),
         ("tasks/utils.py", '"""?"""', "names nothing"),
         ("tests/helpers/x.py", '"""?"""', "names nothing"),
         ("requirements.lock", "a @ https://example.org/a.whl", "holds an address"),

@@ -25,7 +25,7 @@ from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.live import session_shown
 from tasks.errors import RecorderError, SettingsError
-from tasks.feeds.registry import feed_named
+from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 from tasks.records.ledger import Ledger
 from tasks.records.manifest import SOFTWARE
 from tasks.storage.store import Store
@@ -43,6 +43,7 @@ query.add_to(app)
 app.command()(close.close)
 
 FAILED, WRONG_USE = 1, 2
+_FEEDS = " or ".join(FEEDS)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 SessionName = Annotated[str | None, typer.Option("--session", help="Which session, where several record.")]
@@ -89,7 +90,7 @@ def record(
     until: Annotated[
         str | None, typer.Option(help="Until when: HH:MM[:SS] by this machine's clock, or ISO 8601.")
     ] = None,
-    feed: Annotated[str | None, typer.Option(help="The feed: finnhub or coinbase. [TAPE_FEED, finnhub]")] = None,
+    feed: Annotated[str | None, typer.Option(help=f"The feed: {_FEEDS}. [TAPE_FEED, {DEFAULT}]")] = None,
     feed_url: Annotated[str | None, typer.Option(help="The feed's websocket, without the key. [TAPE_FEED_URL]")] = None,
     data_dir: DataDir = None,
     batch_for: Annotated[str | None, typer.Option(help="Seal a batch at this age. [TAPE_BATCH_FOR, 5m]")] = None,
@@ -225,7 +226,7 @@ def replay(
     speed: Annotated[str, typer.Option(help="So many times real time, or max.")] = "1",
     original_times: Annotated[bool, typer.Option("--original-times", help="Keep the tape's event times.")] = False,
     exit_at_end: Annotated[bool, typer.Option("--exit-at-end", help="End when the tape has ended.")] = False,
-    feed: Annotated[str, typer.Option(help="The vendor to serve it as: finnhub or coinbase.")] = "finnhub",
+    feed: Annotated[str, typer.Option(help=f"The vendor to serve it as: {_FEEDS}.")] = DEFAULT,
 ) -> None:
     """Serve a tape as a vendor's websocket, on this machine alone, to whoever subscribes."""
     from tasks.replay.run import run

@@ -9,7 +9,7 @@ columns are there where the feed has them.
 | connection | int   | number of the connection within the session, from 1                                     |
 | recv_seq   | int   | our counter of trades in order of receipt, from 1 within a connection, without holes    |
 | ts_recv    | int   | UTC ns, when the bytes left the socket; never decreases within a connection             |
-| ts_event   | int   | UTC ns, the exchange's time (Finnhub sends ms)                                          |
+| ts_event   | int   | UTC ns, the venue's time, as exact as the feed sends it                                 |
 | symbol     | text  | the vendor's string                                                                     |
 | price      | text  | the received digits, unchanged: quote currency per unit                                 |
 | size       | text  | the received digits, unchanged: units; 0 where the vendor reports a price without trade |
