@@ -24,7 +24,7 @@ check: $(MADE) ## lint, format and types
 bench: $(MADE) ## measure against peers, minutes; the table is left in build/bench.md
 	@mkdir -p build
 	@rm -f build/bench.md
-	@for bench in capture limits archive query upload; do \
+	@for bench in capture limits archive query upload catalog; do \
 		$(BIN)/python tests/benchmarks/$$bench.py > build/bench.part && cat build/bench.part >> build/bench.md || exit 1; \
 		echo >> build/bench.md; \
 	done

@@ -13,6 +13,7 @@ from flows.artifacts import show_ledger
 from flows.bucket import bucket_of
 from flows.orchestrator import call, submit
 from flows.settings import Settings, settings_to_write
+from tasks.archive.catalog import Catalog
 from tasks.archive.encodings import Encoding
 from tasks.capture.recovery import killed_sessions
 from tasks.capture.task import recover_sessions
@@ -22,8 +23,6 @@ from tasks.records.ledger import Ledger
 from tasks.records.names import BatchName
 from tasks.records.sessions import is_recording
 from tasks.storage.store import Store
-from tasks.upload.days import days_awaiting_upload
-from tasks.upload.once import awaits_upload
 from tasks.upload.sessions import sessions_awaiting_upload
 from tasks.upload.task import tidy, upload, upload_day, upload_session
 from tasks.validate.schema import Limits
@@ -152,7 +151,7 @@ def sessions_left(settings: Settings) -> list[str]:
 def days_left(settings: Settings) -> list[tuple[str, str]]:
     """The closed days (feed, date) which the bucket, where one is set, has not acknowledged as they are now."""
     bucket = bucket_of(settings)
-    return [] if bucket is None else days_awaiting_upload(Store(settings.data_dir), bucket)
+    return [] if bucket is None else Catalog(Store(settings.data_dir)).days_awaiting_upload(bucket.place)
 
 
 def finish(batches: list[BatchFutures], records: list[BatchFutures]) -> str | None:
@@ -184,9 +183,8 @@ def waiting(store: Store, settings: Settings) -> list[BatchName]:
     names = {*store.sealed_batches(), *store.validated_batches()}
     bucket = bucket_of(settings)
     if bucket is not None:
-        archived = [BatchName.parse(manifest.name) for manifest in store.manifests()]
         # A receipt of the bucket that was set before is none of this one.
-        names.update(name for name in archived if awaits_upload(store, name, bucket))
+        names.update(Catalog(store).awaiting_upload(bucket.place))
     return sorted(names)
 
 

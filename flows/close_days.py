@@ -17,15 +17,16 @@ from flows.artifacts import show_retained
 from flows.bucket import bucket_of
 from flows.orchestrator import call, is_alone
 from flows.settings import Settings, settings_to_write
-from tasks.archive.day_files import is_closed
+from tasks.archive.catalog import Catalog
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.market.hours import date_in, exchange_zone
 from tasks.merge.task import merge
 from tasks.records.manifest import Day
+from tasks.records.names import day_folder, feed_and_date
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule
 from tasks.retain.task import retain
-from tasks.storage.store import Store, feed_and_date
-from tasks.upload.days import days_awaiting_upload
+from tasks.storage.store import Store
+from tasks.upload.bucket import Bucket
 from tasks.upload.proof import remove, stands
 
 
@@ -79,23 +80,24 @@ def anything_to_close(settings: Settings, date: dt.date | None, now_ns: int) -> 
     if not store.root.is_dir():
         return False
     to_close = not rule.is_off or _to_close(store, settings, date, now_ns)
-    return bool(to_close or (bucket is not None and days_awaiting_upload(store, bucket)))
+    return bool(to_close or (bucket is not None and _to_send(store, bucket)))
 
 
 def _to_close(store: Store, settings: Settings, date: dt.date | None, now_ns: int) -> list[tuple[str, str]]:
     """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
-    folders = sorted(store.archive.glob(f"feed=*/date={date or '*'}"))
+    folders = sorted(store.archive.glob(day_folder("*", str(date or "*"))))
     found = [feed_and_date(path) for path in folders]
     if date is not None:
         return found
     # Batches of symbols that never close have UTC's days, the others the exchange's.
     today = min(date_in(zone, now_ns) for zone in (exchange_zone(settings.calendar), ZoneInfo("UTC")))
-    return [(feed, day) for feed, day in found if day < today and not _is_closed(store, feed, day)]
+    catalog = Catalog(store)
+    return [(feed, day) for feed, day in found if day < today and not _is_closed(catalog, feed, day)]
 
 
-def _is_closed(store: Store, feed: str, day: str) -> bool:
+def _is_closed(catalog: Catalog, feed: str, day: str) -> bool:
     try:
-        return is_closed(store, feed, day)
+        return catalog.is_closed(feed, day)
     except CorruptionError:
         return False  # The merge says what is wrong.
 
@@ -113,10 +115,15 @@ def _merged(settings: Settings, wanted: list[tuple[str, str]]) -> tuple[list[Day
     return days, reasons
 
 
+def _to_send(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
+    """Feed and date of the closed days that the bucket lacks."""
+    return Catalog(store).days_awaiting_upload(bucket.place)
+
+
 def _sent(settings: Settings, store: Store, date: dt.date | None) -> list[str]:
     """Upload the closed days that the bucket, where one is set, lacks; why some are not there."""
     bucket = bucket_of(settings)
-    lacking = [] if bucket is None else days_awaiting_upload(store, bucket)
+    lacking = [] if bucket is None else _to_send(store, bucket)
     wanted = [(feed, day) for feed, day in lacking if date is None or day == date.isoformat()]
     sent = [(feed, day, send_records(settings, [], [(feed, day)])) for feed, day in wanted]
     return [f"{feed} {day}: {reason}" for feed, day, steps in sent if (reason := finish([], steps)) is not None]

@@ -4,6 +4,7 @@ A span is (start, end) in ns, its end excluded. `Spans` are in order, do not tou
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 Span = tuple[int, int]
 Spans = tuple[Span, ...]
@@ -20,6 +21,7 @@ def union(spans: Iterable[Span]) -> Spans:
     return tuple(joined)
 
 
+@lru_cache(maxsize=1024)  # Of hundreds of symbols nearly all have the same spans.
 def intersect(left: Spans, right: Spans) -> Spans:
     """All that lies in both."""
     found: list[Span] = []

@@ -1,5 +1,7 @@
 """What do `tape ls` and `tape show` say: the archive's own counts beside each session's ledger, as data and as text?"""
 
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,74 +10,74 @@ import msgspec
 from tape import report
 from tape.cli.rows import print_rows
 from tape.report import count
-from tasks.archive.day_files import is_closed
+from tasks.archive.catalog import Catalog
 from tasks.errors import RecorderError, TerminalError
 from tasks.query.day_view import days_of
-from tasks.query.holdings import Holding, by_day, holding, lag_ms
-from tasks.query.sources import sources_of
+from tasks.query.holdings import Holding, holding, per_symbol
 from tasks.records.coverage import day_coverage, notable, session_coverage
 from tasks.records.ledger import Gap, Ledger, SessionRecord
-from tasks.records.names import BatchName, is_session_name
-from tasks.storage.store import Store, feed_and_date
-from tasks.verify.account import ledger_for
-from tasks.verify.standing import sessions_of
+from tasks.records.names import BatchName, feed_and_date, is_session_name
+from tasks.storage.store import Store
+from tasks.verify.account import brief_ledger, ledger_for
 
 Row = dict[str, Any]
 
 
 def days_and_sessions(store: Store, now_ns: int) -> tuple[list[Row], list[Row]]:
     """A row for each day and for each session, oldest first."""
-    manifests = by_day(store)
-    by_session: dict[str, list[Path]] = {}
-    for path in (path for paths in manifests.values() for path in paths):
-        by_session.setdefault(BatchName.parse(path.name).session, []).append(path)
-    sessions = {session: _Session(store, session, by_session.get(session, [])) for session in sessions_of(store)}
-    days = sorted({*manifests, *(day for each in sessions.values() for day in each.days(now_ns))})
-    return (
-        [
-            _day(store, day, manifests.get(day, []), _touching(sessions, day, manifests.get(day, []), now_ns))
-            for day in days
-        ],
-        [each.row() for each in sessions.values()],
-    )
+    catalog = Catalog(store)
+    by_day, sessions = catalog.by_day(), _sessions(store, catalog, now_ns)
+    found = []
+    for day in sorted({*by_day, *(day for each in sessions for day in each.days)}):
+        archived = by_day.get(day, {})
+        found.append(_day(catalog, day, archived, _touching(sessions, day, archived)))
+    return found, [each.row() for each in sessions]
+
+
+def _sessions(store: Store, catalog: Catalog, now_ns: int, only: str = "") -> list["_Session"]:
+    """Every session of which there is anything, or only one, oldest first."""
+    return [
+        _Session(store, catalog, session, names, now_ns)
+        for session, names in catalog.sessions().items()
+        if session.startswith(only)
+    ]
 
 
 class _Session:
-    """A session as it is listed: its ledger, or why there is none."""
+    """A session as it is listed: its ledger in short, or why there is none, and the days that it touches."""
 
-    def __init__(self, store: Store, session: str, manifests: list[Path]) -> None:
+    def __init__(self, store: Store, catalog: Catalog, session: str, names: list[BatchName], now_ns: int) -> None:
         self.session = session
-        self.manifests = manifests
+        self._catalog, self._names = catalog, names
         self.ledger: Ledger | None = None
         self.is_readable = True
         try:
-            self.ledger = ledger_for(store, session) if (store.sessions / session).is_dir() else None
+            is_here = (store.sessions / session).is_dir()
+            self.ledger = brief_ledger(store, catalog, session, names) if is_here else None
         except RecorderError as error:
             # One session whose files are gone or damaged must not hide the others.
             report.errors.print(f"{session}: {error}")
             self.is_readable = False
+        self.days = days_of(self.record, now_ns) if self.record else set[str]()
 
     @property
     def record(self) -> SessionRecord | None:
         return self.ledger.record if self.ledger else None
 
-    @property
+    @cached_property
     def balances(self) -> bool | None:
         """Whether its accounts agree; None where it has no record here, and so no account."""
         return self.ledger.balances if self.ledger else None if self.is_readable else False
 
-    def days(self, now_ns: int) -> set[str]:
-        return days_of(self.record, now_ns) if self.record else set()
-
     def row(self) -> Row:
-        held, ledger = holding(self.manifests), self.ledger
+        held, ledger = _held(self._catalog, self._names), self.ledger
         outcome = ledger.record.outcome if ledger else "no record" if self.is_readable else "unreadable"
         return {
             "session": self.session,
             "outcome": outcome,
             "batches": ledger.batches.sealed if ledger else held.batches,
             "archived": held.batches,
-            "trades": held.trades,
+            "trades": held.trades.archived,
             "bytes": held.bytes,
             "gaps": len(ledger.record.gaps) if ledger else 0,
             "uploaded": held.uploaded,
@@ -84,23 +86,28 @@ class _Session:
         }
 
 
-def _touching(sessions: dict[str, _Session], day: str, manifests: list[Path], now_ns: int) -> list[_Session]:
+def _held(catalog: Catalog, names: Iterable[BatchName]) -> Holding:
+    """What those of these batches hold that are archived."""
+    return holding([catalog.facts(name) for name in names if catalog.is_archived(name)])
+
+
+def _touching(sessions: list[_Session], day: str, names: Iterable[BatchName]) -> list[_Session]:
     """The sessions that recorded on that day, those of which nothing is archived included."""
-    archived = {BatchName.parse(path.name).session for path in manifests}
-    return [each for each in sessions.values() if each.session in archived or day in each.days(now_ns)]
+    archived = {name.session for name in names}
+    return [each for each in sessions if each.session in archived or day in each.days]
 
 
-def _day(store: Store, day: str, manifests: list[Path], sessions: list[_Session]) -> Row:
-    held = holding(manifests)
+def _day(catalog: Catalog, day: str, archived: dict[BatchName, Path], sessions: list[_Session]) -> Row:
     covered = day_coverage([each.record for each in sessions if each.record], day)
+    feeds = {feed_and_date(folder) for folder in {*archived.values()}}
     return {
         "date": day,
         "sessions": len(sessions),
-        **_counts(held),
+        **_counts(_held(catalog, archived)),
         "gaps": len(notable(covered.gaps)),
         "coverage": covered.share,
         "market_hours": covered.hours_share,
-        "closed": bool(manifests) and _closed(store, manifests),
+        "closed": bool(archived) and all(catalog.is_closed(*each) for each in feeds),
         "balances": _all_balance(sessions),
     }
 
@@ -116,23 +123,28 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
 
     Raises TerminalError where there is no such session or day.
     """
-    of_session = is_session_name(what)
+    # Not above: they bring the readers of rows, which `tape ls` does not need.
+    from tasks.query.sources import sources_of
+    from tasks.query.views import lag_ms
+
+    catalog, of_session = Catalog(store), is_session_name(what)
+    by_day, everything = catalog.by_day(), _sessions(store, catalog, now_ns, what if of_session else "")
     if of_session:
-        manifests = [path for path in store.manifests() if BatchName.parse(path.name).session == what]
-        sessions = [_Session(store, what, manifests)] if what in sessions_of(store) else []
+        found = {name: path for paths in by_day.values() for name, path in paths.items() if name.session == what}
+        archived, sessions = dict(sorted(found.items())), everything
     else:
-        manifests = by_day(store).get(what, [])
-        everything = {session: _Session(store, session, []) for session in sessions_of(store)}
-        sessions = _touching(everything, what, manifests, now_ns)
-    if not manifests and not sessions:
-        near = report.did_you_mean(what, [*by_day(store), *sessions_of(store)])
+        archived = by_day.get(what, {})
+        sessions = _touching(everything, what, archived)
+    manifests = [folder / name.manifest for name, folder in archived.items()]
+    if not archived and not sessions:
+        near = report.did_you_mean(what, [*by_day, *catalog.sessions()])
         raise TerminalError(
             f"{what}: there is nothing of it in {store.root}; {near or '`tape ls` lists what there is'}"
         )
-    held = holding(manifests)
+    held = _held(catalog, archived)
     records = [each.record for each in sessions if each.record]
     covered = session_coverage(records[0]) if of_session and records else day_coverage(records, what)
-    ledger = sessions[0].ledger if of_session and sessions else None
+    ledger = ledger_for(store, what) if of_session and records else None
     return {
         ("session" if of_session else "date"): what,
         **_counts(held),
@@ -142,14 +154,14 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
         "market_hours": covered.hours_share,
         "coverage_by_symbol": {symbol: each.share for symbol, each in covered.per_symbol.items()},
         "gaps": [msgspec.to_builtins(gap) for gap in (ledger.record.gaps if ledger else notable(covered.gaps))],
-        "quarantined": held.quarantined + held.refused,
-        "refused": held.refused,
+        "quarantined": held.trades.quarantined + held.trades.refused,
+        "refused": held.trades.refused,
         "reasons": held.reasons,
         "structural": held.structural,
-        "duplicates": held.duplicates,
+        "duplicates": held.trades.duplicates,
         "out_of_order": held.out_of_order,
         "late": held.late,
-        "per_symbol": held.per_symbol,
+        "per_symbol": per_symbol(manifests),
         "lag_ms": lag_ms(sources_of(store, manifests)),
         "balances": _all_balance(sessions),
     }, ledger
@@ -201,13 +213,7 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
 
 
 def _counts(held: Holding) -> Row:
-    return {"batches": held.batches, "trades": held.trades, "bytes": held.bytes, "uploaded": held.uploaded}
-
-
-def _closed(store: Store, manifests: list[Path]) -> bool:
-    """Whether the merged files of that day hold all of these."""
-    feeds = {feed_and_date(path.parent) for path in manifests}
-    return all(is_closed(store, *each) for each in feeds)
+    return {"batches": held.batches, "trades": held.trades.archived, "bytes": held.bytes, "uploaded": held.uploaded}
 
 
 def _cell(name: str, value: Any) -> str:

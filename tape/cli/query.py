@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 import msgspec
 import typer
 
-from flows.settings import Settings, load_settings, settings_to_write
+from flows.settings import Settings, settings_to_write
 from flows.surroundings import check_tls
 from tape import report
 from tape.cli.progress import progress
@@ -44,7 +44,7 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the days and the sessions that were recorded, and how far each has come."""
     from tape.cli.holdings import days_and_sessions, print_days_and_sessions
 
-    days, sessions = days_and_sessions(_store(load_settings(data_dir=data_dir)), time.time_ns())
+    days, sessions = days_and_sessions(_store(settings_to_write(data_dir=data_dir)), time.time_ns())
     if as_json:
         print_json({"days": days, "sessions": sessions})
     else:
@@ -60,7 +60,7 @@ def show(
     from tape.cli.holdings import print_shown
     from tape.cli.holdings import shown as known
 
-    settings = load_settings(data_dir=data_dir)
+    settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
         what = day_of(what, "the argument", settings)
     found, ledger = known(_store(settings), what, time.time_ns())
@@ -184,11 +184,9 @@ def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
 
 def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str | None) -> tuple[Store, list[Path]]:
     """The manifests of that day, or of all; the bucket's by way of a cache beside the data, fetched where it lacks."""
-    from tasks.query.holdings import day_of
-
     if not remote:
         store = _store(settings)
-        return store, [path for path in store.manifests() if date in (None, day_of(path))]
+        return store, store.manifests(date=date or "*")
     bucket = _bucket(settings)
     from tasks.upload.mirror import mirror
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from tasks.archive.batch_facts import BatchFacts
 from tasks.records.gaps import overlaps
 from tasks.records.ledger import Gap
 from tasks.records.manifest import MissingIds, Report, TradeIds
@@ -57,13 +58,13 @@ class TradeNumbers:
             self.unlisted += hole.count
 
 
-def missing_and_named(reports: Iterable[Report], gaps: Iterable[Gap]) -> tuple[int, int]:
+def missing_and_named(batches: Iterable[Report | BatchFacts], gaps: Iterable[Gap]) -> tuple[int, int]:
     """Return how many numbers are missing from a session, and how many of them lie in a named gap of their symbol.
 
-    `reports` are those of all of its batches. A missing number lies in a gap where the gap overlaps the time between
-    the trades before and after it.
+    `batches` are the reports, or the facts, of all of its batches. A missing number lies in a gap where the gap
+    overlaps the time between the trades before and after it.
     """
-    reports = list(reports)
+    reports = list(batches)
     holes = [hole for report in reports for hole in report.missing_ids] + _between(reports)
     of_symbol: dict[str, list[Gap]] = {}
     for gap in gaps:
@@ -79,7 +80,7 @@ def _is_named(hole: MissingIds, gaps: list[Gap]) -> bool:
     return any(overlaps(gap, hole.after_ns, end_ns) for gap in gaps)
 
 
-def _between(reports: list[Report]) -> list[MissingIds]:
+def _between(reports: list[Report | BatchFacts]) -> list[MissingIds]:
     """The numbers that are missing between two batches."""
     holes = []
     for symbol in sorted({symbol for report in reports for symbol in report.trade_ids}):

@@ -17,10 +17,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.archive.day_files import day_of_batch, day_record, nowhere_here, unmerged
+from tasks.archive.catalog import Catalog
+from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import read_groups
+from tasks.archive.side_records import held_by
 from tasks.errors import CorruptionError, TerminalError
-from tasks.records.manifest import Day, Manifest, read
+from tasks.records.manifest import Manifest, read
 from tasks.records.names import BatchName
 from tasks.records.trade import NS_PER_MS, TAPE_COLUMNS
 from tasks.storage.store import Store, begun, publish, sha256_of, unfinished
@@ -65,24 +67,21 @@ Archived = list[tuple[Path, Manifest]]
 
 
 def _archived(store: Store, date: str | None) -> Archived:
-    found = [(path, read(path, Manifest)) for path in store.manifests()]
-    return [(path, manifest) for path, manifest in found if date in (None, manifest.seal.date)]
+    return [(path, read(path, Manifest)) for path in store.manifests(date=date or "*")]
 
 
 def _held(store: Store, archived: Archived) -> Archived:
     """Where the rows of each batch are, every file beside the SHA-256 that is said of it."""
-    held, expected = [], {}
+    catalog, held, expected = Catalog(store), [], {}
     for path, manifest in archived:
         if manifest.file is None:
             continue
-        file, sha256 = path.with_name(manifest.file), manifest.sha256
-        if not file.exists():
-            day = day_of_batch(store, path, manifest)
-            if day is None:
-                raise nowhere_here(path, manifest)
-            file, sha256 = day, read(day_record(store, manifest.seal.feed, manifest.seal.date), Day).sha256
+        file = catalog.rows_of(path, manifest)
         held.append((file, manifest))
-        expected[file] = sha256
+        if file.name == manifest.file:
+            expected[file] = manifest.sha256
+        else:
+            expected[file] = held_by(store.day_record(manifest.seal.feed, manifest.seal.date))[0].sha256
     for file, sha256 in expected.items():
         if sha256_of(file) != sha256:
             raise CorruptionError(f"{file}: its SHA-256 is not that of its record; restore it from a copy")

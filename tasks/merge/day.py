@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.archive.day_files import day_of_batch, day_record, removed, removed_record, unmerged
+from tasks.archive.catalog import Catalog
+from tasks.archive.day_files import unmerged
 from tasks.archive.same_rows import Source
+from tasks.archive.side_records import removed
 from tasks.errors import CorruptionError, TerminalError
 from tasks.merge.written import compare, write
 from tasks.records.manifest import SOFTWARE, Day, Manifest, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, parquet, removed_record
 from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
 
@@ -27,10 +29,9 @@ def merge(store: Store, feed: str, date: str) -> Day | None:
     what was written differs from the batches in any value; TerminalError where the rows of one are in the bucket
     alone; TransientError where the disk is full or gone.
     """
-    record = day_record(store, feed, date)
+    record = store.day_record(feed, date)
     with at_work_in(store.root, "tape close"), store.prepare().locked(f"day-{feed}-{date}"):
-        paths = [path for path in store.manifests() if path.parent == store.archive_folder(feed, date)]
-        manifests = tuple(read(path, Manifest) for path in paths)
+        manifests = tuple(read(path, Manifest) for path in store.manifests(feed, date))
         if not manifests:
             return None
         day = read(record, Day) if record.exists() else None
@@ -61,7 +62,7 @@ def _make(store: Store, folder: Path) -> None:
 def _clear(record: Path, day: Day) -> None:
     """Remove what an earlier merge of fewer batches left: files of ours that the record does not name."""
     shutil.rmtree(_aside(record), ignore_errors=True)
-    for path in record.parent.glob(f"{day.date}-*.parquet"):
+    for path in record.parent.glob(parquet(f"{day.date}-*")):
         if path.name != day.file:
             path.unlink()
     gone = removed(record)
@@ -79,7 +80,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
     rows = sum(each.rows for each in held)
     # Named after what it is made of, so that a file and its record are of one merge, whenever a kill comes.
     made_of = hashlib.sha256("\n".join(f"{each.batch} {each.sha256}" for each in manifests).encode()).hexdigest()
-    target, digest, size = record.with_name(f"{date}-{made_of[:12]}.parquet"), "", 0
+    target, digest, size = record.with_name(parquet(f"{date}-{made_of[:12]}")), "", 0
     if rows:
         facts = {"title": "trades of a day", "feed": feed, "date": date, "software": SOFTWARE}
         symbols = {symbol for each in held for symbol in each.report.per_symbol}
@@ -110,7 +111,7 @@ def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) 
         path = store.archive_folder(manifest.seal.feed, manifest.seal.date) / BatchName.parse(manifest.batch).manifest
         files[manifest.batch] = file = path.with_name(str(manifest.file))
         if not file.exists() and removed(path) is not None:
-            day_file = day_of_batch(store, path, manifest)
+            day_file = Catalog(store).day_of_batch(path, manifest)
             if day_file is None:
                 raise TerminalError(
                     f"{file}: was removed, and no file of its day is here; run `tape restore --date "

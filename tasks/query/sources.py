@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.archive.day_files import day_record, held_by, nowhere_here
+from tasks.archive.side_records import held_by, nowhere_here
 from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
-from tasks.records.names import BatchName
-from tasks.storage.store import Store, begun, feed_and_date, publish
+from tasks.records.names import BatchName, feed_and_date, parquet
+from tasks.storage.store import Store, begun, publish
 
 LAYOUT_OF_VIEWS = "A"
 
@@ -54,19 +54,19 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     Of a closed day the record has all manifests: of each one beside it only the last bytes are read, which tell
     whether it is the same. A day's manifests can be more bytes than one symbol's trades.
     """
-    record = day_record(store, *feed_and_date(path.parent))
+    record = store.day_record(*feed_and_date(path.parent))
     if record.exists():
-        file, held = held_by(record)
+        closed, held = held_by(record)
         manifest = held.get(str(BatchName.parse(path.name)))
         if manifest is not None and record_sha256(manifest) == sha256_said(path):
-            day = record.with_name(str(file))
-            return manifest, day if file is not None and day.exists() else None
+            day = record.with_name(str(closed.file))
+            return manifest, day if closed.file is not None and day.exists() else None
     return read(path, Manifest), None
 
 
 def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
     """Those batches of the day, or none where it has no other with that symbol."""
-    _, held = held_by(day_record(store, *feed_and_date(day.parent)))
+    _, held = held_by(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
     return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
 
@@ -79,7 +79,7 @@ def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
     from tasks.archive.schema import SCHEMA
 
     place = store.root / "cache" / "plain" / manifest.sha256[:16] / file.parent.parent.name / file.parent.name
-    decoded = place / f"{BatchName.parse(manifest.batch)}.parquet"
+    decoded = place / parquet(manifest.batch)
     if not decoded.exists():
         place.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(begun(decoded), SCHEMA, compression="zstd") as writer:

@@ -42,6 +42,11 @@ WHERE false)"""
 _GAPS = (
     "CREATE TABLE gaps (session VARCHAR, symbol VARCHAR, start_at TIMESTAMP_NS, end_at TIMESTAMP_NS, reason VARCHAR)"
 )
+# Of receive time less event time, in ms.
+_LAG = """
+SELECT quantile_cont(lag_ms, [0.5, 0.9, 0.99]), max(lag_ms)
+FROM (SELECT (epoch_ns(ts_recv) - epoch_ns(ts_event)) / 1e6 AS lag_ms FROM trades)
+"""
 _SESSIONS = """CREATE TABLE sessions (session VARCHAR, feed VARCHAR, outcome VARCHAR, started_at TIMESTAMP_NS,
 ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes BIGINT, gaps BIGINT)"""
 
@@ -71,6 +76,15 @@ def connect(sources: Sources, spill: Path | None = None) -> duckdb.DuckDBPyConne
         first = next(iter((*sources.batches, *sources.days)), "the archive")
         raise CorruptionError(f"{first}: cannot be read ({_line(error)}); run `tape verify`") from error
     return database
+
+
+def lag_ms(sources: Sources) -> dict[str, float]:
+    """Percentiles ("p50", "p90", "p99", "max") of receive time less event time, over the trades of these files."""
+    with connect(sources) as database:
+        row = database.execute(_LAG).fetchone()
+    if row is None or row[1] is None:
+        return {}
+    return dict(zip(("p50", "p90", "p99", "max"), (*row[0], row[1]), strict=True))
 
 
 def _selects(sources: Sources) -> list[str]:

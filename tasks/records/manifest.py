@@ -16,7 +16,7 @@ import msgspec
 
 from tasks.errors import CorruptionError
 from tasks.records.ledger import FrameCounts, Gap
-from tasks.records.names import BatchName, check_day
+from tasks.records.names import BatchName, Keys, check_day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +193,10 @@ class Place:
     endpoint: str | None
     prefix: str
 
+    def holds(self, bucket: str, endpoint: str | None, key: str) -> bool:
+        """Whether that key of a batch's, a session's or a day's record in that bucket is one of this place."""
+        return Keys(self.prefix).holds_record(key) and (bucket, endpoint) == (self.bucket, self.endpoint)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -217,9 +221,7 @@ class Receipt:
 
     def is_of(self, place: Place) -> bool:
         """Whether it is one of that bucket: of its name, at its endpoint, under its prefix."""
-        below = self.manifest.key.removeprefix(place.prefix)
-        here = below != self.manifest.key and below.startswith(("/feed=", "/_sessions/", "-by-day/feed="))
-        return here and (self.bucket, self.endpoint) == (place.bucket, place.endpoint)
+        return place.holds(self.bucket, self.endpoint, self.manifest.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

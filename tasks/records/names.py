@@ -1,18 +1,30 @@
-"""What is a session called, what is a batch called, and which files belong to it?
+"""The names of sessions, batches and days, and of everything that is called after them: files, folders, object keys.
 
-The one place that formats and parses file names. Names sort in order of recording, hold nothing but
+The one place that builds and parses them. Names of batches sort in order of recording, hold nothing but
 `[A-Za-z0-9-]`, and cannot collide across machines: a session's name ends in 32 random bits.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path, PurePath
 
 _SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _FEED = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _BATCH = re.compile(rf"({_SESSION.pattern})-(\d{{1,5}})-(\d{{6}})")
+# Relative to the archive, or to the days.
+DAY_FOLDERS = "feed=*/date=*"
+_MANIFEST = ".manifest.json"
+MANIFESTS = f"*{_MANIFEST}"
+# What the keys of merged days have after the prefix of the others.
+BY_DAY = "-by-day"
+_MANIFEST_KEY = re.compile(r"feed=([^/]*)/date=([^/]*)/_([^/]*)\.manifest\.json")
+# A day's record in a bucket is called after the day's file: `<date>-<what it is made of>`, as the merge names it.
+_DAY_KEY = re.compile(r"feed=([^/]+)/date=(\d{4}-\d\d-\d\d)/_(\2-[0-9a-f]+)\.day\.json")
 
 
 def session_name(started_ns: int, random_bytes: Callable[[int], bytes]) -> str:
@@ -29,9 +41,55 @@ def check_day(feed: str, date: str) -> None:
         raise ValueError(f"{date[:80]!r} is not a date (YYYY-MM-DD)")
 
 
+def day_folder(feed: str, date: str) -> str:
+    """Return the folder of a feed and date (YYYY-MM-DD), of the archive, the days or a bucket; Hive-style."""
+    return f"feed={feed}/date={date}"
+
+
+def feed_and_date(folder: PurePath) -> tuple[str, str]:
+    """Return the feed and date of such a folder."""
+    return folder.parent.name.removeprefix("feed="), folder.name.removeprefix("date=")
+
+
+def day_record(stem: str) -> str:
+    """Return the file name of a day's record; the stem is its date here, and that of the day's file in a bucket."""
+    return f"_{stem}.day.json"
+
+
+SESSION_RECORD, _SESSION_RECEIPT = "session.json", "receipt.json"
+
+
+def parquet(stem: str) -> str:
+    """Return the file name of that stem: a day's file, or a batch's in the default form."""
+    return f"{stem}.parquet"
+
+
+def receipt_record(record: Path) -> Path:
+    """Return where the receipt of that manifest, day's record or session's record lies, or would lie."""
+    return record.with_name(_SESSION_RECEIPT) if record.name == SESSION_RECORD else _beside(record, "receipt")
+
+
+def removed_record(record: Path) -> Path:
+    """Return where it is said that the file of that manifest, or of that day's record, was removed."""
+    return _beside(record, "removed")
+
+
+def _beside(record: Path, kind: str) -> Path:
+    return record.with_name(f"{record.name.split('.', 1)[0]}.{kind}.json")
+
+
 def is_session_name(text: str) -> bool:
     """Whether `text` is what `session_name` gives."""
     return _SESSION.fullmatch(text) is not None
+
+
+def batches_in(files: Iterable[str]) -> set[str]:
+    """Return the names of the batches to which any of these files belongs by its own name.
+
+    What a recovery cut off makes no batch: where nothing before the cut could be trusted, the cut is all there is.
+    """
+    stems = {file.partition(".")[0].removeprefix("_") for file in files if not file.endswith(".cut")}
+    return {stem for stem in stems if _BATCH.fullmatch(stem)}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,10 +106,7 @@ class BatchName:
     @classmethod
     def parse(cls, text: str) -> "BatchName":
         """The name that `text` spells, with or without a file's endings and a leading `_`; else raises ValueError."""
-        match = _BATCH.fullmatch(text.split(".", 1)[0].removeprefix("_"))
-        if match is None:
-            raise ValueError(f"{text[:80]!r} is not the name of a batch (SESSION-LANE-NUMBER)")
-        return cls(match[1], int(match[2]), int(match[3]))
+        return _parsed(text.split(".", 1)[0].removeprefix("_"))
 
     @classmethod
     def exactly(cls, text: str) -> "BatchName":
@@ -135,7 +190,7 @@ class BatchName:
 
     @property
     def manifest(self) -> str:
-        return f"_{self}.manifest.json"
+        return f"_{self}{_MANIFEST}"
 
     @property
     def receipt(self) -> str:
@@ -145,3 +200,75 @@ class BatchName:
     def removed(self) -> str:
         """Says why the archived file is no longer here, and where its rows are."""
         return f"_{self}.removed.json"
+
+
+@lru_cache(maxsize=65_536)  # A list of a year's batches meets each several times.
+def _parsed(text: str) -> BatchName:
+    match = _BATCH.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:80]!r} is not the name of a batch (SESSION-LANE-NUMBER)")
+    return BatchName(match[1], int(match[2]), int(match[3]))
+
+
+def archived_in(files: Iterable[str]) -> list[BatchName]:
+    """Return the batches whose manifests are among the files of a folder, in order."""
+    manifests = (file for file in files if file.startswith("_") and file.endswith(_MANIFEST))
+    return in_order(map(_parsed, batches_in(manifests)))
+
+
+def in_order(names: Iterable[BatchName]) -> list[BatchName]:
+    """Return these names sorted: as `sorted` does, in a fifth of the time."""
+    return sorted(names, key=attrgetter("session", "lane", "number"))
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a bucket's objects, all of which start with `prefix`."""
+
+    prefix: str
+
+    @property
+    def batches(self) -> str:
+        """What the keys of archived batches, sessions and quarantine start with."""
+        return f"{self.prefix}/"
+
+    @property
+    def days(self) -> str:
+        """What the keys of merged days start with: not the prefix, whose readers would count each trade twice."""
+        return f"{self.prefix}{BY_DAY}/"
+
+    def of_batch(self, feed: str, date: str, file: str) -> str:
+        """Return the key of a file of an archived batch."""
+        return f"{self.batches}{day_folder(feed, date)}/{file}"
+
+    def of_day(self, feed: str, date: str, file: str = "") -> str:
+        """Return the key of a merged day's file or record, or what the keys of that day start with."""
+        return f"{self.days}{day_folder(feed, date)}/{file}"
+
+    def of_session(self, session: str) -> str:
+        """Return the key of a session's record."""
+        return f"{self.prefix}/_sessions/{session}/{SESSION_RECORD}"
+
+    def of_quarantine(self, file: str) -> str:
+        """Return the key of a batch's file in quarantine."""
+        return f"{self.prefix}/_quarantine/{file}"
+
+    def holds_record(self, key: str) -> bool:
+        """Return whether this could be the key of a record: a batch's, a session's or a day's."""
+        return key.startswith((f"{self.batches}feed=", f"{self.batches}_sessions/", f"{self.days}feed="))
+
+    def holds_manifest(self, key: str) -> bool:
+        """Return whether this could be the key of an archived batch's manifest."""
+        return key.startswith(f"{self.batches}feed=") and key.endswith(_MANIFEST)
+
+    def batch_at(self, key: str) -> tuple[str, str, BatchName]:
+        """Return feed, date and batch of a manifest's key. Raises ValueError where it is none."""
+        match = _MANIFEST_KEY.fullmatch(key.removeprefix(self.batches))
+        feed, date, name = match.groups() if match else ("", "", "")
+        check_day(feed, date)
+        return feed, date, BatchName.exactly(name)
+
+    def day_at(self, key: str) -> tuple[str, str, str] | None:
+        """Return feed, date and stem of the key of a day's record; None where it is none."""
+        match = _DAY_KEY.fullmatch(key.removeprefix(self.days))
+        return (match[1], match[2], match[3]) if match else None

@@ -15,11 +15,12 @@ from tasks.feeds.registry import DEFAULT
 from tasks.records.gaps import read_gaps
 from tasks.records.ledger import SessionRecord, SymbolChange
 from tasks.records.manifest import Seal, read
+from tasks.records.names import SESSION_RECORD
 from tasks.records.requests import requests_of
 from tasks.records.status import Status, read_status
 from tasks.storage.locks import SESSION_LOCK, is_held
 
-RECORD_FILE = "session.json"
+RECORD_FILE = SESSION_RECORD
 # The record of a session of which a restore has brought some days here and not all.
 PARTIAL_FILE = "partial.json"
 REQUEST_FILE = "request.json"

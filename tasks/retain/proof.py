@@ -7,11 +7,10 @@ in the bucket, the store's own word, asked once for each object. A receipt alone
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.archive.day_files import day_receipt
 from tasks.archive.same_rows import Source, check_same_rows
+from tasks.archive.side_records import receipt_of
 from tasks.errors import CorruptionError, RecorderError, TransientError
-from tasks.records.manifest import Day, Manifest, ObjectReceipt, Receipt, read
-from tasks.records.names import BatchName
+from tasks.records.manifest import Day, Manifest, ObjectReceipt, Receipt
 from tasks.retain.rule import Remote
 from tasks.storage.store import Store, sha256_of, unfinished
 
@@ -113,7 +112,7 @@ class ClosedDay:
     def there(self) -> str:
         """Where the bucket holds its file, proven. Raises as `Bucket.proven`."""
         assert self.bucket is not None  # noqa: S101 - asked only where one is set
-        receipt = receipt_of(day_receipt(self.record))
+        receipt = receipt_of(self.record)
         if receipt is not None and (receipt.object is None or receipt.object.sha256 != self.day.sha256):
             raise NotYet(f"{self.record}: the bucket has an earlier merge of the day")
         return self.bucket.proven(receipt, f"{self.record}: the day")
@@ -126,7 +125,7 @@ class ClosedDay:
 
 def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDay | None) -> str:
     """Where the bucket holds a batch's rows, proven: as its own object, or in its day's. Raises as `Bucket.proven`."""
-    receipt = batch_receipt(path)
+    receipt = receipt_of(path)
     if receipt is not None and receipt.object is not None and receipt.object.sha256 != manifest.sha256:
         raise CorruptionError(f"{path}: its receipt acknowledges another file; run `tape verify`")
     try:
@@ -137,13 +136,3 @@ def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDa
         closed.here()
         closed.check_rows()
         return closed.there()
-
-
-def batch_receipt(manifest_path: Path) -> Receipt | None:
-    """The receipt of the batch of that manifest, None where there is none. Raises CorruptionError."""
-    return receipt_of(manifest_path.with_name(BatchName.parse(manifest_path.name).receipt))
-
-
-def receipt_of(path: Path) -> Receipt | None:
-    """The receipt that lies there, None where there is none. Raises CorruptionError."""
-    return read(path, Receipt) if path.exists() else None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from tasks.archive.day_files import day_record, removed_record
+from tasks.archive.side_records import receipt_of
 from tasks.errors import CorruptionError, RecorderError, TerminalError
 from tasks.records.manifest import Day, Manifest, Removed, encode, read
-from tasks.records.names import BatchName
-from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_receipt, batch_there
+from tasks.records.names import DAY_FOLDERS, BatchName, batches_in, feed_and_date, parquet, removed_record
+from tasks.retain.proof import Bucket, ClosedDay, NotYet, batch_there
 from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule, Why
-from tasks.storage.store import Store, at_work_in, feed_and_date, sha256_of, sync, write_whole
+from tasks.storage.store import Store, at_work_in, sha256_of, sync, write_whole
 
 _NO_BUCKET = "no bucket is set, so that what is here is the only copy: by age or for space nothing is removed"
 
@@ -66,14 +66,14 @@ def retain(
 
 def _days(store: Store) -> list[tuple[str, str]]:
     """Date and feed of every day of which anything is archived, oldest first."""
-    found = {*store.archive.glob("feed=*/date=*"), *store.days.glob("feed=*/date=*")}
+    found = {*store.archive.glob(DAY_FOLDERS), *store.days.glob(DAY_FOLDERS)}
     return sorted((date, feed) for feed, date in {feed_and_date(path) for path in found})
 
 
 def _of_day(work: _Work, day: tuple[str, str], due: Callable[[_File, ClosedDay | None], list[Why]]) -> None:
     date, feed = day
-    store, record = work.store, day_record(work.store, feed, date)
-    if not any((*store.archive_folder(feed, date).glob("[!._]*"), *record.parent.glob("*.parquet"))):
+    store, record = work.store, work.store.day_record(feed, date)
+    if not any((*store.archive_folder(feed, date).glob("[!._]*"), *record.parent.glob(parquet("*")))):
         return
     with store.locked(f"day-{feed}-{date}"):
         try:
@@ -92,8 +92,8 @@ def _files(store: Store, feed: str, date: str, closed: ClosedDay | None) -> Iter
     """The files of that day which are here: those of its batches, then its own."""
     folder = store.archive_folder(feed, date)
     # Of old days only the records are left, a thousand times as many: they are not read.
-    for name in sorted({path.name.split(".", 1)[0] for path in folder.glob("[!._]*")}):
-        record = folder / f"_{name}.manifest.json"
+    for name in sorted(batches_in(path.name for path in folder.glob("[!._]*"))):
+        record = folder / BatchName.parse(name).manifest
         if not record.exists():
             continue  # The batch is being archived.
         manifest = read(record, Manifest)
@@ -150,7 +150,7 @@ def _proven(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> tup
         if work.bucket is None:
             return (here,)
         # Its manifest and its rows in quarantine went up with it: what a restore elsewhere needs.
-        work.bucket.check_acknowledged(batch_receipt(file.record), f"{file.record}: the batch")
+        work.bucket.check_acknowledged(receipt_of(file.record), f"{file.record}: the batch")
         return (here, closed.there())
     if work.bucket is None:
         raise NotYet(_NO_BUCKET)
@@ -172,7 +172,7 @@ def _remove_there(work: _Work, bucket: Bucket, file: _File) -> None:
 
     Raises TransientError: then the file stays, so that another run comes back to it.
     """
-    receipt = batch_receipt(file.record)
+    receipt = receipt_of(file.record)
     assert receipt is not None  # noqa: S101 - acknowledged
     assert receipt.object is not None  # noqa: S101 - as any batch with a file
     try:

@@ -24,7 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import TransientError
+from tasks.records import names
 from tasks.records.names import BatchName
+
+# Inode, size, and when content and entry were last changed (ns): of the four the last cannot be set by anybody.
+FileState = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,19 @@ class Store:
 
     def archive_folder(self, feed: str, date: str) -> Path:
         """Where the archived batches of that feed and day lie; Hive-style, so that readers can prune."""
-        return self.archive / f"feed={feed}" / f"date={date}"
+        return self.archive / names.day_folder(feed, date)
 
     def day_folder(self, feed: str, date: str) -> Path:
         """Where the merged file of that feed and day lies: not in the archive, whose readers would count twice."""
-        return self.days / f"feed={feed}" / f"date={date}"
+        return self.days / names.day_folder(feed, date)
+
+    def day_record(self, feed: str, date: str) -> Path:
+        """Where the record of that closed day lies, or would lie."""
+        return self.day_folder(feed, date) / names.day_record(date)
+
+    def index_of(self, feed: str, date: str) -> Path:
+        """Where the catalog keeps what it has read of that day: a cache, which may be removed at any time."""
+        return self.root / "cache" / "catalog" / f"{names.day_folder(feed, date)}.index"
 
     def sealed_batches(self) -> list[BatchName]:
         """The batches that wait for validation, oldest first."""
@@ -90,14 +102,14 @@ class Store:
         """The batches that wait for compression, oldest first."""
         return _names(self.validated.glob("*.report.json"))
 
-    def manifests(self) -> list[Path]:
-        """The manifest of every archived batch, in order of recording whatever their day."""
-        paths = self.archive.glob("feed=*/date=*/*.manifest.json")
+    def manifests(self, feed: str = "*", date: str = "*") -> list[Path]:
+        """The manifest of every archived batch, of one feed and day or of all, in order of recording."""
+        paths = self.archive.glob(f"{names.day_folder(feed, date)}/{names.MANIFESTS}")
         return sorted(paths, key=lambda path: BatchName.parse(path.name))
 
     def manifest_of(self, name: BatchName) -> Path | None:
         """The manifest of that batch, or None while it is not archived."""
-        return next(self.archive.glob(f"feed=*/date=*/{name.manifest}"), None)
+        return next(self.archive.glob(f"{names.DAY_FOLDERS}/{name.manifest}"), None)
 
     @contextmanager
     def locked(self, name: BatchName | str) -> Iterator[None]:
@@ -122,9 +134,9 @@ class Store:
                 os.close(descriptor)
 
 
-def feed_and_date(folder: Path) -> tuple[str, str]:
-    """The feed and date (YYYY-MM-DD) of a day's folder, `feed=F/date=D`, of the archive or of the days."""
-    return folder.parent.name.removeprefix("feed="), folder.name.removeprefix("date=")
+def state_of(found: os.stat_result) -> FileState:
+    """What tells a file from any other that had its name, or from itself before it was changed."""
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sha256_of(path: Path) -> str:

@@ -51,7 +51,7 @@ def audit(store: Store, bucket: Bucket, now_ns: int) -> RemoteVerdict:
     store cannot be asked; what it answers of a single object is part of the verdict.
     """
     objects, count = ObjectStore(bucket), Compared()
-    listed = objects.keys(f"{bucket.prefix}/") | keys_of_days(objects)
+    listed = objects.keys(bucket.keys.batches) | keys_of_days(objects)
     records = Records(store, bucket)
     kinds = [list(records.batches()), list(records.sessions()), list(records.days())]
     all_expected = [each for kind in kinds for each in kind]
@@ -100,7 +100,7 @@ def _may_be_gone(each: Expected, key: str, objects: ObjectStore, listed: Collect
     if each.day is None:
         return key == each.merged
     day = read(each.day, Day)
-    near = [other for other in listed if other.startswith(f"{objects.bucket.by_day}/feed={day.feed}/")]
+    near = [other for other in listed if other.startswith(objects.bucket.keys.of_day(day.feed, day.date))]
     return any(other.file_key in listed and is_within(day, other.day) for other in remote_days(objects, near, day.date))
 
 
@@ -108,8 +108,8 @@ def _foreign(store: Store, bucket: Bucket, ours: list[Expected], listed: dict[st
     known = {key for each in ours for key in each.sha256s}
     known |= {told.key for each in ours if each.receipt is not None for told in each.receipt.objects}
     for key, size in sorted(listed.items()):
-        if key not in known and not key.startswith(f"{bucket.prefix}/{PROBE}"):
-            of_a_day = key.startswith(f"{bucket.by_day}/")
+        if key not in known and not key.startswith(f"{bucket.keys.batches}{PROBE}"):
+            of_a_day = key.startswith(bucket.keys.days)
             what = "closed day, or of an earlier merge of one" if of_a_day else "batch or session"
             yield Wrong(
                 "foreign", key, f"{size:,} bytes under our prefix, of no {what} of {store.root}; look whose it is"
@@ -119,8 +119,8 @@ def _foreign(store: Store, bucket: Bucket, ours: list[Expected], listed: dict[st
 def _abandoned(objects: ObjectStore, now_ns: int) -> tuple[list[Wrong], tuple[str, ...]]:
     """The multiparts that killed uploads left, or a note where the store cannot list them, as some do not."""
     try:
-        unfinished = objects.unfinished_parts(f"{objects.bucket.prefix}/")
-        unfinished += objects.unfinished_parts(f"{objects.bucket.by_day}/")
+        unfinished = objects.unfinished_parts(objects.bucket.keys.batches)
+        unfinished += objects.unfinished_parts(objects.bucket.keys.days)
     except TerminalError as error:
         return [], (f"parts that killed uploads may have left were not looked for: {error}",)
     said = "parts of an upload that was killed a day ago or before; run `tape archive`"

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from tasks.errors import SettingsError
 from tasks.records.manifest import Place
+from tasks.records.names import BY_DAY, Keys
 
 # What one put takes at most, by the rules of S3.
 LARGEST_PUT_BYTES = 5 << 30
 _SMALLEST_PART_BYTES = 5 << 20
-_BY_DAY = "-by-day"
 
 
 class Secret(Protocol):
@@ -59,7 +59,7 @@ class Bucket:
                 raise SettingsError("the object store's endpoint is no plain URL; give http(s)://HOST[:PORT] alone")
         if self.prefix.strip("/") != self.prefix or any(part in {"", ".", ".."} for part in self.prefix.split("/")):
             raise SettingsError(f"{self.prefix!r} is no prefix of keys; give plain words such as trades or a/trades")
-        if self.prefix.endswith(_BY_DAY):
+        if self.prefix.endswith(BY_DAY):
             raise SettingsError(f"TAPE_S3_PREFIX: {self.prefix!r} ends as the keys of closed days do; choose another")
         if not self.part_bytes >= _SMALLEST_PART_BYTES or not 0 < self.multipart_from_bytes <= LARGEST_PUT_BYTES:
             raise SettingsError("TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more")
@@ -70,9 +70,9 @@ class Bucket:
         return Place(bucket=self.name, endpoint=self.endpoint_url, prefix=self.prefix)
 
     @property
-    def by_day(self) -> str:
-        """What the keys of merged days start with: not the prefix, whose readers would count each trade twice."""
-        return f"{self.prefix}{_BY_DAY}"
+    def keys(self) -> Keys:
+        """The keys of what goes there."""
+        return Keys(self.prefix)
 
     def __str__(self) -> str:
         return f"bucket {self.name} at {self.endpoint_url or 'AWS'}"

@@ -8,13 +8,14 @@ all in it; the day of another machine, of other batches, stays.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.archive.day_files import day_receipt, day_record, removed
-from tasks.errors import CorruptionError, TerminalError
+from tasks.archive.side_records import acknowledged, removed
+from tasks.errors import TerminalError
 from tasks.records.manifest import Day, ObjectReceipt, Receipt, encode, read
-from tasks.storage.store import Store, feed_and_date, write_whole
+from tasks.records.names import day_record, receipt_record
+from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import as_acknowledged, receipt_of
+from tasks.upload.once import as_acknowledged
 from tasks.upload.proof import object_matches
 from tasks.upload.remote_days import is_within, keys_of_days, remote_days
 from tasks.upload.send import Outgoing, outgoing, send_all
@@ -29,12 +30,11 @@ def upload_day(
     removed; a store that refuses that is told of by `warn`. Raises as `once.upload`.
     """
     with store.locked(f"day-{feed}-{date}"):
-        record = day_record(store, feed, date)
+        record = store.day_record(feed, date)
         day = read(record, Day) if record.exists() else None
         if day is None or day.file is None:
             return None
-        receipt_path = day_receipt(record)
-        standing = receipt_of(receipt_path, bucket)
+        standing = acknowledged(record, bucket.place)
         sent = send_all(bucket, list(_wanted(record, day, day.file, bucket, standing)), standing)
         if standing is not None and standing.objects == tuple(sent):
             return standing
@@ -43,35 +43,14 @@ def upload_day(
             batch=Path(day.file).stem, bucket=bucket.name, endpoint=bucket.endpoint_url, uploaded_ns=now_ns(),
             object=sent[0], manifest=sent[1],
         )  # fmt: skip
-        write_whole(receipt_path, encode(receipt))
+        write_whole(receipt_record(record), encode(receipt))
         return receipt
-
-
-def days_awaiting_upload(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
-    """The feed and date of each closed day of which this bucket has acknowledged nothing, or an earlier merge."""
-    return [
-        feed_and_date(record.parent)
-        for record in sorted(store.days.glob("feed=*/date=*/_*.day.json"))
-        if _awaits_upload(record, receipt_of(day_receipt(record), bucket))
-    ]
-
-
-def _awaits_upload(record: Path, receipt: Receipt | None) -> bool:
-    # A day's record is long: it is not read where the file that went up is still the one that is here.
-    if receipt is not None and record.with_name(f"{receipt.batch}.parquet").exists():
-        return False
-    try:
-        day, gone = read(record, Day), removed(record) is not None
-    except CorruptionError:
-        return True  # The upload says what is wrong with it.
-    acknowledged = receipt is not None and receipt.object is not None and receipt.object.sha256 == day.sha256
-    return day.file is not None and not acknowledged and not (gone and receipt is None)
 
 
 def day_keys(bucket: Bucket, day: Day) -> tuple[str, str]:
     """The keys of a day's file and of its record."""
-    folder, stem = f"{bucket.by_day}/feed={day.feed}/date={day.date}", Path(day.file or "").stem
-    return f"{folder}/{day.file}", f"{folder}/_{stem}.day.json"
+    file, keys = str(day.file), bucket.keys
+    return keys.of_day(day.feed, day.date, file), keys.of_day(day.feed, day.date, day_record(Path(file).stem))
 
 
 def _wanted(record: Path, day: Day, file: str, bucket: Bucket, standing: Receipt | None) -> Iterator[Outgoing]:

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.archive.day_files import day_receipt, day_record, held_by, removed
+from tasks.archive.catalog import Catalog
+from tasks.archive.side_records import acknowledged
 from tasks.errors import CorruptionError
 from tasks.records.manifest import Day, Manifest, Receipt, quarantined_files, read
-from tasks.records.names import BatchName
+from tasks.records.names import DAY_FOLDERS, BatchName, day_record, feed_and_date
 from tasks.storage.store import Store, sha256_of
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import day_keys
-from tasks.upload.once import quarantine_key, receipt_of
-from tasks.upload.sessions import RECEIPT, ended_sessions, session_key
+from tasks.upload.sessions import ended_sessions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +36,17 @@ class Records:
     """The records of a data folder, beside a bucket. Asks no store."""
 
     def __init__(self, store: Store, bucket: Bucket) -> None:
-        self._store, self._bucket = store, bucket
+        self._store, self._bucket, self._keys = store, bucket, bucket.keys
 
     def days(self) -> Iterator[Expected]:
         """Every closed day that has rows."""
-        for record in sorted(self._store.days.glob("feed=*/date=*/_*.day.json")):
-            folder = f"{self._bucket.by_day}/{record.parent.relative_to(self._store.days).as_posix()}"
-            receipt = receipt_of(day_receipt(record), self._bucket)
+        for record in sorted(self._store.days.glob(f"{DAY_FOLDERS}/{day_record('*')}")):
+            receipt = acknowledged(record, self._bucket.place)
             try:
                 day = read(record, Day)
             except CorruptionError as error:
-                yield Expected(name=f"{folder}/{record.name}", error=str(error), receipt=receipt)
+                name = self._keys.of_day(*feed_and_date(record.parent), record.name)
+                yield Expected(name=name, error=str(error), receipt=receipt)
                 continue
             if day.file is not None:
                 file_key, record_key = day_keys(self._bucket, day)
@@ -58,46 +58,31 @@ class Records:
     def sessions(self) -> Iterator[Expected]:
         """Every session that has ended."""
         for record in ended_sessions(self._store):
-            key = session_key(self._bucket, record.parent.name)
-            receipt = receipt_of(record.with_name(RECEIPT), self._bucket)
+            key = self._keys.of_session(record.parent.name)
+            receipt = acknowledged(record, self._bucket.place)
             yield Expected(name=key, sha256s={key: sha256_of(record)}, receipt=receipt)
 
     def batches(self) -> Iterator[Expected]:
         """Every archived batch."""
         for path in self._store.manifests():
-            name = BatchName.parse(path.name)
-            folder = f"{self._bucket.prefix}/{path.parent.relative_to(self._store.archive).as_posix()}"
+            name, day = BatchName.parse(path.name), feed_and_date(path.parent)
             try:
-                yield self._batch(path, name, folder)
+                yield self._batch(path, name, day)
             except CorruptionError as error:
                 # What it is made of cannot be read; what lies there under its name is still not foreign.
-                keys = [f"{folder}/{each}" for each in (name.manifest, *map(name.archived_as, _FORMS))]
-                keys += [quarantine_key(self._bucket, each) for each in name.rejects]
-                yield Expected(name=f"{folder}/{name}", sha256s=dict.fromkeys(keys, ""), error=str(error))
+                keys = [self._keys.of_batch(*day, each) for each in (name.manifest, *name.archives)]
+                keys += map(self._keys.of_quarantine, name.rejects)
+                called = self._keys.of_batch(*day, str(name))
+                yield Expected(name=called, sha256s=dict.fromkeys(keys, ""), error=str(error))
 
-    def _batch(self, path: Path, name: BatchName, folder: str) -> Expected:
-        manifest = read(path, Manifest)
-        sha256s = {f"{folder}/{name.manifest}": sha256_of(path)}
+    def _batch(self, path: Path, name: BatchName, day: tuple[str, str]) -> Expected:
+        manifest, place = read(path, Manifest), self._bucket.place
+        sha256s = {self._keys.of_batch(*day, name.manifest): sha256_of(path)}
         merged = None
         if manifest.file is not None:
-            sha256s[f"{folder}/{manifest.file}"] = manifest.sha256
-            said = removed(path)
-            if said is not None and said.why == "merged" and self._is_in_uploaded_day(manifest):
-                merged = f"{folder}/{manifest.file}"
-        for file, sha256 in quarantined_files(manifest).items():
-            sha256s[quarantine_key(self._bucket, file)] = sha256
-        return Expected(
-            name=f"{folder}/{name}", sha256s=sha256s, receipt=receipt_of(path.with_name(name.receipt), self._bucket),
-            merged=merged,
-        )  # fmt: skip
-
-    def _is_in_uploaded_day(self, manifest: Manifest) -> bool:
-        record = day_record(self._store, manifest.seal.feed, manifest.seal.date)
-        receipt = receipt_of(day_receipt(record), self._bucket)
-        if receipt is None or not record.exists():
-            return False
-        file, batches = held_by(record)
-        return file == f"{receipt.batch}.parquet" and batches.get(manifest.batch) == manifest
-
-
-_FORMS = ("parquet", "csv.zst", "csv.gz")
+            key = self._keys.of_batch(*day, manifest.file)
+            sha256s[key] = manifest.sha256
+            merged = key if Catalog(self._store).is_merged_in(place, path, manifest) else None
+        sha256s |= {self._keys.of_quarantine(file): sha256 for file, sha256 in quarantined_files(manifest).items()}
+        called = self._keys.of_batch(*day, str(name))
+        return Expected(name=called, sha256s=sha256s, receipt=acknowledged(path, place), merged=merged)

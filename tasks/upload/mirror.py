@@ -5,19 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.archive.day_files import day_of_batch
+from tasks.archive.catalog import Catalog
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Manifest, decode, read
-from tasks.records.names import BatchName
+from tasks.records.names import SESSION_RECORD, BatchName, feed_and_date
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.fetch import bring, content_of, put_here
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.remote_days import RemoteDay, keys_of_days, remote_days
-from tasks.upload.restore import MANIFEST
 from tasks.upload.restore_batch import beside, place_of, say_merged
 from tasks.upload.restore_days import place_days
-from tasks.upload.sessions import session_key
 
 _Record = TypeVar("_Record")
 
@@ -32,11 +30,10 @@ def mirror(
     sessions. What the cache holds is not fetched again: an object never changes. Raises as `restore`.
     """
     objects, found = ObjectStore(bucket), []
-    it = _Mirror(cache, objects, objects.keys(f"{bucket.prefix}/"), now_ns)
-    archived = (key for key in it.keys if key.startswith(f"{bucket.prefix}/feed="))
-    for key in sorted(key for key in archived if key.endswith(MANIFEST)):
+    it = _Mirror(cache, objects, objects.keys(bucket.keys.batches), now_ns)
+    for key in sorted(filter(bucket.keys.holds_manifest, it.keys)):
         path = place_of(cache, objects, key)
-        date = path.parent.name.removeprefix("date=")
+        _, date = feed_and_date(path.parent)
         if wanted(date, None) and wanted(date, manifest := it.manifest(key, path)):
             it.bring_file(key, path, manifest)
             found.append(path)
@@ -65,7 +62,7 @@ class _Mirror:
             bring(self.objects, file_key, file, manifest.sha256)
             return
         days = list[RemoteDay]()
-        if day_of_batch(self.cache, path, manifest) is None:
+        if Catalog(self.cache).day_of_batch(path, manifest) is None:
             listed = keys_of_days(self.objects, manifest.seal.feed, manifest.seal.date)
             days = remote_days(self.objects, listed)
             place_days(self.cache, self.objects, days, listed)
@@ -73,9 +70,9 @@ class _Mirror:
 
     def bring_sessions(self, sessions: set[str]) -> None:
         for session in sorted(sessions):
-            key = session_key(self.objects.bucket, session)
+            key = self.objects.bucket.keys.of_session(session)
             if key in self.keys:
-                self._record(key, self.cache.sessions / session / "session.json", SessionRecord)
+                self._record(key, self.cache.sessions / session / SESSION_RECORD, SessionRecord)
 
     def _record(self, key: str, path: Path, kind: type[_Record]) -> _Record:
         if not path.exists():

@@ -53,8 +53,8 @@ def abort_abandoned(objects: ObjectStore, now_ns: int, older_than_ns: int = ABAN
     """
     left = [
         each
-        for prefix in (objects.bucket.prefix, objects.bucket.by_day)
-        for each in objects.unfinished_parts(f"{prefix}/")
+        for prefix in (objects.bucket.keys.batches, objects.bucket.keys.days)
+        for each in objects.unfinished_parts(prefix)
     ]
     old = [each for each in left if now_ns - each.begun_ns >= older_than_ns]
     for each in old:

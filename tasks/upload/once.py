@@ -8,10 +8,10 @@ once, as `send` has it.
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.archive.day_files import removed
-from tasks.errors import CorruptionError, TerminalError
+from tasks.archive.side_records import acknowledged, removed
+from tasks.errors import TerminalError
 from tasks.records.manifest import Manifest, Receipt, encode, quarantined_files, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, feed_and_date, receipt_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
 from tasks.upload.send import Outgoing, outgoing, send_all
@@ -29,8 +29,7 @@ def upload(store: Store, name: BatchName, bucket: Bucket, now_ns: Callable[[], i
         manifest_path = store.manifest_of(name)
         if manifest_path is None:
             raise TerminalError(f"{name}: is not archived in {store.archive}; run `tape archive`")
-        manifest, receipt_path = read(manifest_path, Manifest), manifest_path.with_name(name.receipt)
-        standing = receipt_of(receipt_path, bucket)
+        manifest, standing = read(manifest_path, Manifest), acknowledged(manifest_path, bucket.place)
         sent = send_all(bucket, list(_wanted(store, manifest_path, manifest, bucket, standing)), standing)
         if standing is not None and standing.objects == tuple(sent):
             return standing
@@ -44,7 +43,7 @@ def upload(store: Store, name: BatchName, bucket: Bucket, now_ns: Callable[[], i
             beside=tuple(sent[has_file:-1]),
             manifest=sent[-1],
         )
-        write_whole(receipt_path, encode(receipt))
+        write_whole(receipt_record(manifest_path), encode(receipt))
         return receipt
 
 
@@ -52,16 +51,16 @@ def _wanted(
     store: Store, manifest_path: Path, manifest: Manifest, bucket: Bucket, standing: Receipt | None
 ) -> Iterator[Outgoing]:
     """What is to be sent, in that order, each checked against its record."""
-    folder = f"{bucket.prefix}/{manifest_path.parent.relative_to(store.archive).as_posix()}"
+    keys, day = bucket.keys, feed_and_date(manifest_path.parent)
     if manifest.file is not None:
-        file, key = manifest_path.with_name(manifest.file), f"{folder}/{manifest.file}"
-        if _is_removed(manifest_path, manifest):
+        file, key = manifest_path.with_name(manifest.file), keys.of_batch(*day, manifest.file)
+        if not file.exists() and removed(manifest_path) is not None:
             yield as_acknowledged(file, key, manifest.bytes, manifest.sha256, bucket, standing)
         else:
             yield outgoing(file, key, manifest.sha256)
     for name, sha256 in quarantined_files(manifest).items():
-        yield outgoing(store.quarantine / name, quarantine_key(bucket, name), sha256)
-    yield outgoing(manifest_path, f"{folder}/{manifest_path.name}")
+        yield outgoing(store.quarantine / name, keys.of_quarantine(name), sha256)
+    yield outgoing(manifest_path, keys.of_batch(*day, manifest_path.name))
 
 
 def as_acknowledged(file: Path, key: str, size: int, sha256: str, bucket: Bucket, standing: Receipt | None) -> Outgoing:
@@ -73,42 +72,3 @@ def as_acknowledged(file: Path, key: str, size: int, sha256: str, bucket: Bucket
             "set the bucket that it went to and run `tape restore`"
         )
     return Outgoing(file, key, size, sha256)
-
-
-def _is_removed(manifest_path: Path, manifest: Manifest) -> bool:
-    """Whether the batch's file is gone from here under a record that says where else it is."""
-    file = manifest.file
-    return file is not None and not manifest_path.with_name(file).exists() and removed(manifest_path) is not None
-
-
-def quarantine_key(bucket: Bucket, file: str) -> str:
-    """The key of a batch's file in quarantine."""
-    return f"{bucket.prefix}/_quarantine/{file}"
-
-
-def receipt_of(path: Path, bucket: Bucket) -> Receipt | None:
-    """The receipt that stands there, where it can be read and is one of this bucket. Asks no store."""
-    try:
-        receipt = read(path, Receipt)
-    except (FileNotFoundError, CorruptionError):
-        return None
-    return receipt if receipt.is_of(bucket.place) else None
-
-
-def awaits_upload(store: Store, name: BatchName, bucket: Bucket) -> bool:
-    """Whether an archived batch is still to be sent to this bucket, or one of its quarantine files. Asks no store.
-
-    One that was removed here without ever having gone there is not: it has nothing to send.
-    """
-    manifest_path = store.manifest_of(name)
-    if manifest_path is None:
-        return False
-    receipt = receipt_of(manifest_path.with_name(name.receipt), bucket)
-    # The manifest is long, and is read only where it has something to say.
-    if receipt is not None and (receipt.beside or not any((store.quarantine / each).exists() for each in name.rejects)):
-        return False
-    try:
-        manifest = read(manifest_path, Manifest)
-    except CorruptionError:
-        return True
-    return bool(quarantined_files(manifest)) if receipt is not None else not _is_removed(manifest_path, manifest)

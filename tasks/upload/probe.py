@@ -54,7 +54,7 @@ def probe(bucket: Bucket) -> Abilities:
     Raises TransientError where it cannot be reached and TerminalError, with what to do, where it refuses.
     """
     objects = ObjectStore(bucket)
-    key = f"{bucket.prefix}/{PROBE}-{secrets.token_hex(8)}"
+    key = f"{bucket.keys.batches}{PROBE}-{secrets.token_hex(8)}"
     with _probe_file() as (file, sha256):
         honoured = _put_twice(objects, key, file, sha256)
         try:
@@ -71,7 +71,7 @@ def check_writable(bucket: Bucket) -> None:
 
     The key is always the same, so that no more than one object stays where the credentials may not remove any.
     """
-    objects, key = ObjectStore(bucket), f"{bucket.prefix}/{PROBE}"
+    objects, key = ObjectStore(bucket), f"{bucket.keys.batches}{PROBE}"
     with _probe_file() as (file, sha256):
         try:
             objects.put(key, file, sha256, create_only=True)

@@ -1,6 +1,5 @@
 """Which merged days does the bucket hold, and which batches are in them?"""
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -9,9 +8,6 @@ from tasks.errors import ConflictError, CorruptionError
 from tasks.records.manifest import Day, Manifest, decode
 from tasks.upload.fetch import content_of
 from tasks.upload.object_store import ObjectStore
-
-# `<date>-<what it is made of>`, as the merge names a day's file.
-_RECORD = re.compile(r"feed=([^/]+)/date=(\d{4}-\d\d-\d\d)/_(\2-[0-9a-f]+)\.day\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +35,13 @@ def _named(day: Day) -> set[tuple[str, str]]:
 
 def keys_of_days(objects: ObjectStore, feed: str | None = None, date: str | None = None) -> dict[str, int]:
     """Everything of merged days: its bytes by its key; of one feed and date, or of all."""
-    folder = "" if feed is None or date is None else f"feed={feed}/date={date}/"
-    return objects.keys(f"{objects.bucket.by_day}/{folder}")
+    keys = objects.bucket.keys
+    return objects.keys(keys.days if feed is None or date is None else keys.of_day(feed, date))
 
 
 def dates_of(objects: ObjectStore, listed: Collection[str]) -> set[str]:
     """The dates of the days whose records are among these keys."""
-    matches = (_RECORD.fullmatch(key.removeprefix(f"{objects.bucket.by_day}/")) for key in listed)
-    return {match[2] for match in matches if match is not None}
+    return {day[1] for day in map(objects.bucket.keys.day_at, listed) if day is not None}
 
 
 def remote_days(
@@ -62,10 +57,10 @@ def remote_days(
     """
     found = []
     for key in sorted(listed):
-        match = _RECORD.fullmatch(key.removeprefix(f"{objects.bucket.by_day}/"))
-        if match is not None and date in (None, match[2]):
+        told = objects.bucket.keys.day_at(key)
+        if told is not None and date in (None, told[1]):
             try:
-                found.append(_read(objects, key, match[1], match[2], match[3]))
+                found.append(_read(objects, key, *told))
             except CorruptionError as error:
                 if wrong is None:
                     raise

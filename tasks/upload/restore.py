@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from tasks.errors import ConflictError, CorruptionError, TerminalError
 from tasks.records.manifest import Manifest
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, feed_and_date
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
@@ -18,8 +18,6 @@ from tasks.upload.remote_days import dates_of, keys_of_days, remote_days
 from tasks.upload.restore_batch import Gone, Holdings, place_of, restore_batch
 from tasks.upload.restore_days import place_days
 from tasks.upload.restore_sessions import place_sessions
-
-MANIFEST = ".manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def restore(
     nothing of that batch, or day, is then written.
     """
     objects, came = ObjectStore(bucket), _Came()
-    held, day_keys = Holdings(objects, objects.keys(f"{bucket.prefix}/")), keys_of_days(objects)
+    held, day_keys = Holdings(objects, objects.keys(bucket.keys.batches)), keys_of_days(objects)
     manifests = _by_date(held)
     # Day by day: the records of a year's days are more than memory should have to hold.
     dates = sorted(manifests.keys() | dates_of(objects, day_keys)) if date is None else [date]
@@ -105,15 +103,15 @@ def _restore_batches(store: Store, held: Holdings, keys: list[str], came: _Came,
 def _by_date(held: Holdings) -> dict[str, list[str]]:
     """The keys of the manifests under the prefix, by their dates. A manifest goes up last: its batch is whole."""
     found: dict[str, list[str]] = {}
-    for key in held.keys:
-        if key.startswith(f"{held.objects.bucket.prefix}/feed=") and key.endswith(MANIFEST):
-            found.setdefault(PurePosixPath(key).parent.name.removeprefix("date="), []).append(key)
+    for key in filter(held.objects.bucket.keys.holds_manifest, held.keys):
+        _, date = feed_and_date(PurePosixPath(key).parent)
+        found.setdefault(date, []).append(key)
     return found
 
 
 def _key_of(held: Holdings, manifest: Manifest) -> str:
-    folder = f"{held.objects.bucket.prefix}/feed={manifest.seal.feed}/date={manifest.seal.date}"
-    return f"{folder}/{BatchName.parse(manifest.batch).manifest}"
+    file, seal = BatchName.parse(manifest.batch).manifest, manifest.seal
+    return held.objects.bucket.keys.of_batch(seal.feed, seal.date, file)
 
 
 def _notes(held: Holdings) -> Iterator[str]:

@@ -1,21 +1,17 @@
 """How does one batch come back from the bucket: its file, or word that its day holds its rows, and its quarantine?"""
 
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tasks.archive.day_files import day_of_batch, removed_record
+from tasks.archive.catalog import Catalog
 from tasks.errors import CorruptionError
 from tasks.records.manifest import Manifest, Removed, decode, encode, quarantined_files
-from tasks.records.names import BatchName, check_day
+from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.fetch import bring, content_of, put_here, refuse_other
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.once import quarantine_key
 from tasks.upload.remote_days import RemoteDay
-
-_MANIFEST = re.compile(r"feed=([^/]*)/date=([^/]*)/_([^/]*)\.manifest\.json")
 
 
 class Gone(CorruptionError):
@@ -69,7 +65,7 @@ def say_merged(
 
     Raises CorruptionError where no day that is here holds them.
     """
-    if day_of_batch(store, path, manifest) is None:
+    if Catalog(store).day_of_batch(path, manifest) is None:
         other = next((each for each in days if each.holds(manifest)), None)
         said = "no merged day holds it" if other is None else (
             f"it is in {other.file_key}, another machine's day than the one here: read it there by its batch column, "
@@ -91,7 +87,7 @@ def say_merged(
 def _restore_quarantine(store: Store, held: Holdings, manifest: Manifest) -> int:
     came = 0
     for name, sha256 in quarantined_files(manifest).items():
-        key = quarantine_key(held.objects.bucket, name)
+        key = held.objects.bucket.keys.of_quarantine(name)
         if key in held.keys or (store.quarantine / name).exists():
             came += bring(held.objects, key, store.quarantine / name, sha256)
         else:
@@ -106,11 +102,8 @@ def beside(manifest_key: str, file: str) -> str:
 
 def place_of(store: Store, objects: ObjectStore, key: str) -> Path:
     """Where an object belongs in the archive. Raises CorruptionError for a key that is none of ours."""
-    match = _MANIFEST.fullmatch(key.removeprefix(f"{objects.bucket.prefix}/"))
     try:
-        check_day(match[1] if match else "", match[2] if match else "")
-        name = BatchName.exactly(match[3] if match else "")
+        feed, date, name = objects.bucket.keys.batch_at(key)
     except ValueError as error:
         raise CorruptionError(f"{objects.bucket}: {key} is no batch's manifest ({error}); remove it there") from error
-    assert match is not None  # noqa: S101 - no date is empty
-    return store.archive_folder(match[1], match[2]) / name.manifest
+    return store.archive_folder(feed, date) / name.manifest

@@ -7,11 +7,10 @@ batches is taken; one that stands here gives way only to one that holds all its 
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tasks.archive.day_files import day_record, removed_record
 from tasks.archive.same_rows import Source, check_same_days, check_same_rows
 from tasks.errors import ConflictError, CorruptionError
 from tasks.records.manifest import Day, Manifest, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, parquet, removed_record
 from tasks.storage.store import Store, unfinished, write_whole
 from tasks.upload.fetch import bring
 from tasks.upload.object_store import ObjectStore
@@ -61,7 +60,7 @@ def _is_here(folder: Path, manifest: Manifest) -> bool:
 
 
 def _place(store: Store, objects: ObjectStore, remote: RemoteDay) -> int:
-    day, record = remote.day, day_record(store, remote.day.feed, remote.day.date)
+    day, record = remote.day, store.day_record(remote.day.feed, remote.day.date)
     with store.locked(f"day-{day.feed}-{day.date}"):
         here = read(record, Day) if record.exists() else None
         if here is not None and here != day and not (is_within(here, day) and here.file != day.file):
@@ -82,7 +81,7 @@ def _place(store: Store, objects: ObjectStore, remote: RemoteDay) -> int:
             write_whole(record, remote.content)
             came += len(remote.content)
         removed_record(record).unlink(missing_ok=True)
-        for old in file.parent.glob(f"{day.date}-*.parquet"):
+        for old in file.parent.glob(parquet(f"{day.date}-*")):
             if old != file:
                 old.unlink()
     return came

@@ -10,12 +10,11 @@ from collections.abc import Collection
 from tasks.errors import ConflictError, CorruptionError
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import decode
-from tasks.records.names import BatchName, is_session_name
+from tasks.records.names import SESSION_RECORD, BatchName, is_session_name
 from tasks.records.sessions import PARTIAL_FILE
 from tasks.storage.store import Store
 from tasks.upload.fetch import content_of, put_here
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.sessions import session_key
 
 
 def place_sessions(
@@ -34,7 +33,7 @@ def place_sessions(
     here = Counter((name.session, name.lane) for name in (BatchName.parse(path.name) for path in store.manifests()))
     came, partial = list[int](), list[str]()
     for session in _sessions(objects, listed):
-        key, path = session_key(objects.bucket, session), store.sessions / session / "session.json"
+        key, path = objects.bucket.keys.of_session(session), store.sessions / session / SESSION_RECORD
         if wanted is not None and session not in wanted:
             continue
         try:
@@ -60,8 +59,8 @@ def place_sessions(
 
 
 def _sessions(objects: ObjectStore, listed: Collection[str]) -> list[str]:
-    names = (key.split("/")[-2] for key in listed if key.endswith("/session.json"))
-    return sorted({name for name in names if is_session_name(name) and session_key(objects.bucket, name) in listed})
+    names = (key.split("/")[-2] for key in listed if key.endswith(f"/{SESSION_RECORD}"))
+    return sorted({name for name in names if is_session_name(name) and objects.bucket.keys.of_session(name) in listed})
 
 
 def _said(partial: list[str], date: str | None) -> str:

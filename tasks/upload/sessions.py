@@ -6,14 +6,12 @@ Its key is `<prefix>/_sessions/<session>/session.json`; its receipt lies beside 
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.archive.side_records import acknowledged
 from tasks.records.manifest import Receipt, encode
-from tasks.records.names import is_session_name
+from tasks.records.names import SESSION_RECORD, is_session_name, receipt_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
-from tasks.upload.once import receipt_of
 from tasks.upload.send import outgoing, send_all
-
-RECORD, RECEIPT = "session.json", "receipt.json"
 
 
 def upload_session(store: Store, session: str, bucket: Bucket, now_ns: Callable[[], int]) -> Receipt | None:
@@ -22,31 +20,26 @@ def upload_session(store: Store, session: str, bucket: Bucket, now_ns: Callable[
     Run again, it gives the receipt that stands and asks the store nothing. Raises as `once.upload`.
     """
     with store.locked(f"session-{session}"):
-        record = store.sessions / session / RECORD
+        record = store.sessions / session / SESSION_RECORD
         if not record.exists():
             return None
-        standing = receipt_of(record.with_name(RECEIPT), bucket)
-        sent = send_all(bucket, [outgoing(record, session_key(bucket, session))], standing)
+        standing = acknowledged(record, bucket.place)
+        sent = send_all(bucket, [outgoing(record, bucket.keys.of_session(session))], standing)
         if standing is not None and standing.objects == tuple(sent):
             return standing
         receipt = Receipt(
             batch=session, bucket=bucket.name, endpoint=bucket.endpoint_url, uploaded_ns=now_ns(),
             object=None, manifest=sent[0],
         )  # fmt: skip
-        write_whole(record.with_name(RECEIPT), encode(receipt))
+        write_whole(receipt_record(record), encode(receipt))
         return receipt
-
-
-def session_key(bucket: Bucket, session: str) -> str:
-    """The key of a session's record."""
-    return f"{bucket.prefix}/_sessions/{session}/{RECORD}"
 
 
 def ended_sessions(store: Store) -> list[Path]:
     """The records of all sessions that have ended, oldest first."""
-    return sorted(path for path in store.sessions.glob(f"*/{RECORD}") if is_session_name(path.parent.name))
+    return sorted(path for path in store.sessions.glob(f"*/{SESSION_RECORD}") if is_session_name(path.parent.name))
 
 
 def sessions_awaiting_upload(store: Store, bucket: Bucket) -> list[str]:
     """The sessions that have ended, and whose record has no receipt of this bucket. Asks no store."""
-    return [path.parent.name for path in ended_sessions(store) if receipt_of(path.with_name(RECEIPT), bucket) is None]
+    return [path.parent.name for path in ended_sessions(store) if acknowledged(path, bucket.place) is None]

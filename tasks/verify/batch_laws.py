@@ -12,17 +12,18 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.archive import quarantine
+from tasks.archive.catalog import Batch
 from tasks.archive.encodings import count_rows, read_groups
 from tasks.archive.journal_text import journal_bytes
 from tasks.errors import CorruptionError
 from tasks.records.ledger import Gap
 from tasks.records.manifest import Manifest
+from tasks.records.names import DAY_FOLDERS
 from tasks.records.trade import journal_columns
 from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 from tasks.verify.order import Numbers
 from tasks.verify.rows import Rows
-from tasks.verify.standing import Standing
 
 # Given the connection, recv_seq and ts_recv of rows of the journal, in its order.
 TakeRows = Callable[[Numbers, Numbers, Numbers], None]
@@ -32,7 +33,7 @@ class _Kind(msgspec.Struct):
     kind: str
 
 
-def batch_laws(store: Store, batch: Standing, take_rows: TakeRows, rows: Rows) -> Iterator[Broken]:
+def batch_laws(store: Store, batch: Batch, take_rows: TakeRows, rows: Rows) -> Iterator[Broken]:
     """The broken laws of a batch that is archived. Its journal's rows go to `take_rows`, where no file is damaged.
 
     They are those of its own file, or of its day's where that was removed; of a batch in the bucket alone there are
@@ -66,7 +67,7 @@ def gap_laws(gaps: tuple[Gap, ...], symbols: set[str], file: Path, *, ended: boo
         yield from (broken("gaps", file, f"the gap from {gap.start_ns} {what}") for is_so, what in wrong if is_so)
 
 
-def _files(store: Store, batch: Standing, manifest: Manifest, file: Path | None) -> Iterator[Broken]:
+def _files(store: Store, batch: Batch, manifest: Manifest, file: Path | None) -> Iterator[Broken]:
     """Every file of the batch beside the hash that some record keeps of it."""
     hashed = {store.quarantine / name: sha256 for name, sha256 in batch.seal.quarantine.items()}
     if file is not None:
@@ -89,11 +90,11 @@ def _files(store: Store, batch: Standing, manifest: Manifest, file: Path | None)
             yield broken("quarantine", path, f"is told of by no record; look at what it holds beside {batch.record}")
 
 
-def _place(store: Store, batch: Standing) -> Iterator[Broken]:
+def _place(store: Store, batch: Batch) -> Iterator[Broken]:
     place = store.archive_folder(batch.seal.feed, batch.seal.date) / batch.name.manifest
     if batch.record != place:
         yield broken("place", batch.record, f"belongs to {place} by its seal")
-    for path in store.archive.glob(f"feed=*/date=*/*{batch.name}.*"):
+    for path in store.archive.glob(f"{DAY_FOLDERS}/*{batch.name}.*"):
         if path.parent != batch.record.parent:
             yield broken("place", path, f"is a second copy beside {batch.record}")
     assert batch.manifest is not None  # noqa: S101 - archived
@@ -101,7 +102,7 @@ def _place(store: Store, batch: Standing) -> Iterator[Broken]:
         yield broken("name", batch.record, f"speaks of {batch.manifest.batch} and {batch.seal.batch}")
 
 
-def _counts(batch: Standing, manifest: Manifest) -> Iterator[Broken]:
+def _counts(batch: Batch, manifest: Manifest) -> Iterator[Broken]:
     seal, report, frames = batch.seal, manifest.report, batch.seal.frames
     equal = [
         ("rows archived", manifest.rows, "valid", report.valid),
@@ -119,7 +120,7 @@ def _counts(batch: Standing, manifest: Manifest) -> Iterator[Broken]:
             yield broken("counts", batch.record, f"{left} ({a:,}) ≠ {right} ({b:,})")
 
 
-def _refused(store: Store, batch: Standing) -> Iterator[Broken]:
+def _refused(store: Store, batch: Batch) -> Iterator[Broken]:
     """Rejected frames and refused trades beside the lines that keep them, and cuts beside their length."""
     path = store.quarantine / batch.name.rejected_frames
     kinds: Counter[str] = Counter()
@@ -141,7 +142,7 @@ def _refused(store: Store, batch: Standing) -> Iterator[Broken]:
         yield broken("quarantine", batch.record, f"{cut_bytes:,} bytes were cut, {batch.seal.cut_bytes:,} by the seal")
 
 
-def _receipt(store: Store, batch: Standing, manifest: Manifest) -> Iterator[Broken]:
+def _receipt(store: Store, batch: Batch, manifest: Manifest) -> Iterator[Broken]:
     assert batch.receipt is not None  # noqa: S101 - the caller's word
     path, receipt = batch.record.with_name(batch.name.receipt), batch.receipt
     sent = {batch.record: (receipt.manifest, sha256_of(batch.record), batch.record.stat().st_size)}
@@ -181,7 +182,7 @@ def _archived_rows(manifest: Manifest, file: Path | None) -> Iterator[Broken]:
         yield broken("rows", file, "holds other symbols or times than its manifest says")
 
 
-def _journal(store: Store, batch: Standing, file: Path | None, take_rows: TakeRows) -> Iterator[Broken]:
+def _journal(store: Store, batch: Batch, file: Path | None, take_rows: TakeRows) -> Iterator[Broken]:
     """The sealed journal, built again: equal byte for byte, its rows those that the seal counts."""
     report = batch.report
     if report is None or report.structural is not None:

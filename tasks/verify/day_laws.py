@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.archive.day_files import day_receipt, removed, removed_record
+from tasks.archive.side_records import receipt_of, removed
 from tasks.errors import CorruptionError
 from tasks.records.manifest import Day, Manifest, Receipt, read
-from tasks.records.names import BatchName
+from tasks.records.names import DAY_FOLDERS, BatchName, Keys, day_record, parquet, receipt_record, removed_record
 from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken, sha256_of
 
@@ -18,7 +18,7 @@ def day_laws(store: Store) -> Iterator[Broken]:
     that its rows are the batches' was proven, value by value, before it had its name.
     """
     named = set()
-    for path in sorted(store.days.glob("feed=*/date=*/_*.day.json")):
+    for path in sorted(store.days.glob(f"{DAY_FOLDERS}/{day_record('*')}")):
         try:
             day = read(path, Day)
         except (CorruptionError, OSError) as error:
@@ -27,18 +27,18 @@ def day_laws(store: Store) -> Iterator[Broken]:
         if day.file is not None:
             named.add(path.with_name(day.file))
         yield from _laws_of(store, path, day)
-    for file in store.days.glob("feed=*/date=*/*.parquet"):
+    for file in store.days.glob(f"{DAY_FOLDERS}/{parquet('*')}"):
         if file not in named:
             yield broken("day", file, "is named by no record beside it; run `tape archive`, or remove it")
 
 
 def _laws_of(store: Store, path: Path, day: Day) -> Iterator[Broken]:
-    if path.parent != store.day_folder(day.feed, day.date) or path.name != f"_{day.date}.day.json":
+    if path != store.day_record(day.feed, day.date):
         yield broken("place", path, f"belongs to {store.day_folder(day.feed, day.date)} by its own word")
     receipt: Receipt | None = None
-    receipt_path = day_receipt(path)
+    receipt_path = receipt_record(path)
     try:
-        receipt = read(receipt_path, Receipt) if receipt_path.exists() else None
+        receipt = receipt_of(path)
     except (CorruptionError, OSError) as error:
         yield broken("readable", receipt_path, str(error))
     if day.file is not None:
@@ -69,10 +69,10 @@ def _file(path: Path, day: Day, file: Path, receipt: Receipt | None) -> Iterator
 
 def _receipt(path: Path, day: Day, receipt_path: Path, receipt: Receipt) -> Iterator[Broken]:
     """The receipt of the day's file and record beside these."""
-    folder = f"-by-day/feed={day.feed}/date={day.date}"
+    keys = [Keys("").of_day(day.feed, day.date, each) for each in (str(day.file), day_record(receipt.batch))]
     wanted = [
-        (receipt.object, day.sha256, day.bytes, f"{folder}/{day.file}"),
-        (receipt.manifest, sha256_of(path), path.stat().st_size, f"{folder}/_{receipt.batch}.day.json"),
+        (receipt.object, day.sha256, day.bytes, keys[0]),
+        (receipt.manifest, sha256_of(path), path.stat().st_size, keys[1]),
     ]
     for said, sha256, size, key in wanted:
         if said is None or (said.sha256, said.bytes) != (sha256, size):

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from tasks.archive.catalog import Batch, Catalog
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import read
-from tasks.records.names import BatchName
+from tasks.records.names import DAY_FOLDERS, BatchName
 from tasks.records.sessions import PARTIAL_FILE
 from tasks.storage.locks import SESSION_LOCK, is_held
 from tasks.storage.store import Store
@@ -21,7 +22,6 @@ from tasks.verify.broken import Broken, broken
 from tasks.verify.day_laws import day_laws
 from tasks.verify.order import Numbers, Order
 from tasks.verify.rows import Rows
-from tasks.verify.standing import Standing, batches_of, sessions_of, standing
 
 _LOOKS, _LOOK_AGAIN_S = 20, 0.25
 
@@ -79,7 +79,7 @@ def verify(store: Store, note: Callable[[int, int], None] = lambda _done, _total
     # Not in the data folder, which may be one that nobody may write.
     with TemporaryDirectory(prefix="tape-verify-") as folder:
         rows = Rows(store, Path(folder))
-        found, sessions = list[Broken](), sessions_of(store)
+        found, sessions = list[Broken](), list(Catalog(store).sessions())
         for done, session in enumerate(sessions):
             note(done, len(sessions))
             found += _settled_laws(store, session, count, rows)
@@ -120,7 +120,7 @@ def _moved(store: Store, session: str) -> frozenset[str]:
     """The names of all files of a session, and of the locks under which any of its batches is worked on."""
     folders = (store.spool / session, store.sealed, store.validated, store.quarantine, store.locks)
     names = {path.name for folder in folders for path in folder.glob(f"*{session}*")}
-    return frozenset(names | {path.name for path in store.archive.glob(f"feed=*/date=*/*{session}*")})
+    return frozenset(names | {path.name for path in store.archive.glob(f"{DAY_FOLDERS}/*{session}*")})
 
 
 def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iterator[Broken]:
@@ -140,12 +140,13 @@ def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iter
             yield broken("recorded", path, "the session was not recovered: run `tape archive`")
     except (CorruptionError, OSError) as error:
         yield broken("readable", path, str(error))
-    batches: list[Standing] = []
-    names = batches_of(store, session).get(session, [])
+    batches: list[Batch] = []
+    catalog = Catalog(store)
+    names = catalog.names(session).get(session, [])
     for name in names:
         count.batches += 1
         try:
-            batches.append(standing(store, name))
+            batches.append(catalog.batch(name))
         except (TerminalError, OSError) as error:
             yield _unreadable(store, error, str(name))
     # In the order in which they were opened, so that lanes keep together.
@@ -163,7 +164,7 @@ def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iter
 
 
 def _laws_of_all(
-    store: Store, batches: list[Standing], record: SessionRecord | None, recording: bool, count: _Count, rows: Rows,
+    store: Store, batches: list[Batch], record: SessionRecord | None, recording: bool, count: _Count, rows: Rows,
     partial: bool,
 ) -> Iterator[Broken]:  # fmt: skip
     """The laws of each batch, and of the order of trades over all of them."""
@@ -190,7 +191,7 @@ def _laws_of_all(
         yield from (broken("order", path, said) for said in order.settle(tolerated))
 
 
-def _laws_of(store: Store, batch: Standing, taken: "_Taking", rows: Rows) -> list[Broken]:
+def _laws_of(store: Store, batch: Batch, taken: "_Taking", rows: Rows) -> list[Broken]:
     try:
         return list(batch_laws(store, batch, taken, rows))
     except OSError as error:
@@ -200,7 +201,7 @@ def _laws_of(store: Store, batch: Standing, taken: "_Taking", rows: Rows) -> lis
 class _Taking:
     """Takes a batch's rows into the session's order; `said` is what they break."""
 
-    def __init__(self, order: Order, batch: Standing) -> None:
+    def __init__(self, order: Order, batch: Batch) -> None:
         self._order, self._last = order, {each.connection: each.last_seq for each in batch.seal.connections}
         self.said: list[str] = []
 
@@ -212,7 +213,7 @@ class _Taking:
             self.said += self._order.take(connection, seqs[mine], times_ns[mine])
 
 
-def _tolerated(batches: list[Standing], record: SessionRecord) -> dict[int, int]:
+def _tolerated(batches: list[Batch], record: SessionRecord) -> dict[int, int]:
     """For each connection in which a kill or a failure may have cut a lane's end: the number up to which all is there.
 
     With one lane nothing can be missing but the end, and no tolerance is needed.
@@ -230,7 +231,7 @@ def _tolerated(batches: list[Standing], record: SessionRecord) -> dict[int, int]
     return {connection: min(last[connection].values()) for connection in torn} if len(record.batches) > 1 else {}
 
 
-def _record_laws(path: Path, record: SessionRecord, batches: list[Standing]) -> Iterator[Broken]:
+def _record_laws(path: Path, record: SessionRecord, batches: list[Batch]) -> Iterator[Broken]:
     """The session's own record beside its batches."""
     if record.session != path.parent.name:
         yield broken("name", path, f"is the record of {record.session}")
@@ -253,7 +254,7 @@ def _numbers(path: Path, record: SessionRecord, names: list[BatchName]) -> Itera
             yield broken("batches", path, f"lane {lane} {which}, the record says {expected} from 0 on")
 
 
-def _chain(batches: list[Standing]) -> Iterator[Broken]:
+def _chain(batches: list[Batch]) -> Iterator[Broken]:
     """Each batch begins where the one before it in its lane ended, connection by connection."""
     ends: dict[tuple[int, int], tuple[int, int]] = {}
     for batch in sorted(batches, key=lambda batch: batch.name):

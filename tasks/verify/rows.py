@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.archive.day_files import day_of_batch, day_receipt, day_record, removed, removed_record, unmerged
+from tasks.archive.catalog import Batch, Catalog
+from tasks.archive.day_files import unmerged
+from tasks.archive.side_records import removed
 from tasks.errors import CorruptionError
-from tasks.records.manifest import Day, Manifest, Receipt, Removed, read
+from tasks.records.manifest import Day, Manifest, Removed, read
+from tasks.records.names import removed_record
 from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken
-from tasks.verify.standing import Standing
 
 # A session's batches are of one day or two, in each of two zones; more are not laid out at once.
 _DAYS_AT_ONCE = 4
@@ -39,7 +41,7 @@ class Rows:
         self._days: dict[Path, dict[str, Path] | str] = {}
         self.in_bucket: set[str] = set()
 
-    def of(self, batch: Standing, manifest: Manifest) -> Found:
+    def of(self, batch: Batch, manifest: Manifest) -> Found:
         """The file of that archived batch's rows."""
         own = None if manifest.file is None else batch.record.with_name(manifest.file)
         try:
@@ -53,13 +55,12 @@ class Rows:
             return Found(own, own, said)
         return self._elsewhere(batch, manifest, own, gone, said)
 
-    def _elsewhere(
-        self, batch: Standing, manifest: Manifest, own: Path, gone: Removed, said: tuple[Broken, ...]
-    ) -> Found:
-        record = day_record(self._store, batch.seal.feed, batch.seal.date)
+    def _elsewhere(self, batch: Batch, manifest: Manifest, own: Path, gone: Removed, said: tuple[Broken, ...]) -> Found:
+        record = self._store.day_record(batch.seal.feed, batch.seal.date)
         try:
-            day_file = day_of_batch(self._store, batch.record, manifest)
-            if day_file is None and not _is_in_bucket(batch, manifest, gone, record):
+            catalog = Catalog(self._store)
+            day_file = catalog.day_of_batch(batch.record, manifest)
+            if day_file is None and not _is_in_bucket(catalog, batch, manifest, gone):
                 what = (
                     f"was removed, and neither its day's file nor a receipt tells where its rows are ({gone.held_in})"
                 )
@@ -96,18 +97,14 @@ def _gone(store: Store, day: Day) -> Iterator[str]:
     yield from (each.batch for each in day.batches if each.file and not (folder / each.file).exists())
 
 
-def _wrong(batch: Standing, manifest: Manifest, gone: Removed) -> Iterator[Broken]:
+def _wrong(batch: Batch, manifest: Manifest, gone: Removed) -> Iterator[Broken]:
     if (gone.batch, gone.file) != (manifest.batch, manifest.file):
         yield broken("removed", removed_record(batch.record), f"tells of {gone.file}, {batch.record.name} of another")
 
 
-def _is_in_bucket(batch: Standing, manifest: Manifest, gone: Removed, record: Path) -> bool:
+def _is_in_bucket(catalog: Catalog, batch: Batch, manifest: Manifest, gone: Removed) -> bool:
     """Whether a receipt tells that the bucket holds the batch's own object, or that of its day."""
     own = batch.receipt
     if gone.why != "merged" and own is not None and own.object is not None and own.object.sha256 == manifest.sha256:
         return True
-    receipt_path = day_receipt(record)
-    if not record.exists() or not receipt_path.exists():
-        return False
-    day, receipt = read(record, Day), read(receipt_path, Receipt)
-    return receipt.object is not None and receipt.object.sha256 == day.sha256 and manifest in day.batches
+    return catalog.receipt_of_day(manifest) is not None

@@ -13,14 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.archive.day_files import nowhere_here
+from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.encodings import read_groups
+from tasks.archive.side_records import nowhere_here
 from tasks.errors import CorruptionError
-from tasks.records.names import BatchName
+from tasks.records.names import DAY_FOLDERS, MANIFESTS, BatchName
 from tasks.spans import Spans
 from tasks.storage.store import Store
 from tasks.verify.rows import Rows
-from tasks.verify.standing import Standing, standing
 
 _LOOKS = 5
 Asked = Mapping[str, Spans]
@@ -44,7 +44,7 @@ def _by_batch(store: Store, session: str, asked: Asked, rows: Rows) -> Iterator[
     names = _recorded(store, session)
     yield from (_within(frame, asked) for name, frame in journals.items() if name not in names)
     for name in sorted(names):
-        batch = standing(store, name)
+        batch = Catalog(store).batch(name)
         first_ns, last_ns, per_symbol = _said(batch)
         wanted = {symbol: spans for symbol, spans in asked.items() if symbol in per_symbol}
         inside = {symbol for symbol, spans in wanted.items() if _all_in(spans, first_ns, last_ns)}
@@ -68,11 +68,11 @@ def _journals(store: Store, session: str) -> dict[BatchName, pl.DataFrame]:
 def _recorded(store: Store, session: str) -> set[BatchName]:
     """The session's batches that have a record, looked for in the order in which they move on."""
     paths = [*store.sealed.glob(f"{session}-*.seal.json"), *store.validated.glob(f"{session}-*.report.json")]
-    paths += store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")
+    paths += store.archive.glob(f"{DAY_FOLDERS}/_{session}-{MANIFESTS}")
     return {BatchName.parse(path.name) for path in paths}
 
 
-def _read(store: Store, batch: Standing, asked: Asked, rows: Rows) -> dict[str, int]:
+def _read(store: Store, batch: Batch, asked: Asked, rows: Rows) -> dict[str, int]:
     """How many of a batch's rows were asked for, by reading them."""
     for _ in range(_LOOKS):
         found = Counter[str]()
@@ -80,13 +80,13 @@ def _read(store: Store, batch: Standing, asked: Asked, rows: Rows) -> dict[str, 
             for frame in _rows_of(store, batch, rows):
                 found.update(_within(frame, asked))
         except FileNotFoundError:
-            batch = standing(store, batch.name)  # It moved on while it was read.
+            batch = Catalog(store).batch(batch.name)  # It moved on while it was read.
         else:
             return found
     raise CorruptionError(f"{batch.record}: the rows of {batch.name} are not beside it; run `tape verify`")
 
 
-def _said(batch: Standing) -> tuple[int, int, dict[str, int]]:
+def _said(batch: Batch) -> tuple[int, int, dict[str, int]]:
     """The first and last receive time of a batch's rows, and how many each symbol has, valid ones where that is known.
 
     The seal's own times are of all rows, so they hold for the valid ones too.
@@ -117,7 +117,7 @@ def _within(frame: pl.DataFrame, asked: Asked) -> dict[str, int]:
     return found
 
 
-def _rows_of(store: Store, batch: Standing, rows: Rows) -> Iterable[pl.DataFrame]:
+def _rows_of(store: Store, batch: Batch, rows: Rows) -> Iterable[pl.DataFrame]:
     """Symbol and ts_recv (UTC ns) of a batch's rows, wherever the batch stands; valid ones where that is known."""
     if batch.manifest is not None:
         found = rows.of(batch, batch.manifest)

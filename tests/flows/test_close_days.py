@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from flows.settings import load_settings
 from tape.cli.app import app
-from tasks.archive.day_files import removed
+from tasks.archive.side_records import removed
 from tasks.compress.parquet import compress
 from tasks.errors import SettingsError
 from tasks.records.names import BatchName

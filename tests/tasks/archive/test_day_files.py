@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive.day_files import day_of_batch, day_record, is_closed, removed, removed_record, unmerged
+from tasks.archive.catalog import Catalog
+from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import read_groups
+from tasks.archive.side_records import removed
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.merge.day import merge
 from tasks.records.manifest import Manifest, Removed, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
@@ -100,34 +102,34 @@ def test_the_day_of_a_batch(store: Store, closed: Path, archived: Callable[[Batc
     """The day's file is named for the very batch that it was made of, as long as it stands, and for no other."""
     path = store.manifests()[0]
     manifest = read(path, Manifest)
-    assert day_of_batch(store, path, manifest) == closed
-    assert day_of_batch(store, path, replace(manifest, rows=1)) is None
+    assert Catalog(store).day_of_batch(path, manifest) == closed
+    assert Catalog(store).day_of_batch(path, replace(manifest, rows=1)) is None
     late = archived(BatchName(NAMES[0].session, 0, 9))
-    assert day_of_batch(store, late, read(late, Manifest)) is None
+    assert Catalog(store).day_of_batch(late, read(late, Manifest)) is None
     merge(store, "finnhub", DATE)
-    now = day_of_batch(store, late, read(late, Manifest))
+    now = Catalog(store).day_of_batch(late, read(late, Manifest))
     assert now is not None
     assert now != closed
     now.unlink()
-    assert day_of_batch(store, path, manifest) is None
-    day_record(store, "finnhub", DATE).write_bytes(b"{")
+    assert Catalog(store).day_of_batch(path, manifest) is None
+    store.day_record("finnhub", DATE).write_bytes(b"{")
     with pytest.raises(CorruptionError, match=r"\.day\.json"):
-        day_of_batch(store, path, manifest)
+        Catalog(store).day_of_batch(path, manifest)
 
 
 def test_closed_and_removed(store: Store, closed: Path, archived: Callable[[BatchName], Path]) -> None:
     """A day is closed while all its batches are in a file that is here, or that was removed under a record."""
-    assert not is_closed(store, "finnhub", "2026-11-25")
-    assert is_closed(store, "finnhub", DATE)
-    record = day_record(store, "finnhub", DATE)
+    assert not Catalog(store).is_closed("finnhub", "2026-11-25")
+    assert Catalog(store).is_closed("finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     assert removed(record) is None
     closed.unlink()
-    assert not is_closed(store, "finnhub", DATE)
+    assert not Catalog(store).is_closed("finnhub", DATE)
     gone(record, closed.name)
-    assert is_closed(store, "finnhub", DATE)
+    assert Catalog(store).is_closed("finnhub", DATE)
     assert removed(record) is not None
     archived(BatchName(NAMES[0].session, 0, 9))
-    assert not is_closed(store, "finnhub", DATE)
+    assert not Catalog(store).is_closed("finnhub", DATE)
 
 
 def test_removed_of_a_batch(store: Store, closed: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.archive import sorting
-from tasks.archive.day_files import removed_record, unmerged
+from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import Encoding
 from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
@@ -23,7 +23,7 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.merge import written
 from tasks.merge.day import merge
 from tasks.records.manifest import Day, Manifest, Removed, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
 from tasks.validate.split import split

@@ -8,7 +8,6 @@ import pytest
 
 from tasks.errors import TerminalError
 from tasks.query.bars import Bar, bars, plot
-from tasks.query.holdings import by_day
 from tasks.query.sources import Sources, sources_of
 from tasks.storage.store import Store
 
@@ -17,7 +16,7 @@ START_NS = 1_795_530_600_000_000_000
 
 
 def of_first_day(store: Store, symbol: str, every_ns: int = MINUTE_NS) -> list[Bar]:
-    return bars(sources_of(store, by_day(store)["2026-11-24"], symbol), symbol, every_ns)
+    return bars(sources_of(store, store.manifests(date="2026-11-24"), symbol), symbol, every_ns)
 
 
 def test_minute_bars_are_what_the_trades_make(archived: Store) -> None:

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import duckdb
 import pytest
 
+from tasks.archive.catalog import Catalog
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, SettingsError, TerminalError
 from tasks.merge.day import merge
 from tasks.query.ask import ask
-from tasks.query.holdings import by_day, holding, lag_ms
+from tasks.query.holdings import holding, per_symbol
 from tasks.query.sources import Sources, sources_of
-from tasks.query.views import add_sessions, connect
+from tasks.query.views import add_sessions, connect, lag_ms
 from tasks.records.manifest import Manifest, Removed, encode, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
@@ -73,13 +74,13 @@ def test_an_empty_archive_has_empty_views(store: Store) -> None:
 
 def test_only_the_given_days_are_read(archived: Store) -> None:
     """Manifests of one day give that day's trades."""
-    manifests = by_day(archived)["2026-11-25"]
+    manifests = archived.manifests(date="2026-11-25")
     assert rows(archived, "SELECT DISTINCT date FROM trades", manifests) == [("2026-11-25",)]
 
 
 def test_a_condition_on_the_date_leaves_other_files_unopened(archived: Store) -> None:
     """A damaged file of another day does not matter to a query of one day."""
-    file = next(by_day(archived)["2026-11-25"][0].parent.glob("*.parquet"))
+    file = next(archived.manifests(date="2026-11-25")[0].parent.glob("*.parquet"))
     file.write_bytes(b"PAR1 no more PAR1")
     assert rows(archived, "SELECT count(price) FROM trades WHERE date = '2026-11-24'") == [(7,)]
     with pytest.raises(SettingsError, match="Footer"):
@@ -88,7 +89,7 @@ def test_a_condition_on_the_date_leaves_other_files_unopened(archived: Store) ->
 
 def test_a_damaged_first_file_is_named(archived: Store) -> None:
     """The file that the columns are taken from cannot be read: it is named, in one line."""
-    file = next(by_day(archived)["2026-11-24"][0].parent.glob("*.parquet"))
+    file = next(archived.manifests(date="2026-11-24")[0].parent.glob("*.parquet"))
     file.write_bytes(b"PAR1 no more PAR1")
     with pytest.raises(CorruptionError, match=file.name) as caught:
         rows(archived, "SELECT 1")
@@ -97,7 +98,7 @@ def test_a_damaged_first_file_is_named(archived: Store) -> None:
 
 def test_a_file_without_a_manifest_is_no_part_of_the_archive(archived: Store) -> None:
     """What a killed step left beside is not seen."""
-    folder = by_day(archived)["2026-11-24"][0].parent
+    folder = archived.manifests(date="2026-11-24")[0].parent
     parquet = next(folder.glob("*.parquet"))
     parquet.with_name("20261124T143000Z-9f3c01ab-0-000009.parquet").write_bytes(parquet.read_bytes())
     assert rows(archived, "SELECT count(*) FROM trades") == [(14,)]
@@ -207,9 +208,12 @@ def test_another_layout_is_decoded_once(archived: Store) -> None:
 
 def test_a_holding_adds_up(archived: Store) -> None:
     """Rows, reasons and symbols of two batches are added; each has the lag that it had."""
-    held = holding(archived.manifests())
-    assert (held.batches, held.trades, held.refused, held.quarantined, held.uploaded) == (2, 14, 0, 2, 0)
-    assert held.per_symbol == {"AAPL": 12, "SHIB": 2}
+    catalog = Catalog(archived)
+    names = [BatchName.parse(path.name) for path in archived.manifests()]
+    held = holding([catalog.facts(name) for name in names])
+    trades = held.trades
+    assert (held.batches, trades.archived, trades.refused, trades.quarantined, held.uploaded) == (2, 14, 0, 2, 0)
+    assert per_symbol(archived.manifests()) == {"AAPL": 12, "SHIB": 2}
     assert list(held.reasons.values()) == [2]
     assert lag_ms(sources_of(archived, archived.manifests())) == dict.fromkeys(("p50", "p90", "p99", "max"), 7.000001)
     assert lag_ms(Sources()) == {}
@@ -227,7 +231,7 @@ def closed(archived: Store) -> Store:
 
 def remove(store: Store, date: str, why: Literal["merged", "age", "space"] = "merged") -> None:
     """What the retention rule does to that day's batch files."""
-    for path in by_day(store)[date]:
+    for path in store.manifests(date=date):
         name = BatchName.parse(path.name)
         write_whole(
             path.with_name(name.removed),
@@ -258,7 +262,7 @@ def test_of_a_closed_day_only_the_wanted_batches_are_seen(closed: Store, sealed_
     )
     split(closed, name, Limits(None, None))
     compress(closed, name)
-    manifests = by_day(closed)["2026-11-24"]
+    manifests = closed.manifests(date="2026-11-24")
     counted = "SELECT batch, count(*) FROM trades GROUP BY ALL ORDER BY 1"
     first = "20261124T143000Z-9f3c01ab-0-000000"
     assert rows(closed, counted, manifests) == [(first, 7), (str(name), 1)]

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.archive.day_files import day_record, removed_record
 from tasks.records.manifest import Day, Manifest, Receipt, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.retain.retain import retain
 from tasks.retain.rule import Retained, Rule
 from tasks.storage.store import Store
@@ -86,7 +85,7 @@ def is_whole(path: Path, sha256: str) -> bool:
 def assert_every_row_is_somewhere(folder: Path) -> None:
     """Of each batch there is a whole copy: its own file, its day's, or either in the bucket; all is recorded."""
     store = Store(folder / "data")
-    record = day_record(store, "finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     day = read(record, Day)
     receipt = read(record.with_name(f"_{DATE}.receipt.json"), Receipt)
     assert day.file is not None

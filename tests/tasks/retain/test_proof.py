@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from calls import recorded
 
-from tasks.archive.day_files import day_record, removed_record
 from tasks.errors import CorruptionError
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
 from tasks.storage.store import Store
@@ -64,7 +63,7 @@ def test_a_batch_is_kept_so_long_from_the_closing_on(store: Store, closed: Path)
     for path in store.root.rglob("*.parquet"):
         os.utime(path, ns=(old_ns, old_ns))
     assert run(store, MERGED, after_ns=0) == Retained()
-    record, week_ns = day_record(store, "finnhub", DATE), time.time_ns() - 7 * DAY_NS
+    record, week_ns = store.day_record("finnhub", DATE), time.time_ns() - 7 * DAY_NS
     os.utime(record, ns=(week_ns, week_ns))
     assert len(run(store, MERGED, after_ns=0).removed) == 3
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tasks.archive.day_files import day_of_batch, day_record, removed, unmerged
+from tasks.archive.catalog import Catalog
+from tasks.archive.day_files import unmerged
 from tasks.archive.journal_text import journal_sha256
+from tasks.archive.side_records import removed
 from tasks.errors import TerminalError, TransientError
 from tasks.records.manifest import Manifest, ObjectReceipt, read
 from tasks.records.names import BatchName
@@ -72,7 +74,7 @@ def test_batch_files_go_once_their_day_has_been_closed_so_long(store: Store, clo
         manifest, said = read(path, Manifest), removed(path)
         assert said is not None
         assert (said.batch, said.file, said.why) == (str(name), name.archived, "merged")
-        assert day_of_batch(store, path, manifest) == closed
+        assert Catalog(store).day_of_batch(path, manifest) == closed
         assert journal_sha256(batches[str(name)], store.quarantine / name.rejected_rows) == manifest.seal.sha256
     assert run(store, MERGED) == Retained()
 
@@ -89,7 +91,7 @@ def test_a_damaged_day_removes_nothing(store: Store, closed: Path) -> None:
     assert "is not here" in reasons(run(store, MERGED), wrong=False)
     closed.write_bytes(whole)
     assert files(store) == before
-    record = day_record(store, "finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     record.write_bytes(record.read_bytes().replace(b'"rows": 150', b'"rows": 151'))
     assert "record_sha256" in reasons(run(store, MERGED), wrong=True)
     assert len(here(store)) == 4
@@ -128,7 +130,7 @@ def test_with_a_bucket_the_day_must_stand_there_too(
     assert (found.removed, len(here(store))) == ((), 4)
     assert "the batch has no receipt" in reasons(found, wrong=False)
     send(store, bucket)
-    receipt = day_record(store, "finnhub", DATE).with_name(f"_{DATE}.receipt.json")
+    receipt = store.day_record("finnhub", DATE).with_name(f"_{DATE}.receipt.json")
     said = receipt.read_bytes()
     receipt.unlink()
     found = run(store, MERGED, remote)
@@ -155,7 +157,7 @@ def test_by_age_only_what_the_bucket_has_goes(
     found = run(store, AGE, remote)
     assert (len(found.removed), found.kept, here(store)) == (4, (), set())
     assert set(object_store.keys()) == before
-    said = removed(day_record(store, "finnhub", DATE))
+    said = removed(store.day_record("finnhub", DATE))
     assert said is not None
     assert (said.batch, said.file, said.why) == (closed.stem, closed.name, "age")
 

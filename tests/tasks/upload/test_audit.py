@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from tasks.archive.day_files import removed_record
 from tasks.errors import TerminalError
 from tasks.merge.day import merge
 from tasks.records.manifest import Day, ObjectReceipt, Receipt, Removed, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket

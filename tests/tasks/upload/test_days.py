@@ -10,14 +10,14 @@ from urllib.parse import unquote
 import pytest
 from relay import Relay
 
-from tasks.archive.day_files import day_receipt, day_record, removed_record
+from tasks.archive.catalog import Catalog
 from tasks.errors import CorruptionError, TerminalError, TransientError
 from tasks.merge.day import merge
 from tasks.records.manifest import Day, Receipt, Removed, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, receipt_record, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import days_awaiting_upload, upload_day
+from tasks.upload.days import upload_day
 
 SESSION = "20261124T143000Z-9f3c01ab"
 DATE = "2026-11-24"
@@ -56,8 +56,8 @@ def test_a_day_goes_up_with_its_record_last(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
     """Keys of their own beside the prefix, equal byte for byte, a receipt here, and nothing asked a second time."""
-    day, record = merged(whole), day_record(whole, "finnhub", DATE)
-    assert days_awaiting_upload(whole, bucket_by_relay) == [("finnhub", DATE)]
+    day, record = merged(whole), whole.day_record("finnhub", DATE)
+    assert Catalog(whole).days_awaiting_upload(bucket_by_relay.place) == [("finnhub", DATE)]
     receipt = send(whole, bucket_by_relay)
     assert receipt is not None
     put = [unquote(path.split("?")[0].split("/", 2)[2]) for method, path in relay.seen if method == "PUT"]
@@ -66,8 +66,8 @@ def test_a_day_goes_up_with_its_record_last(
         record.with_name(str(day.file)).read_bytes(), record.read_bytes()
     ]  # fmt: skip
     assert (receipt.batch, receipt.object and receipt.object.sha256) == (str(day.file)[:-8], day.sha256)
-    assert read(day_receipt(record), Receipt) == receipt
-    assert days_awaiting_upload(whole, bucket_by_relay) == []
+    assert read(receipt_record(record), Receipt) == receipt
+    assert Catalog(whole).days_awaiting_upload(bucket_by_relay.place) == []
     relay.seen.clear()
     assert send(whole, bucket_by_relay) == receipt
     assert relay.seen == []
@@ -77,10 +77,10 @@ def test_a_day_that_is_not_closed_or_has_no_rows_is_none(whole: Store, bucket: B
     """There is nothing to send, and that is no error."""
     assert send(whole, bucket) is None
     day = merged(whole)
-    record = day_record(whole, "finnhub", DATE)
+    record = whole.day_record("finnhub", DATE)
     write_whole(record, encode(replace(day, file=None, rows=0)))
     assert send(whole, bucket) is None
-    assert days_awaiting_upload(whole, bucket) == []
+    assert Catalog(whole).days_awaiting_upload(bucket.place) == []
     assert object_store.keys() == []
 
 
@@ -91,10 +91,10 @@ def test_a_day_merged_anew_takes_the_place_of_the_one_before(whole: Store, bucke
     whole_again(whole)
     second = merged(whole)
     assert second.file != first.file
-    assert days_awaiting_upload(whole, bucket) == [("finnhub", DATE)]
+    assert Catalog(whole).days_awaiting_upload(bucket.place) == [("finnhub", DATE)]
     send(whole, bucket)
     assert object_store.keys() == sorted(keys_of(second))
-    assert days_awaiting_upload(whole, bucket) == []
+    assert Catalog(whole).days_awaiting_upload(bucket.place) == []
 
 
 def test_a_store_that_denies_removal_is_a_warning(
@@ -182,7 +182,7 @@ def test_a_store_killed_between_file_and_record_is_transient(
         object_store.server.kill()
         object_store.server.start()
     assert object_store.keys() == sorted([*keys_of(first), keys_of(second)[0]])
-    assert days_awaiting_upload(whole, bucket_by_relay) == [("finnhub", DATE)]
+    assert Catalog(whole).days_awaiting_upload(bucket_by_relay.place) == [("finnhub", DATE)]
     send(whole, bucket_by_relay)
     assert object_store.keys() == sorted(keys_of(second))
 
@@ -190,7 +190,7 @@ def test_a_store_killed_between_file_and_record_is_transient(
 def test_a_damaged_day_is_never_sent(whole: Store, odd_store: Any) -> None:
     """A day's file that is not its record's is found before the store is asked."""
     day = merged(whole)
-    file = day_record(whole, "finnhub", DATE).with_name(str(day.file))
+    file = whole.day_record("finnhub", DATE).with_name(str(day.file))
     body = bytearray(file.read_bytes())
     body[len(body) // 2] ^= 1
     file.write_bytes(body)
@@ -201,14 +201,14 @@ def test_a_damaged_day_is_never_sent(whole: Store, odd_store: Any) -> None:
 
 def test_a_removed_day_keeps_its_receipt(whole: Store, bucket: Bucket) -> None:
     """Its file is gone here under a record: the receipt stands; to another bucket there is nothing to send."""
-    day, record = merged(whole), day_record(whole, "finnhub", DATE)
+    day, record = merged(whole), whole.day_record("finnhub", DATE)
     receipt = send(whole, bucket)
     said = Removed(batch=str(day.file)[:-8], file=str(day.file), removed_ns=1, why="age", held_in=("the bucket",))
     write_whole(removed_record(record), encode(said))
     record.with_name(str(day.file)).unlink()
     assert send(whole, bucket) == receipt
-    assert days_awaiting_upload(whole, bucket) == []
+    assert Catalog(whole).days_awaiting_upload(bucket.place) == []
     another = replace(bucket, name="another")
-    assert days_awaiting_upload(whole, another) == []
+    assert Catalog(whole).days_awaiting_upload(another.place) == []
     with pytest.raises(TerminalError, match="was removed here"):
         send(whole, another)

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from relay import Relay
 
-from tasks.archive.day_files import day_record
+from tasks.archive.catalog import Catalog
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.merge.day import merge
@@ -17,8 +17,8 @@ from tasks.records.manifest import Day
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import day_keys, days_awaiting_upload, upload_day
-from tasks.upload.once import awaits_upload, upload
+from tasks.upload.days import day_keys, upload_day
+from tasks.upload.once import upload
 from tasks.upload.restore import restore
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
@@ -115,11 +115,11 @@ def test_a_damaged_manifest_still_awaits_its_upload(
 ) -> None:
     """What cannot be read is not taken for done: it is listed, and the upload says what is wrong and sends nothing."""
     name = archived()
-    assert awaits_upload(store, name, odd_store.bucket)
+    assert name in Catalog(store).awaiting_upload(odd_store.bucket.place)
     path = store.manifest_of(name)
     assert path is not None
     path.write_bytes(damage)
-    assert awaits_upload(store, name, odd_store.bucket)
+    assert name in Catalog(store).awaiting_upload(odd_store.bucket.place)
     with pytest.raises(CorruptionError, match=path.name):
         upload(store, name, odd_store.bucket, now)
     assert odd_store.requests == []
@@ -128,9 +128,9 @@ def test_a_damaged_manifest_still_awaits_its_upload(
 def test_a_damaged_record_of_a_day_still_awaits_its_upload(whole: Store, odd_store: Any) -> None:
     """A day whose record cannot be read is listed, and its upload says so and sends nothing."""
     closed(whole)
-    record = day_record(whole, "finnhub", DATE)
+    record = whole.day_record("finnhub", DATE)
     record.write_bytes(record.read_bytes()[:-40])
-    assert days_awaiting_upload(whole, odd_store.bucket) == [("finnhub", DATE)]
+    assert Catalog(whole).days_awaiting_upload(odd_store.bucket.place) == [("finnhub", DATE)]
     with pytest.raises(CorruptionError, match=record.name):
         upload_day(whole, "finnhub", DATE, odd_store.bucket, now, pytest.fail)
     assert odd_store.requests == []
@@ -144,10 +144,10 @@ def test_a_wholly_rejected_batch_goes_up_and_comes_back(
     name = sealed_batch([b"rubbish\n"], symbols=["SPY"], **({"header": b"no journal\n"} if structural else {}))
     split(store, name, Limits(None, None))
     assert compress(store, name).file is None
-    assert awaits_upload(store, name, bucket)
+    assert name in Catalog(store).awaiting_upload(bucket.place)
     receipt = upload(store, name, bucket, now)
     assert (receipt.object, len(receipt.beside)) == (None, 1)
-    assert not awaits_upload(store, name, bucket)
+    assert name not in Catalog(store).awaiting_upload(bucket.place)
     restore(elsewhere, bucket, DATE, now)
     rejected = name.rejected_batch if structural else name.rejected_rows
     assert (elsewhere.quarantine / rejected).read_bytes() == (store.quarantine / rejected).read_bytes()

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive.day_files import day_record
 from tasks.archive.encodings import read_groups
 from tasks.errors import ConflictError, CorruptionError
 from tasks.merge.day import merge
@@ -66,7 +65,7 @@ def filled(table: pa.Table, column: str, text: str) -> pa.Table:
 
 def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
     """Put a day beside the true one: one batch more, other prices, its record and all hashes in agreement."""
-    record = day_record(store, "finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     day = read(record, Day)
     table = pq.read_table(record.with_name(str(day.file)))
     pq.write_table(filled(table, "price", "1.00"), tmp_path / "forged")
@@ -108,7 +107,7 @@ def test_a_forged_day_takes_no_batches_place(uploaded: Store, bucket: Bucket, pu
 
 def test_retention_removes_no_batch_for_a_forged_day(uploaded: Store, tmp_path: Path) -> None:
     """A day's file that agrees with its record, and not with its batches, is no reason to remove these."""
-    record = day_record(uploaded, "finnhub", DATE)
+    record = uploaded.day_record("finnhub", DATE)
     day = read(record, Day)
     file = record.with_name(str(day.file))
     table = pq.read_table(file)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from calls import killed_everywhere
 
-from tasks.archive.day_files import day_receipt, day_record
+from tasks.archive.catalog import Catalog
 from tasks.merge.day import merge
 from tasks.records.manifest import Day, Receipt
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, receipt_record
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import day_keys, days_awaiting_upload, upload_day
+from tasks.upload.days import day_keys, upload_day
 
 MOST_KILLS = 40
 DATE = "2026-11-24"
@@ -74,7 +74,7 @@ def test_an_upload_of_a_day_killed_at_any_moment(
     first, root = closed(whole), tmp_path / "killed"
     for number in range(1, 0 if is_first else MOST_KILLS):
         assert send(whole, numbered(bucket, number)) is not None
-    day_receipt(day_record(whole, "finnhub", DATE)).unlink(missing_ok=True)
+    receipt_record(whole.day_record("finnhub", DATE)).unlink(missing_ok=True)
     for path in whole.root.glob(f"*{SESSION}*"):
         path.rename(whole.archive_folder("finnhub", DATE) / path.name)
     second = closed(whole)
@@ -86,12 +86,12 @@ def test_an_upload_of_a_day_killed_at_any_moment(
     assert 15 < len(folders) < MOST_KILLS
     for number, folder in enumerate(folders, 1):
         store, place = Store(folder), numbered(bucket, number)
-        if day_receipt(day_record(store, "finnhub", DATE)).exists():
+        if receipt_record(store.day_record("finnhub", DATE)).exists():
             assert_a_whole_day_stands(object_store, place, [second])
         elif not is_first:
             assert_a_whole_day_stands(object_store, place, [first, second])
         assert send(store, place) is not None
-        assert days_awaiting_upload(store, place) == []
+        assert Catalog(store).days_awaiting_upload(place.place) == []
         keys: list[str] = object_store.keys()
         mine = [key for key in keys if key.startswith(place.by_day)]
         assert mine == sorted(day_keys(place, second)), number

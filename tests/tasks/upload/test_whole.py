@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from relay import Relay
 
-from tasks.archive.day_files import day_record, removed_record
+from tasks.archive.catalog import Catalog
 from tasks.errors import ConflictError, CorruptionError, TransientError
 from tasks.merge.day import merge
 from tasks.records.manifest import Manifest, Receipt, Removed, encode, quarantined_files, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket
 from tasks.upload.days import upload_day
 from tasks.upload.mirror import mirror
-from tasks.upload.once import awaits_upload, upload
+from tasks.upload.once import upload
 from tasks.upload.restore import restore
 from tasks.upload.sessions import upload_session
 from tasks.verify.account import ledger_for
@@ -165,7 +165,7 @@ def test_a_batch_whose_object_is_gone_comes_as_its_days_file(
     assert (said.batch, said.file, said.why) == (str(NAMES[0]), NAMES[0].archived, "merged")
     assert f"trades-by-day/feed=finnhub/date={DAY}/" in said.held_in[0]
     assert not place.with_name(NAMES[0].archived).exists()
-    assert day_record(elsewhere, "finnhub", DAY).exists()
+    assert elsewhere.day_record("finnhub", DAY).exists()
     assert verify(elsewhere).broken == ()
     assert restore(elsewhere, bucket, None, now).bytes == 0
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=body)
@@ -181,7 +181,7 @@ def test_what_came_as_a_day_counts_as_uploaded_once_the_day_is(
     send_all(whole, bucket)
     remove_merged(whole, object_store, bucket, NAMES[0])
     restore(elsewhere, bucket, None, now)
-    assert [awaits_upload(elsewhere, name, bucket) for name in NAMES] == [False, True, True]
+    assert [name in Catalog(elsewhere).awaiting_upload(bucket.place) for name in NAMES] == [False, True, True]
     for name in NAMES[1:]:
         upload(elsewhere, name, bucket, now)
     upload_session(elsewhere, SESSION, bucket, now)
@@ -232,8 +232,8 @@ def test_a_mirror_reads_the_day_where_the_objects_are_gone(
     found = mirror(elsewhere, bucket, lambda date, manifest: date == DAY, now)
     assert [path.name for path in found] == [name.manifest for name in NAMES[:2]]
     assert found[1].with_name(NAMES[1].archived).exists()
-    record = day_record(elsewhere, "finnhub", DAY)
-    assert record.read_bytes() == day_record(whole, "finnhub", DAY).read_bytes()
+    record = elsewhere.day_record("finnhub", DAY)
+    assert record.read_bytes() == whole.day_record("finnhub", DAY).read_bytes()
     assert len(list(record.parent.glob("*.parquet"))) == 1
     assert not list(elsewhere.days.glob(f"feed=*/date={NEXT_DAY}"))
 
@@ -318,14 +318,14 @@ def test_a_quarantine_file_that_is_not_its_records_is_never_sent(whole: Store, o
 def test_a_receipt_of_before_is_completed_by_what_it_lacks(whole: Store, bucket_by_relay: Bucket, relay: Relay) -> None:
     """A batch whose receipt does not tell of its quarantine waits; the next upload sends that alone."""
     first = upload(whole, NAMES[0], bucket_by_relay, now)
-    assert not awaits_upload(whole, NAMES[0], bucket_by_relay)
+    assert NAMES[0] not in Catalog(whole).awaiting_upload(bucket_by_relay.place)
     path = manifest_path(whole, NAMES[0]).with_name(NAMES[0].receipt)
     write_whole(path, encode(replace(first, beside=())))
-    assert awaits_upload(whole, NAMES[0], bucket_by_relay)
+    assert NAMES[0] in Catalog(whole).awaiting_upload(bucket_by_relay.place)
     relay.seen.clear()
     assert upload(whole, NAMES[0], bucket_by_relay, now) == first == read(path, Receipt)
     assert all("_quarantine" in path for _, path in relay.seen)
-    assert not awaits_upload(whole, NAMES[0], bucket_by_relay)
+    assert NAMES[0] not in Catalog(whole).awaiting_upload(bucket_by_relay.place)
 
 
 def test_a_store_killed_between_quarantine_and_manifest_is_transient(
@@ -341,7 +341,7 @@ def test_a_store_killed_between_quarantine_and_manifest_is_transient(
         relay.passing = lambda method, path, sent_bytes: None
         object_store.server.kill()
         object_store.server.start()
-    assert awaits_upload(whole, NAMES[0], bucket_by_relay)
+    assert NAMES[0] in Catalog(whole).awaiting_upload(bucket_by_relay.place)
     stand = [key.rsplit("/", 1)[1] for key in {*object_store.keys()}]
     assert len(stand) == 4
     assert NAMES[0].manifest not in stand
@@ -371,6 +371,8 @@ def test_a_removed_batch_keeps_its_receipt_and_sends_nothing(
     relay.seen.clear()
     assert upload(whole, NAMES[0], bucket_by_relay, now) == receipt
     assert relay.seen == []
-    assert not awaits_upload(whole, NAMES[0], bucket_by_relay)
-    assert not awaits_upload(whole, NAMES[0], replace(bucket_by_relay, name="another")), "it has nothing to send"
+    assert NAMES[0] not in Catalog(whole).awaiting_upload(bucket_by_relay.place)
+    assert NAMES[0] not in Catalog(whole).awaiting_upload(replace(bucket_by_relay, name="another").place), (
+        "it has nothing to send"
+    )
     assert hashlib.sha256(path.read_bytes()).hexdigest() == receipt.manifest.sha256

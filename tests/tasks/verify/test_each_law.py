@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tasks.archive.day_files import day_receipt, day_record, removed_record
 from tasks.compress.parquet import compress
 from tasks.merge.day import merge
 from tasks.records.ledger import FrameCounts, Gap
 from tasks.records.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, Seal, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, receipt_record, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
@@ -431,15 +430,15 @@ def closed(recorded: Recorded) -> Store:
     day = merge(store, "finnhub", DATE)
     assert day is not None
     assert day.file is not None
-    record = day_record(store, "finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     stem = day.file.removesuffix(".parquet")
     receipt = receipt_of(record, day.file, "trades-by-day", f"_{stem}.day.json")
-    write_whole(day_receipt(record), encode(receipt))
+    write_whole(receipt_record(record), encode(receipt))
     return store
 
 
 def day_of(store: Store) -> tuple[Path, Day]:
-    record = day_record(store, "finnhub", DATE)
+    record = store.day_record("finnhub", DATE)
     return record, read(record, Day)
 
 
@@ -450,9 +449,9 @@ def forge_day(store: Store, **changes: Any) -> None:
 
 def forge_day_receipt(store: Store, part: str | None = None, **changes: Any) -> None:
     record, _ = day_of(store)
-    good = read(day_receipt(record), Receipt)
+    good = read(receipt_record(record), Receipt)
     bad = replace(good, **(changes if part is None else {part: replace(getattr(good, part), **changes)}))
-    write_whole(day_receipt(record), encode(bad))
+    write_whole(receipt_record(record), encode(bad))
 
 
 def remove_day(store: Store, **changes: Any) -> None:
@@ -509,7 +508,7 @@ def without_a_batch(store: Store) -> None:
         (lambda store: forge_day(store, sha256="00"), "sha256 {}: is "),
         (lambda store: forge(store, software="another"), f"day _{DATE}.day.json: was made of another {NAME}"),
         (without_a_batch, f"day _{DATE}.day.json: holds {NAME}, which is not in the archive"),
-        (lambda store: day_receipt(day_of(store)[0]).write_bytes(b"{"), f"readable _{DATE}.receipt.json: "),
+        (lambda store: receipt_record(day_of(store)[0]).write_bytes(b"{"), f"readable _{DATE}.receipt.json: "),
         (lambda store: forge_day_receipt(store, "object", sha256="00"), "receipt _{}: acknowledges other bytes"),
         (lambda store: forge_day_receipt(store, "object", bytes=1), "receipt _{}: acknowledges other bytes"),
         (lambda store: forge_day_receipt(store, "object", key="x"), "receipt _{}: acknowledges the key x"),
@@ -578,7 +577,7 @@ def test_a_removed_batch_is_in_the_bucket_by_its_own_receipt(closed: Store) -> N
     """Where its own object was acknowledged, a batch that was removed by age needs no day."""
     own_receipt(closed)
     remove_batch(closed, why="age")
-    day_receipt(day_of(closed)[0]).unlink()
+    receipt_record(day_of(closed)[0]).unlink()
     record, day = day_of(closed)
     record.with_name(str(day.file)).unlink()
     record.unlink()
@@ -594,7 +593,7 @@ def test_a_removed_batch_is_in_the_bucket_by_its_own_receipt(closed: Store) -> N
         (lambda store: forge_day_receipt(store, endpoint="https://store.example"), 0),
         (lambda store: forge_day_receipt(store, batch=f"{DATE}-000000000000"), 0),
         (lambda store: forge(store, software="another"), 2),
-        (lambda store: day_receipt(day_of(store)[0]).unlink(), 0),
+        (lambda store: receipt_record(day_of(store)[0]).unlink(), 0),
     ],
     ids=["of its day", "of another bucket", "of another store", "of another merge", "of another batch", "none"],
 )

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.archive.day_files import day_record, removed_record
 from tasks.merge.day import merge
 from tasks.records.manifest import Day, Manifest, ObjectReceipt, Place, Receipt, Removed, encode, read
-from tasks.records.names import BatchName
+from tasks.records.names import BatchName, removed_record
 from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Rule
 from tasks.storage.store import Store, write_whole
@@ -46,7 +45,7 @@ def merged(closed: Store) -> Store:
 @pytest.fixture
 def remote_alone(closed: Store) -> Store:
     """The same in the bucket alone, as its receipts say."""
-    for path in [*closed.manifests(), day_record(closed, "finnhub", DATE)]:
+    for path in [*closed.manifests(), closed.day_record("finnhub", DATE)]:
         write_receipt(path, "trades" if path.parent.parent.parent == closed.archive else "trades-by-day")
     removing(closed, Rule(local_for_ns=0), REMOTE)
     assert not list(closed.root.rglob("*.parquet"))
@@ -89,7 +88,7 @@ def test_a_batch_that_differs_in_its_day_is_found(merged: Store) -> None:
     path = merged.manifests()[1]
     manifest = read(path, Manifest)
     forged = replace(manifest, seal=replace(manifest.seal, sha256="00"))
-    record = day_record(merged, "finnhub", DATE)
+    record = merged.day_record("finnhub", DATE)
     day = read(record, Day)
     write_whole(path, encode(forged))
     assert ("present", str(manifest.file)) in found(verify(merged))
@@ -143,7 +142,7 @@ def test_in_the_bucket_by_no_receipt_is_nowhere(remote_alone: Store) -> None:
     name = batches(remote_alone)[0]
     (remote_alone.archive_folder("finnhub", DATE) / name.receipt).unlink()
     assert verify(remote_alone).holds
-    record = day_record(remote_alone, "finnhub", DATE)
+    record = remote_alone.day_record("finnhub", DATE)
     file = str(read(record, Day).file)
     record.with_name(f"_{DATE}.receipt.json").unlink()
     assert found(verify(remote_alone)) == {("present", name.archived), ("present", file)}
@@ -151,14 +150,14 @@ def test_in_the_bucket_by_no_receipt_is_nowhere(remote_alone: Store) -> None:
 
 def test_a_day_removed_without_a_record_is_missing(remote_alone: Store) -> None:
     """A receipt alone excuses no day's file that is gone."""
-    record = day_record(remote_alone, "finnhub", DATE)
+    record = remote_alone.day_record("finnhub", DATE)
     removed_record(record).unlink()
     assert found(verify(remote_alone)) == {("present", str(read(record, Day).file))}
 
 
 def test_receipts_of_days_are_judged(remote_alone: Store) -> None:
     """A day's receipt must tell of its file and record; one of an earlier merge waits for the next upload."""
-    record = day_record(remote_alone, "finnhub", DATE)
+    record = remote_alone.day_record("finnhub", DATE)
     path = record.with_name(f"_{DATE}.receipt.json")
     good = read(path, Receipt)
     assert good.object is not None
