@@ -76,7 +76,7 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
     why = ", ".join(f"{name} {number:,}" for name, number in ledger.reasons.items())
     out.print(
-        f"trades: {trades.duplicates:,} duplicates marked, {trades.quarantined + trades.refused:,} quarantined"
+        f"trades: {trades.resent:,} re-sent, {trades.quarantined + trades.refused:,} quarantined"
         + (f" ({why})" if why else "")
         + (f", {trades.odd_conditions:,} with odd conditions" if trades.odd_conditions else ""),
         soft_wrap=True,

@@ -158,7 +158,7 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
         "refused": held.trades.refused,
         "reasons": held.reasons,
         "structural": held.structural,
-        "duplicates": held.trades.duplicates,
+        "resent": held.trades.resent,
         "out_of_order": held.out_of_order,
         "late": held.late,
         "per_symbol": per_symbol(manifests),
@@ -199,7 +199,7 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
     out.print(
         f"{count(found['batches'], 'batch')} archived, {found['uploaded']:,} uploaded; "
         f"{count(found['trades'], 'trade')}, "
-        f"{found['bytes']:,} bytes; {found['duplicates']:,} duplicates marked, {found['out_of_order']:,} out of order, "
+        f"{found['bytes']:,} bytes; {found['resent']:,} re-sent, {found['out_of_order']:,} out of order, "
         f"{found['late']:,} late",
         soft_wrap=True,
     )

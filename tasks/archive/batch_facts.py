@@ -74,7 +74,7 @@ def facts_of(
         # Counted by the numbers that the reader gave out, the journalled by the writers.
         received=sum(each.rows for each in seal.connections) + seal.trades_refused, refused=seal.trades_refused,
         journalled=seal.rows, valid=split.valid, quarantined=split.quarantined,
-        archived=manifest.rows if manifest else 0, duplicates=split.duplicates, odd_conditions=split.odd_conditions,
+        archived=manifest.rows if manifest else 0, resent=split.resent_rows, odd_conditions=split.odd_conditions,
         to_validate=0 if report else seal.rows, to_archive=0 if manifest else split.valid,
     )  # fmt: skip
     told = None if receipt is None else Acknowledged(

@@ -1,6 +1,6 @@
 """How are archived trades written as compressed CSV, and read again?
 
-The journal's columns, then `duplicate` (true or false), under one header line; no field holds a comma, a quote or a
+The journal's columns, then `resent` (true or false), under one header line; no field holds a comma, a quote or a
 line break. The same rows give the same bytes.
 """
 
@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from tasks.archive.line_blocks import line_blocks
-from tasks.archive.schema import SCHEMA
+from tasks.archive.schema import SCHEMA, before_resent, completed
 from tasks.errors import CorruptionError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 HEADER = ",".join(SCHEMA.names).encode() + b"\n"
+_OLD_HEADER = ",".join(before_resent(SCHEMA).names).encode() + b"\n"
 _TIMES = ("ts_recv", "ts_event")
 _BLOCK_BYTES = 16 << 20
 _GZIP_LEVEL = 6
@@ -57,27 +58,36 @@ def _compressing(raw: IO[bytes], target: Path) -> Iterator[Callable[[bytes], obj
 
 def read(archived: Path) -> Iterator[pa.Table]:
     """The rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, and CorruptionError where it is damaged."""
-    types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in SCHEMA}
+    types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in (*SCHEMA, *before_resent(SCHEMA))}
     options = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
+    header = b""
     with _reading(archived) as file:
-        for number, block in enumerate(line_blocks(file, _BLOCK_BYTES)):
-            if number == 0 and not block.startswith(HEADER):
-                raise _other_columns(archived)
-            lines = block.removeprefix(HEADER) if number == 0 else block
+        for block in line_blocks(file, _BLOCK_BYTES):
+            lines = block if header else block.removeprefix(header := _header(block, archived))
             if not lines:
                 continue
+            names = header.decode().rstrip("\n").split(",")
             table = pa_csv.read_csv(
                 pa.BufferReader(lines),
-                read_options=pa_csv.ReadOptions(column_names=SCHEMA.names, block_size=len(lines), use_threads=False),
+                read_options=pa_csv.ReadOptions(column_names=names, block_size=len(lines), use_threads=False),
                 parse_options=pa_csv.ParseOptions(quote_char=False),
                 convert_options=options,
             )
+            table = completed(table).select(SCHEMA.names)
             side = table.schema.get_field_index("side")
             given = pc.if_else(pc.equal(table["side"], ""), None, table["side"])
             table = table.set_column(side, SCHEMA.field("side"), given)
             if any(table[each.name].null_count for each in SCHEMA if not each.nullable):
                 raise _other_columns(archived)
             yield table.cast(SCHEMA)
+
+
+def _header(block: bytes, archived: Path) -> bytes:
+    """The header that a file begins with: ours, or the one from before there was `resent`."""
+    for header in (HEADER, _OLD_HEADER):
+        if block.startswith(header):
+            return header
+    raise _other_columns(archived)
 
 
 def _other_columns(archived: Path) -> CorruptionError:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import Encoding, check_groups, writing
-from tasks.archive.schema import SCHEMA, TEXTS, TIMESTAMP, field, in_ms
+from tasks.archive.schema import SCHEMA, TEXTS, TIMESTAMP, before_resent, completed, field, in_ms
 from tasks.archive.sorting import external_sort
 from tasks.errors import CorruptionError
 
@@ -67,7 +67,7 @@ def day_groups(day_file: Path) -> Iterator[pa.Table]:
     """
     with _open(day_file) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
+            table = completed(file.read_row_group(group))
             at = table.schema.get_field_index("ts_event")
             yield table.set_column(at, "ts_event", table["ts_event"].cast(TIMESTAMP))
 
@@ -86,7 +86,8 @@ def _rows_of(day_file: Path, batches: Sequence[str], codes: DictionaryEncoder) -
 def _open(day_file: Path) -> Iterator[pq.ParquetFile]:
     try:
         columns = pq.read_schema(day_file)
-        if not (columns.equals(DAY_SCHEMA) or columns.equals(in_ms(DAY_SCHEMA))):
+        known = (DAY_SCHEMA, in_ms(DAY_SCHEMA))
+        if not any(columns.equals(each) for each in (*known, *map(before_resent, known))):
             raise CorruptionError(f"{day_file}: its columns are not those of a day; restore it from a copy")
         texts = [*TEXTS, "batch"]
         with pq.ParquetFile(day_file, page_checksum_verification=True, read_dictionary=texts) as file:

@@ -4,7 +4,7 @@
 | ------- | --------- | --------------------------------------------------------------------------------------------- |
 | A       | .parquet  | the default: one row for each trade, every value absolute, for any reader                     |
 | B       | .parquet  | the smallest: steps in the place of receive times and prices (`deltas.py` restores them)       |
-| csv.zst | .csv.zst  | the journal's columns and `duplicate`, zstd                                                   |
+| csv.zst | .csv.zst  | the journal's columns and `resent`, zstd                                                   |
 | csv.gz  | .csv.gz   | the same, gzip                                                                                |
 
 In Parquet rows stand by (connection, recv_seq), texts and connection as dictionaries, counters as deltas, and every
@@ -23,7 +23,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.archive import csv_files, deltas
-from tasks.archive.schema import CODED_SCHEMA, MOST_ROWS_PER_GROUP, SCHEMA, TEXTS, explained, in_ms, plain
+from tasks.archive.schema import (
+    CODED_SCHEMA,
+    MOST_ROWS_PER_GROUP,
+    SCHEMA,
+    TEXTS,
+    before_resent,
+    completed,
+    explained,
+    in_ms,
+    plain,
+)
 from tasks.errors import CorruptionError
 
 Layout = Literal["plain", "max"]
@@ -108,11 +118,12 @@ def file_schema(coded: pa.Schema, encoding: Encoding, facts: dict[str, str]) -> 
     return plain(coded).with_metadata(said)
 
 
-def read_groups(archived: Path, *, coded: bool = False) -> Iterator[pa.Table]:
+def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = None) -> Iterator[pa.Table]:
     """The file's rows in order, as tables of `SCHEMA`'s columns and types, every page's checksum verified.
 
-    `coded`: with dictionaries in the place of texts, for a third of the CPU. Memory is bounded by a row group. Raises
-    FileNotFoundError, and CorruptionError where the file is damaged or has other columns.
+    `coded`: with dictionaries in the place of texts, for a third of the CPU. `last_rows`: at least so many of the last
+    rows are wanted; groups before them are left out where the encoding allows it. Memory is bounded by a row group.
+    Raises FileNotFoundError, and CorruptionError where the file is damaged or has other columns.
     """
     schema = CODED_SCHEMA if coded else SCHEMA
     if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
@@ -121,9 +132,19 @@ def read_groups(archived: Path, *, coded: bool = False) -> Iterator[pa.Table]:
         return
     with _open(archived, coded=coded) as file:
         steps = deltas.Steps() if _layout(file) == "B" else None
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
+        first = 0 if last_rows is None or steps is not None else _group_before_last(file.metadata, last_rows)
+        for group in range(first, file.num_row_groups):
+            table = completed(file.read_row_group(group))
             yield _as(table if steps is None else steps.back(table), schema)
+
+
+def _group_before_last(footer: pq.FileMetaData, rows: int) -> int:
+    """The group from which on the file has at least so many rows."""
+    group = int(footer.num_row_groups)
+    while group and rows > 0:
+        group -= 1
+        rows -= footer.row_group(group).num_rows
+    return group
 
 
 def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -154,6 +175,10 @@ def check_groups(file: pq.ParquetFile, path: Path) -> None:
         raise CorruptionError(f"{path}: a group has {largest:,} rows, as none of ours; restore it from a copy")
 
 
+def _before_resent(known: pa.Schema) -> tuple[pa.Schema, pa.Schema]:
+    return before_resent(known), before_resent(in_ms(known))
+
+
 def _layout(file: pq.ParquetFile) -> str:
     return str((file.metadata.metadata or {}).get(b"layout", b"A").decode())
 
@@ -165,7 +190,7 @@ def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
         texts = [name for name in footer.schema.names if name in (*TEXTS, "price_text")] if coded else ()
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             known, found = _SCHEMAS.get(_layout(file), SCHEMA), plain(file.schema_arrow)
-            if not (found.equals(known) or found.equals(in_ms(known))):
+            if not any(found.equals(each) for each in (known, in_ms(known), *_before_resent(known))):
                 raise CorruptionError(f"{parquet}: its columns are not those of layout A or B; restore it from a copy")
             check_groups(file, parquet)
             yield file

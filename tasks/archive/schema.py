@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         field("trade_id", pa.int64(), "1", "vendor", "the venue's number of the trade", nullable=True),
         field("sequence", pa.int64(), "1", "vendor", "the venue's number of the message", nullable=True),
         field("side", pa.large_string(), "text", "vendor", "the aggressor: buy or sell", nullable=True),
-        field("duplicate", pa.bool_(), "1", "recorder", "equals an earlier row of the batch in all vendor columns"),
+        field("resent", pa.bool_(), "1", "recorder", "the order of rows shows that the feed delivered it before"),
     ]
 )
 
@@ -54,15 +54,29 @@ def without_missing(schema: pa.Schema, extra: Collection[str]) -> pa.Schema:
     return pa.schema([each for each in schema if each.name not in missing])
 
 
-def with_missing(table: pa.Table) -> pa.Table:
-    """Return a table of such a schema with all columns of `CODED_SCHEMA`."""
-    return pa.table(
-        [
-            table[each.name] if each.name in table.column_names else pa.nulls(len(table), each.type)
-            for each in CODED_SCHEMA
-        ],
-        schema=CODED_SCHEMA,
-    )
+def before_resent(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as it was once: without `EXTRA_COLUMNS`, and with `duplicate` in the place of `resent`.
+
+    `duplicate` marked every row that is equal to an earlier one.
+    """
+    fields = without_missing(schema, ())
+    return pa.schema([each.with_name("duplicate") if each.name == "resent" else each for each in fields])
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """Return the table with every column of `SCHEMA`: those that a feed, or a file from before, does not have as null.
+
+    `resent` is false in every row in the place of `duplicate`: a fifth of true prints are equal to an earlier one, so
+    the old mark is no evidence that a row was delivered again.
+    """
+    place = table.schema.get_field_index("duplicate")
+    if place >= 0:
+        not_marked = pa.repeat(pa.scalar(value=False), len(table))
+        table = table.set_column(place, SCHEMA.field("resent"), not_marked)
+    for name in EXTRA_COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table
 
 
 def in_ms(schema: pa.Schema) -> pa.Schema:

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.archive.encodings import Encoding, read_groups, writing
-from tasks.archive.schema import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS, with_missing
+from tasks.archive.schema import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS, completed
 from tasks.errors import CorruptionError, TerminalError
 from tasks.prefetch import prefetch
 from tasks.records.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
@@ -177,7 +177,9 @@ def _validated(path: Path) -> Iterator[pa.Table]:
 
 
 def _one_dictionary(batches: list[pa.RecordBatch]) -> pa.Table:
-    table = with_missing(pa.Table.from_batches(batches))
+    table = pa.Table.from_batches(batches)
+    if table.schema != CODED_SCHEMA:
+        table = completed(table).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)
     for name in TEXTS if len(batches) > 1 else ():
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.field(place), pa.chunked_array([table[name].combine_chunks()]))

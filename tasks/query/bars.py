@@ -36,7 +36,7 @@ class Bar:
 def bars(sources: Sources, symbol: str, every_ns: int) -> list[Bar]:
     """The symbol's bars over these files, oldest first; a stretch without a trade has none.
 
-    Marked duplicates count: two equal prints can both be real. Raises TerminalError where a price or a size has more
+    Rows marked `resent` count: the mark is evidence, no proof. Raises TerminalError where a price or a size has more
     digits than a bar can hold exactly.
     """
     with connect(sources) as database:

@@ -3,9 +3,11 @@
 A closed day's are in its merged file, where one symbol is a small part of the bytes; others in their own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import UNSET
 
 from tasks.archive.side_records import held_by, nowhere_here
 from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
@@ -20,11 +22,12 @@ class Sources:
     """The files that hold the rows of some batches, all of them Parquet with the columns of layout A.
 
     `batches` are files of one batch each. `days` are merged files with the batches that are wanted of each, none
-    where those are all of it.
+    where those are all of it. Those in `before_resent` have a column `duplicate` in the place of `resent`.
     """
 
     batches: Sequence[Path] = ()
     days: dict[Path, Sequence[str]] = field(default_factory=dict)
+    before_resent: Collection[Path] = frozenset()
 
 
 def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = None) -> Sources:
@@ -33,7 +36,7 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
     A file of another layout than A is written so into a cache. Raises CorruptionError where a file is missing or
     cannot be read, and TerminalError where it was removed and is in the bucket alone.
     """
-    batches, days = list[Path](), dict[Path, list[str]]()
+    batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
     for path in manifests:
         manifest, day = _known(store, path)
         if manifest.file is None or (symbol is not None and symbol not in manifest.report.per_symbol):
@@ -45,7 +48,17 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
             batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
         else:
             raise nowhere_here(path, manifest)
-    return Sources(batches, {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()})
+        if manifest.report.resent is UNSET:
+            old.add(day or batches[-1])
+    parts = {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()}
+    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)))
+
+
+def _is_before_resent(file: Path) -> bool:
+    """Whether the file has the former column: what was archived before may have been written anew since."""
+    import pyarrow.parquet as pq
+
+    return "duplicate" in pq.read_schema(file).names
 
 
 def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:

@@ -21,7 +21,7 @@ from tasks.records.ledger import Gap, SessionRecord
 from tasks.records.manifest import Manifest, read
 from tasks.records.names import BatchName
 from tasks.records.sessions import record_of
-from tasks.records.trade import NS_PER_S
+from tasks.records.trade import EXTRA_COLUMNS, NS_PER_S
 from tasks.storage.store import Store
 
 # The product of the two is a decimal of 38 digits, the most there is, and exact; so is a sum of sizes.
@@ -30,14 +30,15 @@ _WIDE = "DECIMAL(38,18)"
 
 _TRADES = """
 SELECT {date} AS date, {feed} AS feed, symbol, {event} AS ts_event, {recv} AS ts_recv, {price} AS price, {size} AS size,
-       conditions, trade_id, sequence, side, duplicate, connection, recv_seq, {batch} AS batch,
+       conditions, {extra}, {resent} AS resent, connection, recv_seq, {batch} AS batch,
        price AS price_text, size AS size_text
 FROM {source} WHERE {condition}
 """
+_NO_EXTRA = "NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side"
 _EMPTY = """(SELECT NULL::DATE AS date, NULL::VARCHAR AS feed, NULL::VARCHAR AS symbol, NULL::TIMESTAMP_NS AS ts_event,
 NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NULL::VARCHAR AS conditions,
 NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side,
-NULL::BOOLEAN AS duplicate, NULL::INTEGER AS connection, NULL::BIGINT AS recv_seq, NULL::VARCHAR AS filename
+NULL::BOOLEAN AS resent, NULL::INTEGER AS connection, NULL::BIGINT AS recv_seq, NULL::VARCHAR AS filename
 WHERE false)"""
 _GAPS = (
     "CREATE TABLE gaps (session VARCHAR, symbol VARCHAR, start_at TIMESTAMP_NS, end_at TIMESTAMP_NS, reason VARCHAR)"
@@ -88,21 +89,31 @@ def lag_ms(sources: Sources) -> dict[str, float]:
 
 
 def _selects(sources: Sources) -> list[str]:
-    """The parts of the view: each day of which some batches are wanted, all whole days, and all files of batches."""
+    """The parts of the view: each day of which some batches are wanted, all whole days, and all files of batches.
+
+    Files from before there was `resent` are parts by themselves, in which it is false.
+    """
+    parts = [
+        _select([day], "batch", f"batch IN ({_listed(some)})", old=day in sources.before_resent)
+        for day, some in sources.days.items()
+        if some
+    ]
     whole = [day for day, wanted in sources.days.items() if not wanted]
-    parts = [_select([day], "batch", f"batch IN ({_listed(some)})") for day, some in sources.days.items() if some]
-    parts += [_select(whole, "batch")] if whole else []
-    if sources.batches or not parts:
-        parts.append(_select(sources.batches, "parse_filename(filename, true)"))
-    return parts
+    for old in (False, True):
+        days = [day for day in whole if (day in sources.before_resent) is old]
+        batches = [file for file in sources.batches if (file in sources.before_resent) is old]
+        parts += [_select(days, "batch", old=old)] if days else []
+        parts += [_select(batches, "parse_filename(filename, true)", old=old)] if batches else []
+    return parts or [_select((), "parse_filename(filename, true)")]
 
 
-def _select(files: Sequence[Path], batch: str, condition: str = "true") -> str:
+def _select(files: Sequence[Path], batch: str, condition: str = "true", *, old: bool = False) -> str:
     source = f"read_parquet([{_listed(files)}], hive_partitioning = true, filename = true)" if files else _EMPTY
     return _TRADES.format(
         date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
         recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
-        batch=batch, source=source, condition=condition,
+        batch=batch, source=source, condition=condition, resent="false" if old else "resent",
+        extra=_NO_EXTRA if old else ", ".join(EXTRA_COLUMNS),
     )  # fmt: skip
 
 

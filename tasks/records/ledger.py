@@ -174,7 +174,7 @@ class TradeCounts:
     in a readable message but cannot be a row (no symbol, no time, …): they lie in quarantine as received.
     `to_validate` journalled and `to_archive` valid ones are on their way: they wait for the next stage.
     `odd_conditions` have conditions in a form that the vendor is not known to send: they are kept, and marked.
-    `duplicates` equal an earlier print of their batch in every vendor field; they are kept, and counted here.
+    `resent` ones were delivered before, by the evidence of their order; they are kept, marked, and counted here.
     """
 
     received: int = 0
@@ -183,7 +183,7 @@ class TradeCounts:
     valid: int = 0
     quarantined: int = 0
     archived: int = 0
-    duplicates: int = 0
+    resent: int = 0
     odd_conditions: int = 0
     to_validate: int = 0
     to_archive: int = 0

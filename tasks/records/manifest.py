@@ -112,10 +112,9 @@ class MissingIds:
 class Report:
     """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
 
-    `examples` shows a few quarantined lines with their reasons. `duplicates` equal an earlier valid row of the
-    batch in every vendor field; `odd_conditions` rows have conditions in a form that the vendor
-    is not known to send. `out_of_order` have an event time before an earlier print of their symbol; `late` were
-    received more than ten seconds after their event.
+    `examples` shows a few quarantined lines with their reasons. `resent` rows are marked as delivered again;
+    `odd_conditions` rows have conditions in a form that the vendor is not known to send. `out_of_order` have an event
+    time before an earlier print of their symbol; `late` were received more than ten seconds after their event.
     `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
     valid rows. `structural` says why the whole batch was rejected, where it was.
     `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
@@ -129,7 +128,10 @@ class Report:
     quarantined: int
     reasons: dict[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
-    duplicates: int = 0
+    # Of a report from before there was `resent`: how many rows equaled an earlier one. Read and written as it was, so
+    # that a record has the bytes that its SHA-256 and its receipts vouch for.
+    duplicates: int | msgspec.UnsetType = msgspec.UNSET
+    resent: int | msgspec.UnsetType = msgspec.UNSET
     odd_conditions: int = 0
     out_of_order: int = 0
     late: int = 0
@@ -142,6 +144,11 @@ class Report:
     trade_ids: dict[str, TradeIds] = field(default_factory=dict)
     missing_ids: tuple[MissingIds, ...] = ()
     missing_ids_unlisted: int = 0
+
+    @property
+    def resent_rows(self) -> int:
+        """How many rows are marked as delivered again; 0 in a report from before they were marked."""
+        return 0 if self.resent is msgspec.UNSET else int(self.resent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How are the texts of a column held once each, in the same order whatever number of threads read them?"""
+"""Holds the texts of a column once each, in the same order whatever number of threads read them."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,9 +26,14 @@ class Coded:
         ranks[places] = np.arange(len(places), dtype=np.int32)
         return cls(ranks[column.to_physical().to_numpy()], first.cast(pl.String))
 
-    def hashes(self) -> pl.Series:
-        """A hash of each row's text, UInt64, the same for the same text in every slice."""
-        return pl.Series(self.texts.hash().to_numpy()[self.codes])
+    @classmethod
+    def of_dictionary(cls, column: pa.DictionaryArray) -> Self:
+        """The inverse of `to_arrow`."""
+        return cls(pl.Series(column.indices).to_numpy(), pl.Series(column.dictionary, dtype=pl.String))
+
+    def text_hashes(self, factor: np.uint64) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """A hash of each of `texts`, times a factor: the same for the same text in every slice of this process."""
+        return self.texts.hash().to_numpy() * factor
 
     def counts(self) -> dict[str, int]:
         """How many rows have each text."""

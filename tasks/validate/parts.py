@@ -1,13 +1,14 @@
-"""How are the two parts of a split batch written: valid rows as an Arrow stream, rejected lines as quarantine?"""
+"""Writes the two parts of a split batch: valid rows as an Arrow stream, rejected lines as quarantine."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -19,7 +20,9 @@ from tasks.records.trade import journal_columns
 from tasks.storage.store import begun, publish, sync, unfinished
 from tasks.validate.coded import Coded
 from tasks.validate.lines import Slice
-from tasks.validate.repeats import Repeats
+from tasks.validate.prints import Marks, hashes
+from tasks.validate.resent import Resent
+from tasks.validate.row_counts import RowCounts
 
 _EXAMPLES = 5
 _EXAMPLE_CHARACTERS = 300
@@ -28,7 +31,7 @@ _EXAMPLE_CHARACTERS = 300
 class Parts:
     """Both files, written beside their places until `publish`; left without it they are removed."""
 
-    def __init__(self, validated: Path, rejected: Path, extra: Collection[str] = ()) -> None:
+    def __init__(self, validated: Path, rejected: Path, resent: Resent, extra: Collection[str] = ()) -> None:
         self._columns = journal_columns(extra)
         self._schema = without_missing(CODED_SCHEMA, extra)
         self._validated, self._rejected = validated, rejected
@@ -38,8 +41,12 @@ class Parts:
         self._digest = hashlib.sha256()
         self._beside = ThreadPoolExecutor(1, "sync")
         self._synced: list[Future[None]] = []
-        self._repeats = Repeats()
         self._numbers = TradeNumbers()
+        self._counts = RowCounts()
+        self._resent, self._resent_rows = resent, 0
+        # Slices whose rows' marks are not known yet, and the marks that are known of the first of them.
+        self._waiting: deque[dict[str, pa.Array]] = deque()
+        self._marks: Marks = np.empty(0, np.bool_)
         self._reasons: Counter[str] = Counter()
         self._examples: list[str] = []
         self._valid = self._quarantined = 0
@@ -68,6 +75,7 @@ class Parts:
 
     def publish(self) -> Report:
         """Give the files their names; where no line was rejected there is no file of them."""
+        self._write_marked(self._resent.end())
         self._close()
         if self._quarantined:
             publish(self._rejected)
@@ -86,15 +94,15 @@ class Parts:
             quarantined=self._quarantined,
             reasons=dict(sorted(self._reasons.items())),
             examples=tuple(self._examples),
-            duplicates=self._repeats.duplicates,
-            odd_conditions=self._repeats.odd_conditions,
-            out_of_order=self._repeats.out_of_order,
-            late=self._repeats.late,
-            lag_ms=self._repeats.lag_ms(),
-            per_symbol=dict(sorted(self._repeats.per_symbol.items())),
+            resent=self._resent_rows,
+            odd_conditions=self._counts.odd_conditions,
+            out_of_order=self._counts.out_of_order,
+            late=self._counts.late,
+            lag_ms=self._counts.lag_ms(),
+            per_symbol=dict(sorted(self._counts.per_symbol.items())),
             quarantine_sha256=self._digest.hexdigest() if self._quarantined else None,
             validated_sha256=validated_sha256,
-            event_in_ms=self._repeats.event_in_ms,
+            event_in_ms=self._counts.event_in_ms,
             trade_ids=self._numbers.ranges(),
             missing_ids=tuple(self._numbers.missing),
             missing_ids_unlisted=self._numbers.unlisted,
@@ -113,15 +121,27 @@ class Parts:
         rows = rows.rechunk()
         texts = {name: Coded.of(rows[name]) for name in TEXTS}
         columns = {name: coded.to_arrow() for name, coded in texts.items()}
-        columns["duplicate"] = self._repeats.mark(rows, texts).to_arrow()
         for name in (each for each in self._columns if each not in TEXTS):
             values = rows[name].cast(pl.String) if name == "side" else rows[name]
             columns[name] = values.to_arrow().cast(self._schema.field(name).type)
-        arrays = [columns[name] for name in self._schema.names]
-        self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        # The disk is at work meanwhile; what is left to the sync at the end is the last slice.
-        self._synced.append(self._beside.submit(sync, unfinished(self._validated)))
+        self._counts.add(rows, texts["symbol"], texts["conditions"])
         self._valid += len(rows)
+        self._waiting.append(columns)
+        event_ns = rows["ts_event"].to_numpy()
+        self._write_marked(self._resent.add(hashes(event_ns, texts), event_ns))
+
+    def _write_marked(self, marks: Marks) -> None:
+        """Write the slices that wait as far as all of their rows' marks are known, of which these are the next."""
+        self._marks = np.concatenate([self._marks, marks])
+        while self._waiting and len(self._waiting[0]["ts_recv"]) <= len(self._marks):
+            columns = self._waiting.popleft()
+            rows = len(columns["ts_recv"])
+            columns["resent"], self._marks = pl.Series(self._marks[:rows]).to_arrow(), self._marks[rows:]
+            self._resent_rows += columns["resent"].true_count
+            arrays = [columns[name] for name in self._schema.names]
+            self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            # The disk is at work meanwhile; what is left to the sync at the end is the last slice.
+            self._synced.append(self._beside.submit(sync, unfinished(self._validated)))
 
     def _write_rejected(self, piece: Slice, broken: pl.DataFrame, rejected: pl.Series) -> None:
         lines = quarantine.split_lines(piece.text).filter(rejected.to_arrow())

@@ -1,7 +1,8 @@
-"""Which rows of a sealed batch are valid, and where do the others go, with which reasons?
+"""Splits a sealed batch into valid rows and quarantined lines with their reasons.
 
 A step that may be killed at any instruction and run again: it gives the same files, and once its report stands it
-only clears away what the batch came from.
+only clears away what the batch came from. The column `resent` depends on the last rows before the batch, so the
+session's and lane's earlier batches are validated first, whichever was asked for.
 """
 
 import logging
@@ -18,9 +19,11 @@ from tasks.records.manifest import Manifest, Report, Seal, encode, read
 from tasks.records.names import BatchName
 from tasks.records.trade import journal_header
 from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, write_whole
+from tasks.validate.before import rows_before
 from tasks.validate.lines import Slice, slices
 from tasks.validate.order import Disorder, InOrder, Receipts, disorder
 from tasks.validate.parts import Parts
+from tasks.validate.resent import Resent
 from tasks.validate.schema import Gate, Limits, rules
 
 _LOG = logging.getLogger(__name__)
@@ -33,18 +36,45 @@ def split(store: Store, name: BatchName, limits: Limits) -> Report:
     CorruptionError, and moves nothing, where the journal is not what its seal says, TerminalError where there is no
     such batch, and TransientError where the disk is full or gone.
     """
-    with at_work_in(store.root), store.prepare().locked(name):
-        report = _done(store, name)
-        if report is None:
-            seal = _seal(store, name)
-            report = _split_checked(store, name, seal, limits)
-            write_whole(store.validated / name.seal, encode(seal))
-            write_whole(store.validated / name.report, encode(report))
-        # The seal last: as long as it lies there, the batch is listed and this step is run again.
-        for path in (store.sealed / name.sealed, store.sealed / name.seal):
-            path.unlink(missing_ok=True)
-            sync(store.sealed)
-        return report
+    with at_work_in(store.root):
+        store.prepare()
+        # Before this batch's lock is taken: nobody holds the locks of two batches and waits for a third.
+        for earlier in _sealed_before(store, name):
+            _split_earlier(store, earlier, limits)
+        with store.locked(name):
+            return _split_locked(store, name, limits)
+
+
+def _sealed_before(store: Store, name: BatchName) -> list[BatchName]:
+    """The batches right before that one that are not validated yet, oldest first; none where it is validated."""
+    found, number = list[BatchName](), name.number
+    while number and (store.sealed / BatchName(name.session, name.lane, number).seal).exists():
+        number -= 1
+        found.insert(0, BatchName(name.session, name.lane, number))
+    return [each for each in found if (store.sealed / each.seal).exists()]
+
+
+def _split_earlier(store: Store, name: BatchName, limits: Limits) -> None:
+    """Split a batch that is needed for a later one; where that fails for good its own validation says why."""
+    try:
+        with store.locked(name):
+            _split_locked(store, name, limits)
+    except TerminalError as error:
+        _LOG.warning("%s: cannot be compared with the batch after it: %s", name, error)
+
+
+def _split_locked(store: Store, name: BatchName, limits: Limits) -> Report:
+    report = _done(store, name)
+    if report is None:
+        seal = _seal(store, name)
+        report = _split_checked(store, name, seal, limits)
+        write_whole(store.validated / name.seal, encode(seal))
+        write_whole(store.validated / name.report, encode(report))
+    # The seal last: as long as it lies there, the batch is listed and this step is run again.
+    for path in (store.sealed / name.sealed, store.sealed / name.seal):
+        path.unlink(missing_ok=True)
+        sync(store.sealed)
+    return report
 
 
 def _done(store: Store, name: BatchName) -> Report | None:
@@ -105,7 +135,10 @@ def _split_rows(
 ) -> Report | None:
     """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
     judged = _judged(store.sealed / name.sealed, seal, limits, blamed)
-    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows, seal.extra_columns) as parts:
+    resent, before = Resent(), rows_before(store, name)
+    resent.begin_after(before.hashes, before.ts_event_ns)
+    places = store.validated / name.validated, store.quarantine / name.rejected_rows
+    with Parts(*places, resent, seal.extra_columns) as parts:
         for piece, broken in prefetch(judged):
             if broken is None:
                 return None
@@ -131,6 +164,8 @@ def _reject_whole(store: Store, name: BatchName, seal: Seal, why: str) -> Report
     _LOG.error("%s: the whole batch goes to quarantine: %s; look at %s", name, why, place)
     shutil.copyfile(journal, begun(place))
     publish(place)
-    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows) as parts:
+    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows, Resent()) as parts:
         parts.publish()
-    return Report(rows=seal.rows, valid=0, quarantined=seal.rows, reasons={"structural": seal.rows}, structural=why)
+    return Report(
+        rows=seal.rows, valid=0, quarantined=seal.rows, reasons={"structural": seal.rows}, resent=0, structural=why
+    )

@@ -27,7 +27,7 @@ def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
         log.error("%s: the whole batch is in quarantine: %s", batch, report.structural)
     elif report.quarantined:
         log.warning("%s: %s of %s rows are in quarantine", batch, f"{report.quarantined:,}", f"{report.rows:,}")
-    log.info("%s: %s valid rows, %s duplicates marked", batch, f"{report.valid:,}", f"{report.duplicates:,}")
+    log.info("%s: %s valid rows, %s re-sent", batch, f"{report.valid:,}", f"{report.resent_rows:,}")
     try:
         create_markdown_artifact(markdown(batch, report), key=f"report-{batch.lower()}", description=f"Batch {batch}")
     except Exception as error:  # noqa: BLE001, RUF100 - a page for people must not fail a step that is done
@@ -41,7 +41,7 @@ def markdown(batch: str, report: Report) -> str:
         f"# {batch}",
         "",
         f"{report.rows:,} rows = **{report.valid:,} valid** + **{report.quarantined:,} quarantined**; "
-        f"{report.duplicates:,} duplicates marked, {report.out_of_order:,} out of order, "
+        f"{report.resent_rows:,} re-sent, {report.out_of_order:,} out of order, "
         f"{report.late:,} more than ten seconds late.",
     ]
     if report.structural:

@@ -188,13 +188,13 @@ def test_bars_of_a_symbol_that_has_none_say_so(use: Use) -> None:
 
 def test_query_in_three_forms(use: Use) -> None:
     """A table, CSV with a header, and one JSON object a line; decimals are numbers with all their digits."""
-    sql = "SELECT symbol, price, ts_event, duplicate FROM trades WHERE symbol = 'AAPL' ORDER BY ts_event"
+    sql = "SELECT symbol, price, ts_event, resent FROM trades WHERE symbol = 'AAPL' ORDER BY ts_event"
     assert use("query", sql, "--csv").splitlines()[:2] == [
-        "symbol,price,ts_event,duplicate",
+        "symbol,price,ts_event,resent",
         "AAPL,100.1,2026-11-24 14:30:00.995000000,false",
     ]
     assert use("query", sql, "--json").splitlines()[1] == (
-        '{"symbol":"AAPL","price":100.3,"ts_event":"2026-11-24 14:30:02.995000000","duplicate":false}'
+        '{"symbol":"AAPL","price":100.3,"ts_event":"2026-11-24 14:30:02.995000000","resent":false}'
     )
     assert len(use("query", sql).splitlines()) == 3
     assert use("query", "SELECT outcome FROM sessions", "--csv") == "outcome\ncomplete\n"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tasks.archive.deltas import RESTORED_BY, Steps
 from tasks.archive.encodings import Encoding, read_groups, writing
 from tasks.archive.journal_text import journal_bytes, journal_sha256
-from tasks.archive.schema import CODED_SCHEMA, SCHEMA, with_missing, without_missing
+from tasks.archive.schema import CODED_SCHEMA, SCHEMA, completed, without_missing
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.export.tape import export
@@ -201,15 +201,15 @@ def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], 
                 "connection": [1] * len(part), "recv_seq": range(1, len(part) + 1),
                 "ts_recv": [T + row[2] for row in part], "ts_event": [T] * len(part),
                 "symbol": [row[0] for row in part], "price": [row[1] for row in part], "size": ["1"] * len(part),
-                "conditions": [""] * len(part), "duplicate": [False] * len(part),
+                "conditions": [""] * len(part), "resent": [False] * len(part),
             }
         ).cast(without_missing(SCHEMA, ())).cast(without_missing(CODED_SCHEMA, ())).combine_chunks()
         for part in parts
     ]  # fmt: skip
     with writing(tmp_path / "x.parquet", Encoding("max"), {}) as write:
         for table in tables:
-            write(with_missing(table))
+            write(completed(table).select(CODED_SCHEMA.names).cast(CODED_SCHEMA))
     back = pa.concat_tables(read_groups(tmp_path / "x.parquet"))
     assert back.column("price").to_pylist() == [row[1] for row in trades]
     assert back.column("ts_recv").cast(pa.int64()).to_pylist() == [T + row[2] for row in trades]
-    assert Steps().of(with_missing(tables[0])).num_rows == len(parts[0])
+    assert Steps().of(completed(tables[0]).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)).num_rows == len(parts[0])

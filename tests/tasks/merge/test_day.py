@@ -173,7 +173,7 @@ def test_a_damaged_batch_stops_it(archived: Store) -> None:
     [
         lambda rows: rows.with_columns(pl.col("price") + "1"),
         lambda rows: rows.with_columns(pl.col("ts_recv") + 1),
-        lambda rows: rows.with_columns(~pl.col("duplicate")),
+        lambda rows: rows.with_columns(~pl.col("resent")),
         lambda rows: rows[:-1],
         lambda rows: pl.concat([rows, rows[:1]]),
         lambda rows: rows.with_columns(place=pl.lit(0, pl.Int32)),

@@ -62,7 +62,7 @@ def valid(store: Store, name: BatchName) -> pl.DataFrame:
 
 def valid_lines(store: Store, name: BatchName) -> list[bytes]:
     """The valid rows as journal lines, written the slow and obvious way."""
-    rows = valid(store, name).drop("duplicate").iter_rows()
+    rows = valid(store, name).drop("resent").iter_rows()
     return [",".join(str(value) for value in row).encode() for row in rows]
 
 
@@ -191,21 +191,19 @@ def test_a_second_connection_counts_for_itself(store: Store, sealed_batch: SealB
     assert reasons(store, name) == {5: {"recv_seq_order"}}
 
 
-def test_duplicates_are_marked_and_late_prints_counted(store: Store, sealed_batch: SealBatch) -> None:
-    """Equal prints stay, the second and later ones marked; an event before an earlier one of its symbol is counted."""
+def test_late_prints_are_counted(store: Store, sealed_batch: SealBatch) -> None:
+    """Equal prints are no evidence of anything; an event before an earlier one of its symbol is counted."""
     same = {"ts_event": T, "price": "1.5"}
     lines = [line(1, **same), line(2, **same), line(3, price="1.50", ts_event=T), line(4, symbol="IBM", ts_event=5)]
     lines += [line(5, ts_event=T - 1), line(6, **same), line(7, **same, size="-1")]
     name = sealed_batch(lines)
     report = split(store, name, OFF)
-    assert valid(store, name)["duplicate"].to_list() == [False, True, False, False, False, True]
+    assert not valid(store, name)["resent"].any()
     # IBM's is the one that comes late.
-    assert (report.duplicates, report.out_of_order, report.late, report.valid) == (2, 1, 1, 6)
+    assert (report.resent, report.out_of_order, report.late, report.valid) == (0, 1, 1, 6)
 
 
-def test_slices_carry_duplicates_and_order(
-    store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut into slices of a line or two, a batch gives the same rows and counts as in one."""
     lines = [line(1 + seq, ts_event=T + seq % 7, price="1", symbol="AB"[seq % 2]) for seq in range(60)]
     lines[20] = b"rubbish\n"
@@ -218,7 +216,7 @@ def test_slices_carry_duplicates_and_order(
     monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, 100))
     cut = replace(split(store, name, OFF), validated_sha256=whole[0].validated_sha256)  # How it is cut shows there.
     assert (cut, True) == (whole[0], valid(store, name).equals(whole[1]))
-    assert whole[0].duplicates > 40
+    assert whole[0].resent_rows > 40
     with pa.OSFile(str(store.validated / name.validated)) as file, pa.ipc.open_stream(file) as reader:
         assert len(list(reader)) > 10
 

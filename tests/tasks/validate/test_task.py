@@ -7,7 +7,7 @@ from tasks.validate.task import markdown
 def test_the_page_shows_counts_reasons_and_examples() -> None:
     """Counts, reasons, lags, symbols and examples stand on the page; a `|` of a line does not break its table."""
     report = Report(
-        rows=3, valid=2, quarantined=1, reasons={"price": 1}, examples=("line 2: price: 1,2",), duplicates=1,
+        rows=3, valid=2, quarantined=1, reasons={"price": 1}, examples=("line 2: price: 1,2",), resent=1,
         lag_ms={"p50": 20.5}, per_symbol={"A|B": 2},
     )  # fmt: skip
     page = markdown("20261124T143000Z-9f3c01ab-0-000000", report)
