@@ -5,10 +5,10 @@ BIN := .venv/bin
 MADE := .venv/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak abuse lock clean
+.PHONY: help demo test check mutants bench soak abuse lock clean
 
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(MADE) ## record half a minute of a generated tape, with no key, server or configuration
 	@$(BIN)/tape demo $(ARGS)
@@ -20,6 +20,9 @@ check: $(MADE) ## lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+mutants: $(MADE) ## would a test notice? changes lines that carry guarantees; make mutants ARGS="--sample 0": all
+	@$(BIN)/python tests/mutants/mutants.py $(ARGS)
 
 bench: $(MADE) ## measure against peers, minutes; the table is left in build/bench.md
 	@mkdir -p build
@@ -41,10 +44,10 @@ abuse: $(MADE) ## a hostile feed, bucket, API and disk, for minutes; what each a
 		tests/flows/test_key_hosts.py tests/tasks/capture/test_bounds.py
 
 lock: ## pin what pyproject.toml asks for; needs uv
-	uv pip compile -q --universal --generate-hashes --no-header --extra dev -p 3.11 pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --extra dev -p 3.11 pyproject.toml -o requirements.lock
 
 clean: ## remove what make made; recordings stay
-	rm -rf .venv build demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo-data mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find flows tape tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # From the lock alone, hashes checked; anew when the lock or the project's own description changed.

@@ -41,10 +41,9 @@ def subtract(whole: Spans, parts: Spans) -> Spans:
     """All of `whole` that does not lie in `parts`."""
     if not parts or not whole:
         return whole
-    first, last = min(whole[0][0], parts[0][0]), max(whole[-1][1], parts[-1][1])
-    edges = [first, *(edge for part in parts for edge in part), last]
-    outside = tuple(span for span in zip(edges[::2], edges[1::2], strict=True) if span[0] < span[1])
-    return intersect(whole, outside)
+    # Before, between and behind the parts; where a part reaches beyond the whole, that is the wrong way round: nothing.
+    edges = [whole[0][0], *(edge for part in parts for edge in part), whole[-1][1]]
+    return intersect(whole, tuple(zip(edges[::2], edges[1::2], strict=True)))
 
 
 def length(spans: Spans) -> int:

@@ -95,7 +95,7 @@ class Rhythm:
             return False
         interval_ns = max(1.0, (mono_ns - known.last_ns) / new)
         weight = max(_WEIGHT, 1 / (known.seen + 1))
-        known.interval_ns += (interval_ns - known.interval_ns) * weight if known.seen else interval_ns
+        known.interval_ns += (interval_ns - known.interval_ns) * weight
         known.count, known.last_ns, known.told = count, mono_ns, False
         known.seen += new
         return True

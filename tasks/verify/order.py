@@ -37,7 +37,7 @@ class Order:
             missing = int(places.max()) + 1 - len(known.window)
             if missing > 0:
                 known.window = np.concatenate([known.window, np.zeros(missing, np.int64)])
-            twice += int((known.window[places] != 0).sum()) + len(places) - len(np.unique(places))
+            twice += len(places) - int((known.window[np.unique(places)] == 0).sum())
             known.window[places] = times_ns
         said = [f"connection {connection}: {twice:,} numbers of recv_seq are there twice"] if twice else []
         return said + self._advance(connection, known)

@@ -8,6 +8,7 @@ import websocket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.capture import frames
 from tasks.capture.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Cut, FrameCutter
 
 MAX = 1 << 20
@@ -229,3 +230,144 @@ def test_a_message_of_endless_empty_fragments_is_a_violation() -> None:
     assert cut.violation is not None
     assert (cut.violation.code, cut.violation.reason) == (1009, "a message of more than 1,048,576 fragments")
     assert cut.refused[0].startswith(b"so far\x00\x00")
+
+
+@pytest.mark.parametrize(
+    ("stream", "code", "reason"),
+    [
+        (frame(TEXT, b"a", masked=True), 1002, "a masked frame from the server"),
+        (frame(TEXT, b"", masked=True), 1002, "a masked frame from the server"),
+        (frame(BINARY, b"a" * 126, masked=True), 1002, "a masked frame from the server"),
+        (b"\x81\x7f" + (1 << 63).to_bytes(8, "big"), 1002, "a frame length of 2^63 and more"),
+        (frame(TEXT, b"a" * 1001), 1009, "a message above the limit of 1,000 bytes"),
+        (frame(TEXT, b"a" * 501, fin=False) + frame(CONTINUATION, b"a" * 500), 1009,
+         "a message above the limit of 1,000 bytes"),
+        (frame(TEXT, b"a", rsv=1), 1002, "reserved bits set, though no extension was agreed"),
+        (frame(PING, b"", fin=False), 1002, "a fragmented control frame"),
+        (frame(PONG, b"a" * 126), 1002, "a control frame of 126 bytes, above 125"),
+        (frame(PING, b"a" * 1500), 1002, "a control frame of 1,500 bytes, above 125"),
+        (frame(3, b""), 1002, "an unknown opcode, 3"),
+        (frame(11, b""), 1002, "an unknown opcode, 11"),
+        (frame(CONTINUATION, b"a"), 1002, "a continuation of no message"),
+        (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), 1002, "a new message within a fragmented one"),
+        (frame(TEXT, b"a", fin=False) + frame(BINARY, b"b"), 1002, "a new message within a fragmented one"),
+        (frame(CLOSE, b"\x03"), 1002, "a close frame with half a code"),
+        (frame(CLOSE, (2999).to_bytes(2, "big")), 1002, "a close frame with the invalid code 2999"),
+        (frame(CLOSE, (5000).to_bytes(2, "big")), 1002, "a close frame with the invalid code 5000"),
+        (frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff"), 1007, "a close frame whose reason is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_violation_says_what_was_seen(stream: bytes, code: int, reason: str) -> None:
+    """Whole or byte by byte, the same rule is broken, with the same words, and no byte of it is lost."""
+    for cuts in ([], list(range(len(stream)))):
+        cut = cut_in(stream, cuts, 1000)
+        assert (cut.violation and cut.violation.code, cut.violation and cut.violation.reason) == (code, reason)
+        assert (cut.texts, cut.binaries, cut.controls, cut.frames) == ([], [], [], 1)
+    whole = FrameCutter(1000)
+    whole.cut(stream)
+    assert whole.is_within_message
+
+
+@pytest.mark.parametrize("code", [3000, 3999, 4000, 4999])
+def test_a_close_frame_needs_no_reason(code: int) -> None:
+    """Empty, or with a code alone, a close frame is a control frame like others."""
+    cut = cut_in(frame(CLOSE, b"") + frame(CLOSE, code.to_bytes(2, "big")), [])
+    assert (cut.violation, cut.controls) == (None, [(CLOSE, b""), (CLOSE, code.to_bytes(2, "big"))])
+
+
+def test_fragments_and_what_stands_between_them() -> None:
+    """A fragmented message is joined, of either kind; controls within it come first, and the next message is whole."""
+    stream = (
+        frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"", fin=False) + frame(PONG, b"q")
+        + frame(CONTINUATION, b"b") + frame(TEXT, b"c") + frame(BINARY, b"d", fin=False) + frame(CONTINUATION, b"e")
+        + frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"") + frame(BINARY, b"f" * 300)
+    )  # fmt: skip
+    for cuts in ([], list(range(len(stream))), list(range(0, len(stream), 5))):
+        cut = cut_in(stream, cuts)
+        assert (cut.texts, cut.binaries) == ([b"ab", b"c", b""], [b"de", b"f" * 300])
+        assert (cut.controls, cut.refused, cut.violation, cut.frames) == ([(PING, b"p"), (PONG, b"q")], [], None, 7)
+
+
+def test_a_message_of_the_limit_is_taken_and_controls_do_not_count() -> None:
+    """Whole or in pieces up to the limit, with pings between; one byte more is too many."""
+    exact = frame(TEXT, b"a" * 600, fin=False) + frame(PING, b"p" * 125) + frame(CONTINUATION, b"b" * 400)
+    for stream in (frame(TEXT, b"a" * 1000), exact, frame(BINARY, b"a" * 999)):
+        assert cut_in(stream, [], 1000).violation is None
+    ends_empty = frame(TEXT, b"a" * 1000, fin=False) + frame(CONTINUATION, b"")
+    assert cut_in(ends_empty, [], 1000).texts == [b"a" * 1000]
+
+
+def test_what_is_pending_is_what_has_not_ended() -> None:
+    """Between messages nothing is held; within one it is what came of it, without the heads of its whole fragments."""
+    cutter = FrameCutter(1000)
+    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+    cutter.cut(frame(TEXT, b"one")[:2])
+    assert (cutter.is_within_message, cutter.pending) == (True, b"\x81\x03")
+    cutter.cut(b"one")
+    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+    cutter.cut(frame(TEXT, b"", fin=False))
+    assert (cutter.is_within_message, cutter.pending) == (True, b"")
+    cutter.cut(frame(CONTINUATION, b"two", fin=False) + b"\x80")
+    assert (cutter.is_within_message, cutter.pending) == (True, b"two\x80")
+    assert cutter.cut(b"\x01!").texts == [b"two!"]
+    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+
+
+def test_what_breaks_a_rule_is_refused_as_it_came() -> None:
+    """The fragments before it and all that follows are refused together, once; nothing of them is pending."""
+    cutter = FrameCutter(1000)
+    cutter.cut(frame(TEXT, b"so far", fin=False))
+    cut = cutter.cut(frame(PING, b"p") + frame(TEXT, b"new") + b"rest")
+    assert (cut.refused, cut.controls, cut.frames) == ([b"so far" + frame(TEXT, b"new") + b"rest"], [(PING, b"p")], 2)
+    assert (cutter.pending, cutter.is_within_message) == (b"", True)
+
+
+def test_what_no_further_byte_can_mend_is_refused_at_once() -> None:
+    """A head that breaks a rule ends the connection before its payload comes, and a good head waits."""
+    assert FrameCutter(1000).cut(frame(3, b"x" * 50)[:2]).violation is not None
+    assert FrameCutter(1000).cut(frame(BINARY, b"x" * 50)[:2]).violation is None
+    assert FrameCutter(1000).cut(frame(TEXT, b"x" * 50)[:-1]).violation is None
+
+
+def test_a_message_has_so_many_fragments_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty or not, each counts, and each message has as many anew."""
+    monkeypatch.setattr(frames, "_MAX_FRAGMENTS", 3)
+    cutter = FrameCutter(1000)
+    for _ in range(2):
+        head = frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"", fin=False) * 2
+        assert cutter.cut(head + frame(CONTINUATION, b"b")).texts == [b"ab"]
+    cut = cutter.cut(head + frame(CONTINUATION, b"c", fin=False))
+    assert cut.violation == frames.Violation(1009, "a message of more than 3 fragments")
+    assert cut.refused == [b"a" + frame(CONTINUATION, b"c", fin=False)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frame(TEXT, b"a", masked=True),
+        b"\x81\x7f" + (1 << 63).to_bytes(8, "big"),
+        frame(TEXT, b"a" * 1001),
+        frame(11, b"")[:1] + b"\x09",
+        frame(CLOSE, b"\x03"),
+    ],
+)
+def test_what_came_before_a_violation_in_one_chunk_is_not_refused_with_it(bad: bytes) -> None:
+    """What is refused begins with the frame that broke a rule."""
+    cut = FrameCutter(1000).cut(frame(TEXT, b"good") + bad)
+    assert (cut.texts, cut.refused) == ([b"good"], [bad])
+
+
+def test_a_frame_is_cut_as_soon_as_it_is_whole() -> None:
+    """However much stood before its head in the chunk in which that was torn."""
+    for torn in (1, 3, 5):
+        cutter, late = FrameCutter(1000), frame(TEXT, b"b" * 130)
+        assert cutter.cut(frame(TEXT, b"a" * 600) + late[:torn]).texts == [b"a" * 600]
+        assert cutter.cut(late[torn:]).texts == [b"b" * 130]
+
+
+def test_a_message_that_grows_too_long_is_refused_by_its_heads() -> None:
+    """Also where the frame that would be too much begins another message: no byte of it is waited for."""
+    for opcode in (CONTINUATION, TEXT):
+        cutter = FrameCutter(1000)
+        cutter.cut(frame(TEXT, b"a" * 600, fin=False))
+        assert cutter.cut(frame(opcode, b"b" * 500)[:10]).violation is not None

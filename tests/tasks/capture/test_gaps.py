@@ -1,10 +1,12 @@
 """The book of gaps: whatever is opened and closed, a symbol's gaps are apart and nothing of them is lost."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.capture.gaps import GapBook
@@ -16,6 +18,7 @@ STEPS = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(STEPS)
 def test_gaps_of_one_symbol_never_overlap_and_nothing_is_lost(
     steps: list[tuple[str, frozenset[str], int, int]],
@@ -61,3 +64,90 @@ def test_a_gap_that_would_begin_within_the_last_one_begins_at_its_end(tmp_path: 
     book.finish(40)
     book.open("A", 5, "late")
     assert [(gap.start_ns, gap.end_ns) for gap in book.all() if gap.reason == "late"] == [(5, 10), (40, None)]
+
+
+def test_the_book_is_on_disk_after_each_change(tmp_path: Path) -> None:
+    """Another book of the file has the same gaps, and goes on behind what the first has written."""
+    path = tmp_path / "gaps.log"
+    book = GapBook(path)
+    assert (book.all(), path.exists()) == ((), False)
+    book.open(("A", "B"), 10, "lost")
+    assert path.stat().st_mode & 0o111 == 0
+    again = GapBook(path)
+    assert again.all() == book.all()
+    assert [(gap.symbols, gap.start_ns, gap.end_ns, gap.reason) for gap in again.all()] == [
+        (("A", "B"), 10, None, "lost")
+    ]
+    size = path.stat().st_size
+    again.open(["A"], 20, "again")
+    assert path.stat().st_size == size
+    again.close(["A"], 20)
+    assert path.stat().st_size > size
+    assert GapBook(path).all() == again.all()
+
+
+def test_what_a_kill_has_torn_is_overwritten(tmp_path: Path) -> None:
+    """A torn line is cut before the next one is written, however long it was."""
+    path = tmp_path / "gaps.log"
+    GapBook(path).open(["A"], 10, "lost")
+    path.write_bytes(path.read_bytes() + b"x" * 500)
+    GapBook(path).close(["A"], 20)
+    assert b"x" not in path.read_bytes()
+    assert [(gap.start_ns, gap.end_ns) for gap in GapBook(path).all()] == [(10, 20)]
+
+
+def test_the_gaps_that_a_batch_touches(tmp_path: Path) -> None:
+    """Those that overlap it or meet it, and one that lasts if it began by then."""
+    book = GapBook(tmp_path / "gaps.log")
+    book.open(["A"], 10, "lost")
+    book.close(["A"], 20)
+    book.open(["B"], 30, "lost")
+    assert [[gap.symbols[0] for gap in book.touching(*span)] for span in ((0, 9), (0, 10), (20, 29), (21, 29), (30, 30),
+            (90, 99))] == [[], ["A"], ["A"], [], ["B"], ["B"]]  # fmt: skip
+
+
+def test_the_end_of_a_session_ends_its_gaps(tmp_path: Path) -> None:
+    """Gaps that last end there, others stay as they are."""
+    book = GapBook(tmp_path / "gaps.log")
+    book.open(["A"], 10, "lost")
+    book.close(["A"], 20)
+    book.open(["B", "C"], 30, "lost")
+    book.finish(40)
+    assert [(gap.symbols, gap.end_ns) for gap in book.all()] == [(("A",), 20), (("B", "C"), 40)]
+
+
+def test_a_book_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
+    """The disk's error says which file it is about; a link in its place is not followed."""
+    path = tmp_path / "gaps.log"
+    book = GapBook(path)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"gaps\.log"):
+        book.open(["A"], 10, "lost")
+    path.unlink()
+    book.open(["B"], 10, "lost")
+    if Path("/dev/full").exists():
+        path.unlink()
+        path.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=r"gaps\.log"):
+            book.open(["C"], 10, "lost")
+
+
+def test_one_book_writes_behind_what_it_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change after change, also where the disk takes a few bytes at a time; the new file's name is synced, once."""
+    path, real, synced = tmp_path / "gaps.log", os.pwrite, list[str]()
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, at: real(descriptor, content[:9], at))
+    monkeypatch.setattr(os, "fsync", note)
+    book = GapBook(path)
+    for number in range(3):
+        book.open(["A"], 10 + number, "lost")
+        book.close(["A"], 11 + number)
+    monkeypatch.undo()
+    assert synced == ["gaps.log", tmp_path.name, *["gaps.log"] * 5]
+    assert GapBook(path).all() == book.all()
+    assert [(gap.start_ns, gap.end_ns) for gap in book.all()] == [(10, 11), (11, 12), (12, 13)]

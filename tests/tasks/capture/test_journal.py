@@ -1,6 +1,14 @@
 """A journal survives being cut anywhere: what its checksums vouch for is sealed, the rest is kept aside."""
 
+import base64
+import errno
+import hashlib
+import json
+import os
 import random
+import zlib
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, finish_seal, frames_open, seal
+from tasks.capture.journal import (
+    Block,
+    Heading,
+    Journal,
+    Room,
+    count_reason,
+    discard,
+    finish_seal,
+    frames_open,
+    heading_line,
+    read_heading,
+    seal,
+)
 from tasks.capture.recovery import recover_spool, trust
 from tasks.feeds.base import Rejected
-from tasks.records.manifest import Seal, read
+from tasks.records.checked_line import checked_line
+from tasks.records.ledger import FrameCounts, Gap
+from tasks.records.manifest import ConnectionRange, Seal, read
 from tasks.records.names import BatchName
 from tasks.records.trade import JOURNAL_HEADER
 from tasks.storage.store import Store
@@ -163,3 +185,211 @@ def test_a_seal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
         assert read(store.sealed / NAME.seal, Seal) == record
         assert (store.sealed / NAME.sealed).read_bytes() == JOURNAL_HEADER + blocks[0]
         assert list(folder.iterdir()) == []
+
+
+def test_a_heading_comes_back_and_a_damaged_one_does_not() -> None:
+    """With its checksum or, from earlier recorders, without; never where a byte of it is another."""
+    line = heading_line(HEADING)[:-1]
+    assert read_heading(line) == HEADING
+    assert read_heading(line.split(b"\t")[0]) == HEADING
+    assert read_heading(line[:-1]) is None
+    assert read_heading(line.replace(b"AAPL", b"AAPX")) is None
+    assert read_heading(b"{}") is None
+    assert read_heading(checked_line(b"{}")[:-1]) is None
+    assert read_heading(b"") is None
+    assert read_heading(line.split(b"\t")[0].replace(b"AAPL", b"AA\xffL")) is None
+
+
+@pytest.mark.parametrize("change", [{"batch": "../x"}, {"feed": "../x"}, {"date": "2026-13-01"}, {"date": "today"}])
+def test_a_heading_names_what_may_be_a_file(change: dict[str, str]) -> None:
+    """A damaged journal must not say where its batch goes."""
+    with pytest.raises(ValueError):
+        replace(HEADING, **change)  # type: ignore[arg-type]
+
+
+def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
+    """Offset, length, rows and checksum of the block, then all counts up to there; the header is the first."""
+    journal = Journal(tmp_path, NAME, HEADING, Room(50_000))
+    assert journal.is_empty
+    assert (tmp_path / NAME.sums).read_bytes().startswith(heading_line(HEADING))
+    refused = [(1, 60, Rejected("frame", "no JSON", b"{")), (1, 61, Rejected("trade", "no price", b"{}"))]
+    journal.append(
+        Block(lines=[b"a\n", b"bc\n"], rows=2, received=3, trade=1, control=1, rejected=refused, through_ns=70)
+    )
+    assert not journal.is_empty
+    journal.append(Block(lines=[], rows=0, received=1, trade=0, control=1, through_ns=80))
+    journal.append(Block(lines=[b"d\n"], rows=1, received=1, trade=1, rejected=refused[1:], through_ns=90))
+    journal.close()
+    frames = (tmp_path / frames_open(NAME)).read_bytes()
+    first = b"".join(frames.splitlines(keepends=True)[:2])
+    start = len(JOURNAL_HEADER)
+    sums = [json.loads(each) for each in (tmp_path / NAME.sums).read_bytes().splitlines()[1:]]
+    assert sums == [
+        [0, start, 0, zlib.crc32(JOURNAL_HEADER), 0, 0, 0, 0, 0, 0, 7, 0, 0, 0],
+        [start, 5, 2, zlib.crc32(b"a\nbc\n"), 3, 1, 1, 1, 1, len(first), 70, zlib.crc32(first), 0, 0],
+        [start + 5, 0, 0, 0, 4, 1, 2, 1, 1, len(first), 80, zlib.crc32(first), 0, 0],
+        [start + 5, 2, 1, zlib.crc32(b"d\n"), 5, 2, 2, 1, 2, len(frames), 90, zlib.crc32(frames), 0, 0],
+    ]
+    assert (tmp_path / NAME.journal).read_bytes() == JOURNAL_HEADER + b"a\nbc\nd\n"
+    assert (journal.rows, journal.bytes, journal.trades_refused) == (3, start + 7, 2)
+
+
+def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
+    """As text where it is UTF-8, in base64 where it is not, with its connection, time, kind and reason."""
+    journal = Journal(tmp_path, NAME, HEADING)
+    refused = [(3, 60, Rejected("frame", "no JSON", "grüße".encode())), (4, 61, Rejected("trade", "odd", b"\xff{"))]
+    journal.append(Block(received=2, rejected=refused))
+    journal.close()
+    assert [json.loads(each) for each in (tmp_path / frames_open(NAME)).read_bytes().splitlines()] == [
+        {"kind": "frame", "connection": 3, "ts_recv": 60, "reason": "no JSON", "text": "grüße"},
+        {"kind": "trade", "connection": 4, "ts_recv": 61, "reason": "odd",
+         "base64": base64.b64encode(b"\xff{").decode()},
+    ]  # fmt: skip
+    assert journal.frames == FrameCounts(received=2, rejected=1)
+
+
+def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
+    """Every field is the heading's, the caller's or a count, and the hashes are those of the files."""
+    journal = Journal(tmp_path, NAME, HEADING)
+    empty = journal.sealed_as(9, (), ())
+    assert (empty.quarantine, empty.connections, empty.not_kept, empty.refused_reasons) == ({}, (), {}, {})
+    journal.take(1, 5, 50, ["MSFT", "AAPL"], 6)
+    journal.take(2, 1, 51, ["AAPL"], 1)
+    journal.take(1, 7, 52, ["AAPL", "AAPL"], 9)
+    journal.append(Block(
+        lines=[b"a\n"], rows=5, received=4, trade=2, control=1,
+        rejected=[(1, 1, Rejected("trade", why, b"")) for why in ("odd", "none", "none")],
+    ))  # fmt: skip
+    journal.close()
+    lost = (Gap(symbols=("A",), start_ns=1, end_ns=2, reason="lost"),)
+    csv, frames = (tmp_path / NAME.journal).read_bytes(), (tmp_path / frames_open(NAME)).read_bytes()
+    assert journal.sealed_as(99, ("B", "A"), lost) == Seal(
+        batch=str(NAME), feed="finnhub", date="2026-01-02", symbols=("B", "A"), lanes=1, opened_ns=7, sealed_ns=99,
+        rows=5, bytes=len(csv), sha256=hashlib.sha256(csv).hexdigest(),
+        frames=FrameCounts(received=4, trade=2, control=1), trades_refused=3,
+        connections=(
+            ConnectionRange(connection=1, rows=4, first_seq=5, last_seq=9, first_recv_ns=50, last_recv_ns=52,
+                            before_seq=4, before_recv_ns=6),
+            ConnectionRange(connection=2, rows=1, first_seq=1, last_seq=1, first_recv_ns=51, last_recv_ns=51,
+                            before_seq=0, before_recv_ns=0),
+        ),
+        per_symbol={"AAPL": 4, "MSFT": 1}, gaps=lost,
+        quarantine={NAME.rejected_frames: hashlib.sha256(frames).hexdigest()},
+        refused_reasons={"none": 2, "odd": 1}, not_kept={},
+    )  # fmt: skip
+    assert list(journal.sealed_as(99, (), ()).per_symbol) == ["AAPL", "MSFT"]
+    assert list(journal.sealed_as(99, (), ()).refused_reasons) == ["none", "odd"]
+
+
+def test_beyond_its_room_garbage_is_counted_and_a_short_line_kept_now_and_then() -> None:
+    """What fits is kept to the last byte; then one in 4,096, and no long one."""
+    room = Room(10)
+    assert [room.has(6), room.has(4)] == [True, True]
+    assert [each for each in range(1, 3 * 4096 + 1) if room.has(1)] == [4096, 8192, 12288]
+    room = Room(10)
+    assert [room.has(11), room.has(1)] == [False, False]
+    for _ in range(4093):
+        assert not room.has(1)
+    assert room.has(4096)
+    for _ in range(4095):
+        assert not room.has(1)
+    assert not room.has(4097)
+
+
+def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
+    """Its counts are in the sums and in the seal; the file holds what was kept."""
+    journal = Journal(tmp_path, NAME, HEADING, Room(0))
+    kinds = ("frame", "trade", "trade")
+    journal.append(Block(received=3, rejected=[(1, 1, Rejected(kind, "odd", b"x")) for kind in kinds]))
+    journal.close()
+    assert (tmp_path / frames_open(NAME)).read_bytes() == b""
+    assert json.loads((tmp_path / NAME.sums).read_bytes().splitlines()[-1])[-2:] == [1, 2]
+    record = journal.sealed_as(9, (), ())
+    assert (record.not_kept, record.quarantine, record.trades_refused) == ({"frame": 1, "trade": 2}, {}, 2)
+
+
+def test_reasons_that_a_feed_invents_are_counted_together() -> None:
+    """Fifty have a count of their own, and go on having it."""
+    counts = Counter[str]()
+    for number in range(60):
+        count_reason(counts, f"reason {number}")
+    count_reason(counts, "reason 49")
+    count_reason(counts, "reason 50")
+    assert (len(counts), counts["reason 49"], counts["other reasons"]) == (51, 2, 11)
+
+
+def test_a_write_that_takes_less_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes a few bytes at a time gets all of them, once."""
+    journal, real = Journal(tmp_path, NAME, HEADING), os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, bytes(content)[:3]))
+    write(journal, [2, 3])
+    journal.close()
+    assert (tmp_path / NAME.journal).read_bytes() == JOURNAL_HEADER + b"".join(line(seq) for seq in range(5, 10))
+    assert trust(tmp_path, NAME) is not None
+
+
+@pytest.mark.parametrize(("failing", "file"), [(0, NAME.journal), (1, frames_open(NAME)), (2, NAME.sums)])
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_an_error_of_the_disk_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, file: str, call: str
+) -> None:
+    """Which of the three it was is said, with the disk's own words."""
+    journal, real = Journal(tmp_path, NAME, HEADING), getattr(os, call)
+
+    def refuse(descriptor: int, *content: bytes) -> object:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, *content)
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(OSError, match="No space left on device") as told:
+        write(journal, [1]) and journal.sync()
+    monkeypatch.undo()
+    journal.abandon()
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / file))
+
+
+def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:
+    """Files that are there are somebody's: they are not written into."""
+    Journal(tmp_path, NAME, HEADING).abandon()
+    with pytest.raises(FileExistsError):
+        Journal(tmp_path, NAME, HEADING)
+    assert ((tmp_path / NAME.journal).stat().st_mode & 0o777) & ~0o644 == 0
+
+
+def test_a_close_syncs_the_folder_once_and_closes_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows first, the sums last; the folder at the first sync alone; no descriptor is left."""
+    synced: list[str] = []
+    for call in ("fsync", "fdatasync"):
+        real = getattr(os, call)
+
+        def note(descriptor: int, real: object = real) -> None:
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            real(descriptor)  # type: ignore[operator]
+
+        monkeypatch.setattr(os, call, note)
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    journal = Journal(tmp_path, NAME, HEADING)
+    journal.sync()
+    journal.close()
+    files = [NAME.journal, frames_open(NAME), NAME.sums]
+    assert synced == [tmp_path.name, *files, *files]
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_journal_without_refused_frames_leaves_no_file_of_them(tmp_path: Path) -> None:
+    """Sealed or discarded, nothing of it stays in the spool; doing either again does nothing."""
+    store = new_store(tmp_path)
+    folder = store.spool / NAME.session
+    journal = Journal(folder, NAME, HEADING)
+    journal.append(Block(lines=[line(5)], rows=1, received=1, trade=1))
+    journal.close()
+    seal(store, NAME, journal.sealed_as(99, (), ()))
+    finish_seal(store, NAME)
+    assert list(folder.iterdir()) == list(store.quarantine.iterdir()) == []
+    assert {path.name for path in store.sealed.iterdir()} == {NAME.sealed, NAME.seal}
+    journal = Journal(folder, NAME, HEADING)
+    journal.close()
+    discard(store, NAME)
+    discard(store, NAME)
+    assert list(folder.iterdir()) == []

@@ -40,7 +40,7 @@ def watched(
     return strange
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_day_of_ordinary_rhythms_is_never_strange(seed: int) -> None:
     """Busy symbols, quiet ones and very quiet ones over six hours: no silence of theirs is found strange."""
     rates = {"BUSY": 40.0, "FAIR": 0.8, "QUIET": 0.02, "RARE": 0.002}

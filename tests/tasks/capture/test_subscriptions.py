@@ -50,3 +50,16 @@ def test_asking_again_ends_and_renews_only_what_is_asked_for() -> None:
         ("unsubscribe", "B"),
         ("subscribe", "B"),
     ]
+
+
+def test_a_refused_symbol_is_asked_for_again_when_a_slot_comes_free() -> None:
+    """And only then: a list that grows, or stays as it is, asks for none of them."""
+    ours = Subscriptions(Finnhub())
+    ours.follow(["A", "B", "C"])
+    assert ours.turn_down(1) == ["C"]
+    assert ours.follow(["A", "B", "C"]) == ([], [])
+    assert ours.follow(["A", "B", "C", "D"])[0] == ["D"]
+    assert list(ours.refused) == ["C"]
+    new, requests = ours.follow(["A", "C", "D"])
+    assert (new, list(ours.refused), list(ours.asked)) == (["C"], [], ["A", "D", "C"])
+    assert [json.loads(each)["symbol"] for each in requests] == ["B", "C"]

@@ -15,7 +15,9 @@ from tasks.records.coverage import (
     clipped,
     coverage,
     day_coverage,
+    notable,
     requests_of_record,
+    session_coverage,
     touches,
 )
 from tasks.records.ledger import Coverage, CoveredTime, Gap, Request, SessionRecord, SymbolChange
@@ -185,6 +187,74 @@ def test_a_gap_is_clipped_to_the_day_of_its_symbols() -> None:
     assert clipped(long, "2026-11-23", "finnhub", "America/New_York") == (replace(of_a, end_ns=MIDNIGHT_NS),)
     assert clipped(long, "2026-11-24", "finnhub", "America/New_York") == (replace(of_a, start_ns=MIDNIGHT_NS), of_y)
     assert clipped(replace(of_a, end_ns=None), "2026-11-24", "finnhub", "America/New_York")[0].end_ns is None
+
+
+def test_a_session_is_asked_by_its_requests() -> None:
+    """Those that its record has, or what it began with."""
+    lost = record(0, 60, deadline_ns=100, gaps=(gap("A", 10, 20),))
+    assert said(session_coverage(lost)) == [("A", 10, 20, "lost"), ("AB", 60, 100, ENDED_EARLY)]
+    assert said(session_coverage(replace(lost, requests=(ask(10, 50, "A"),)))) == [("A", 10, 20, "lost")]
+
+
+def test_the_seconds_of_a_start_are_not_notable() -> None:
+    """Up to ten of them, and of no other reason; one that lasts has no length yet."""
+    ten_ns = 10 * NS_PER_S
+    short = [gap("A", 5, 5 + ten_ns - 1, reason) for reason in (BEGAN_LATE, NO_RECORDING)]
+    lasting = [gap("A", 5, None, BEGAN_LATE)]
+    told = [gap("A", 5, 5 + ten_ns, BEGAN_LATE), gap("A", 5, 6, ENDED_EARLY), gap("A", 5, None, "lost")]
+    assert notable([*short, *lasting, *told]) == tuple(told)
+
+
+def test_the_hours_of_several_requests_add_up() -> None:
+    """Each asks for its own stretch, with its own market hours."""
+    asked = [ask(0, 40, "A", hours=((10, 20),)), ask(50, 100, "A", hours=((60, 90),))]
+    found = coverage(asked, [record(symbols="A", gaps=(gap("A", 15, 65),))])
+    assert (found.asked_ns, found.hours_asked_ns, found.hours_received_ns) == (90, 40, 30)
+
+
+def test_each_gap_has_its_part_of_each_missing_stretch() -> None:
+    """However many stretches are missing, and however many of them one gap spans."""
+    lost = tuple(gap("A", start, start + 5, f"lost at {start}") for start in range(0, 100, 20))
+    found = coverage([ask(symbols="A")], [record(symbols="A", gaps=lost), record(1, 100, symbols="B")])
+    assert said(found) == [("A", each.start_ns, each.end_ns, each.reason) for each in lost]
+    pieces = [ask(start, start + 10, "A") for start in range(0, 100, 20)]
+    one = record(symbols="A", gaps=(gap("A", 5, 85), gap("A", 87, 95, "again")))
+    assert said(coverage(pieces, [one])) == [
+        ("A", 5, 10, "lost"), ("A", 20, 30, "lost"), ("A", 40, 50, "lost"), ("A", 60, 70, "lost"),
+        ("A", 80, 85, "lost"), ("A", 87, 90, "again"),
+    ]  # fmt: skip
+
+
+def test_a_session_touches_the_days_that_it_ran_or_was_to_run_in() -> None:
+    """From its first request to its last end, the midnight excluded; while it records, only up to now."""
+    days = ("2026-11-23", "2026-11-24")
+
+    def touched(of: SessionRecord) -> list[bool]:
+        return [touches(of, day) for day in days]
+
+    assert touched(record(MIDNIGHT_NS, MIDNIGHT_NS + 1)) == [False, True]
+    assert touched(record(MIDNIGHT_NS, MIDNIGHT_NS)) == [False, True]
+    assert touched(record(MIDNIGHT_NS - 1, MIDNIGHT_NS - 1)) == [True, False]
+    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS)) == [True, False]
+    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS + 1)) == [True, True]
+    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS)) == [True, False]
+    going = record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS + 9, outcome="recording")
+    assert touched(going) == [True, False]
+    assert touched(replace(going, ended_ns=MIDNIGHT_NS + 1)) == [True, True]
+    early = record(MIDNIGHT_NS + 2, MIDNIGHT_NS + 9, requests=(ask(MIDNIGHT_NS - 1, MIDNIGHT_NS + 5),))
+    assert touched(early) == [True, True]
+    late = record(MIDNIGHT_NS - 3, MIDNIGHT_NS + 9, requests=(ask(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1),))
+    assert touched(late) == [True, True]
+
+
+def test_a_gap_that_only_meets_a_day_has_no_part_in_it() -> None:
+    """Ending at its midnight, beginning at the next one, or empty."""
+    zone, before = "America/New_York", MIDNIGHT_NS - HOUR_NS
+    assert clipped(gap("A", before, MIDNIGHT_NS), "2026-11-24", "finnhub", zone) == ()
+    assert clipped(gap("A", MIDNIGHT_NS, MIDNIGHT_NS + 1), "2026-11-23", "finnhub", zone) == ()
+    assert clipped(gap("A", before, before), "2026-11-23", "finnhub", zone) == ()
+    assert clipped(gap("A", MIDNIGHT_NS, None), "2026-11-23", "finnhub", zone) == ()
+    assert clipped(gap("A", before, None), "2026-11-23", "finnhub", zone) == (gap("A", before, None),)
 
 
 SOME = st.frozensets(st.sampled_from("ABC"))

@@ -95,3 +95,16 @@ def test_gaps_are_compared_in_order_of_time() -> None:
     spans = ((0, 90), (10, 20), (30, 40))
     gaps = tuple(Gap(symbols=("A",), start_ns=start, end_ns=end, reason="lost") for start, end in spans)
     assert forged(record={"gaps": gaps}).imbalances() == ["gaps that overlap (2) ≠ none (0)"]
+
+
+def test_the_words_of_a_law_name_what_waits_only_where_something_waits() -> None:
+    """Without a batch on its way the law is that of a finished session."""
+    waiting, done = WHOLE.laws(), forged(trades={"to_validate": 0, "to_archive": 0}).laws()
+    assert [each[2] for each in waiting[3:5]] == ["valid + quarantined + waiting", "rows archived + waiting"]
+    assert [each[2] for each in done[3:5]] == ["valid + quarantined", "rows archived"]
+
+
+def test_counts_of_frames_add_up() -> None:
+    """Each kind by itself."""
+    one = FrameCounts(received=10, trade=7, control=2, rejected=1)
+    assert one + one + FrameCounts(rejected=5) == FrameCounts(received=20, trade=14, control=4, rejected=7)

@@ -1,0 +1,104 @@
+"""The changes that make a session's gaps: what each does, and what of a torn or foreign file counts."""
+
+import zlib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tasks.records.checked_line import checked_line, text_of
+from tasks.records.gaps import Change, Gaps, SavedGaps, line_of, read_gaps
+from tasks.records.ledger import Gap
+from tasks.records.manifest import encode
+
+
+def gap(symbols: str, start_ns: int, end_ns: int | None, reason: str = "lost") -> Gap:
+    return Gap(symbols=tuple(symbols), start_ns=start_ns, end_ns=end_ns, reason=reason)
+
+
+def opened(symbols: str, at_ns: int, reason: str = "lost") -> Change:
+    return Change(tuple(symbols), at_ns, reason)
+
+
+def closed(symbols: str, at_ns: int) -> Change:
+    return Change(tuple(symbols), at_ns)
+
+
+def test_a_line_ends_in_the_checksum_of_the_rest() -> None:
+    """A line is its text, a tab, eight hexadecimal digits and a line feed; tabs in the text are the text's."""
+    assert checked_line(b"a\tb") == b"a\tb\t%08x\n" % zlib.crc32(b"a\tb")
+    assert text_of(checked_line(b"a\tb")[:-1]) == b"a\tb"
+    assert text_of(checked_line(b"")[:-1]) == b""
+
+
+@pytest.mark.parametrize("line", [b"", b"a", b"a\t", b"a\t00000000", checked_line(b"a")[:-2], checked_line(b"a")])
+def test_a_line_whose_checksum_is_another_has_no_text(line: bytes) -> None:
+    """What is torn, damaged or of another form is told from an empty text."""
+    assert text_of(line) is None
+
+
+def test_a_change_says_whether_anything_is_different() -> None:
+    """Symbols already in a gap open none, symbols in none close none: nothing has to be written."""
+    gaps = Gaps()
+    assert gaps.apply(opened("AB", 10)) is True
+    assert gaps.apply(opened("AB", 20, "again")) is False
+    assert gaps.apply(closed("C", 30)) is False
+    assert gaps.apply(closed("A", 30)) is True
+    assert gaps.apply(closed("A", 40)) is False
+    assert gaps.all == [gap("A", 10, 30), gap("B", 10, None)]
+
+
+def test_a_gap_ends_for_each_symbol_at_its_time() -> None:
+    """Symbols that come back leave the rest in the gap; gaps that had ended keep their ends and their places."""
+    gaps = Gaps()
+    for change in (opened("A", 10), closed("A", 20), opened("ABC", 30, "silent"), closed("ACX", 40), closed("B", 50)):
+        gaps.apply(change)
+    assert gaps.all == [gap("A", 10, 20), gap("AC", 30, 40, "silent"), gap("B", 30, 50, "silent")]
+
+
+def test_no_gap_ends_before_it_begins() -> None:
+    """A clock that was put back makes an empty gap, not a negative one."""
+    gaps = Gaps()
+    gaps.apply(opened("A", 10))
+    gaps.apply(closed("A", 4))
+    assert gaps.all == [gap("A", 10, 10)]
+
+
+def test_a_gap_leaves_out_what_an_earlier_one_has() -> None:
+    """Told late, a gap lies around the symbol's gap that has ended after its beginning, and not around others'."""
+    gaps = Gaps([gap("A", 10, 20), gap("B", 15, 30)])
+    assert gaps.apply(opened("A", 5, "late"))
+    assert gaps.all[2:] == [gap("A", 5, 10, "late"), gap("A", 20, None, "late")]
+    gaps = Gaps([gap("A", 10, 20)])
+    gaps.apply(opened("BA", 20, "next"))
+    assert gaps.all[1:] == [gap("BA", 20, None, "next")]
+    gaps = Gaps([gap("A", 10, 20)])
+    gaps.apply(opened("CAB", 12, "next"))
+    assert gaps.all[1:] == [gap("CB", 12, None, "next"), gap("A", 20, None, "next")]
+
+
+def test_a_file_gives_its_gaps_and_the_length_of_its_whole_lines(tmp_path: Path) -> None:
+    """What follows the last whole line had not happened; neither had what follows a damaged line."""
+    path = tmp_path / "gaps.log"
+    assert read_gaps(path) == (Gaps(), 0)
+    first, second = line_of(opened("AB", 10)), line_of(closed("A", 20))
+    for torn in (b"", second[:-1], second[:-3] + b"?!\n" + second, checked_line(b"{}") + second, checked_line(b"[")):
+        path.write_bytes(first + torn)
+        assert read_gaps(path) == (Gaps([gap("AB", 10, None)]), len(first))
+    path.write_bytes(first + second)
+    assert read_gaps(path) == (Gaps([gap("A", 10, 20), gap("B", 10, None)]), len(first) + len(second))
+
+
+def test_a_change_is_written_without_names() -> None:
+    """The line's form is the file's: symbols, time, and the reason where a gap opens."""
+    assert text_of(line_of(opened("AB", 10))[:-1]) == b'[["A","B"],10,"lost"]'
+    assert msgspec.json.decode(text_of(line_of(closed("A", 20))[:-1]) or b"") == [["A"], 20, None]
+
+
+def test_what_earlier_versions_kept_comes_first(tmp_path: Path) -> None:
+    """The gaps of an older file are there, and later changes apply to them."""
+    (tmp_path / "gaps.json").write_bytes(encode(SavedGaps((gap("A", 1, None),))))
+    path = tmp_path / "gaps.log"
+    assert read_gaps(path) == (Gaps([gap("A", 1, None)]), 0)
+    path.write_bytes(line_of(closed("A", 9)))
+    assert read_gaps(path)[0].all == [gap("A", 1, 9)]
