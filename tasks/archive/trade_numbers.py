@@ -26,7 +26,7 @@ class TradeNumbers:
 
     def note(self, rows: pl.DataFrame) -> None:
         """Note the next rows: their symbols, `trade_id` and `ts_recv` (UTC ns); what could not be read is null."""
-        rows = rows.select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items()).drop_nulls()
+        rows = rows.select(pl.col(name).cast(kind, strict=False) for name, kind in _COLUMNS.items()).drop_nulls()
         if not len(rows):
             return
         known = [(symbol, each.last_id, each.last_recv_ns) for symbol, each in self._ranges.items()]

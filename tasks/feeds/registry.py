@@ -27,6 +27,12 @@ def never_closes(feed: str, symbol: str) -> bool:
     return known is not None and known.market_hours(symbol) != "exchange"
 
 
+def numbers_trades(feed: str) -> bool:
+    """Return whether a missing trade ID of that feed is a missing trade."""
+    known = FEEDS.get(feed)
+    return known is not None and known.numbers_trades
+
+
 def zone_of(feed: str, symbol: str, exchange_zone: str) -> str:
     """Return the time zone of the symbol's days, where its exchange's is `exchange_zone`."""
     return UTC if never_closes(feed, symbol) else exchange_zone

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,8 @@ import pyarrow as pa
 from tasks.archive import quarantine
 from tasks.archive.schema import CODED_SCHEMA, TEXTS, without_missing
 from tasks.archive.trade_numbers import TradeNumbers
-from tasks.records.manifest import Report
+from tasks.feeds.registry import numbers_trades
+from tasks.records.manifest import Report, Seal
 from tasks.records.trade import journal_columns
 from tasks.storage.store import begun, publish, sync, unfinished
 from tasks.validate.coded import Coded
@@ -31,9 +31,10 @@ _EXAMPLE_CHARACTERS = 300
 class Parts:
     """Both files, written beside their places until `publish`; left without it they are removed."""
 
-    def __init__(self, validated: Path, rejected: Path, resent: Resent, extra: Collection[str] = ()) -> None:
-        self._columns = journal_columns(extra)
-        self._schema = without_missing(CODED_SCHEMA, extra)
+    def __init__(self, validated: Path, rejected: Path, resent: Resent, seal: Seal) -> None:
+        self._columns = journal_columns(seal.extra_columns)
+        self._schema = without_missing(CODED_SCHEMA, seal.extra_columns)
+        self._is_numbered = numbers_trades(seal.feed)
         self._validated, self._rejected = validated, rejected
         self._arrow_file = pa.OSFile(str(begun(validated)), "wb")
         self._arrow = pa.ipc.new_stream(self._arrow_file, self._schema)
@@ -64,7 +65,7 @@ class Parts:
 
     def write(self, piece: Slice, broken: pl.DataFrame) -> None:
         """Write each line to its part. `broken`: a column for each rule that some line breaks, true where it does."""
-        if "trade_id" in self._columns:
+        if self._is_numbered and "trade_id" in self._columns:
             self._numbers.note(piece.frame)  # Rejected rows too: their numbers were received.
         rows = piece.frame.select(self._columns)
         if broken.width:

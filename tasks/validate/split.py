@@ -138,7 +138,7 @@ def _split_rows(
     resent, before = Resent(), rows_before(store, name)
     resent.begin_after(before.hashes, before.ts_event_ns)
     places = store.validated / name.validated, store.quarantine / name.rejected_rows
-    with Parts(*places, resent, seal.extra_columns) as parts:
+    with Parts(*places, resent, seal) as parts:
         for piece, broken in prefetch(judged):
             if broken is None:
                 return None
@@ -164,7 +164,7 @@ def _reject_whole(store: Store, name: BatchName, seal: Seal, why: str) -> Report
     _LOG.error("%s: the whole batch goes to quarantine: %s; look at %s", name, why, place)
     shutil.copyfile(journal, begun(place))
     publish(place)
-    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows, Resent()) as parts:
+    with Parts(store.validated / name.validated, store.quarantine / name.rejected_rows, Resent(), seal) as parts:
         parts.publish()
     return Report(
         rows=seal.rows, valid=0, quarantined=seal.rows, reasons={"structural": seal.rows}, resent=0, structural=why

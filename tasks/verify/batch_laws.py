@@ -15,6 +15,7 @@ from tasks.archive import quarantine
 from tasks.archive.catalog import Batch
 from tasks.archive.encodings import count_rows, read_groups
 from tasks.archive.journal_text import journal_bytes
+from tasks.archive.trade_numbers import TradeNumbers
 from tasks.errors import CorruptionError
 from tasks.records.ledger import Gap
 from tasks.records.manifest import Manifest
@@ -190,13 +191,17 @@ def _journal(store: Store, batch: Batch, file: Path | None, take_rows: TakeRows)
     rejected = store.quarantine / batch.name.rejected_rows if report.quarantine_sha256 is not None else None
     digest, size, rows = hashlib.sha256(), 0, 0
     ranges: dict[int, tuple[int, int, int, int, int]] = {}
+    numbers = TradeNumbers()
     try:
         lines = sum(len(part) for part in quarantine.read(rejected)) if rejected is not None else 0
         for index, piece in enumerate(journal_bytes(file, rejected, batch.seal.extra_columns)):
             digest.update(piece)
             size += len(piece)
             if index and piece:
-                columns = _receipts(piece, journal_columns(batch.seal.extra_columns))
+                frame = _lines(piece, journal_columns(batch.seal.extra_columns))
+                if report.trade_ids:
+                    numbers.note(frame)
+                columns = _receipts(frame)
                 rows += _note(ranges, columns)
                 take_rows(*columns)
     except (CorruptionError, pa.ArrowException, pl.exceptions.PolarsError) as error:
@@ -212,16 +217,22 @@ def _journal(store: Store, batch: Batch, file: Path | None, take_rows: TakeRows)
     }
     if rows == batch.seal.rows and ranges != said:
         yield broken("connections", batch.record, "the seal's connections are not those of its rows")
+    if (numbers.ranges(), tuple(numbers.missing)) != (report.trade_ids, report.missing_ids):
+        yield broken("trade_ids", batch.record, "the report's trade numbers are not those of its rows")
 
 
-def _receipts(piece: bytes, columns: tuple[str, ...]) -> tuple[Numbers, Numbers, Numbers]:
-    """Connection, recv_seq and ts_recv of the lines where all three are numbers."""
-    frame = pl.read_csv(
+def _lines(piece: bytes, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Return the fields of the lines as text."""
+    return pl.read_csv(
         piece, has_header=False, quote_char=None, encoding="utf8-lossy", truncate_ragged_lines=True,
         schema=dict.fromkeys(columns, pl.String),
     )  # fmt: skip
-    numbers = frame.select(pl.col(columns[:3]).cast(pl.Int64, strict=False)).drop_nulls()
-    connection, seq, time_ns = (numbers[name].to_numpy() for name in columns[:3])
+
+
+def _receipts(lines: pl.DataFrame) -> tuple[Numbers, Numbers, Numbers]:
+    """Return connection, recv_seq and ts_recv of the lines where all three are numbers."""
+    numbers = lines.select(pl.col("connection", "recv_seq", "ts_recv").cast(pl.Int64, strict=False)).drop_nulls()
+    connection, seq, time_ns = (numbers[name].to_numpy() for name in numbers.columns)
     return connection, seq, time_ns
 
 

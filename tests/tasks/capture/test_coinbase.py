@@ -11,7 +11,7 @@ from tasks.capture.session import Session
 from tasks.compress.parquet import compress
 from tasks.records.coverage import NOT_ACKNOWLEDGED
 from tasks.records.ledger import Ledger, SessionRecord
-from tasks.records.manifest import encode
+from tasks.records.manifest import Manifest, encode, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
@@ -114,6 +114,18 @@ def test_a_lost_gap_breaks_the_law_of_missing_numbers(store: Store, fault_server
     assert archived(store, record).balances
     write_whole(store.sessions / record.session / "session.json", encode(replace(record, gaps=record.gaps[:1])))
     assert ledger_for(store, record.session).imbalances() == ["trade numbers missing (1) ≠ missing in named gaps (0)"]
+
+
+def test_a_report_that_hides_a_missing_number_is_found(store: Store, fault_server: StartServer, session: Any) -> None:
+    """The numbers are read again from the journal that the archive gives back."""
+    script = [Until("subscribe"), acknowledged(BTC), match(1), match(3), Wait("unsubscribe")]
+    recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
+    recording.when(lambda status: status.trades == 2)
+    archived(store, recording.end())
+    path = next(store.archive.rglob("*.manifest.json"))
+    manifest = read(path, Manifest)
+    write_whole(path, encode(replace(manifest, report=replace(manifest.report, missing_ids=()))))
+    assert "trade_ids" in {each.law for each in verify(store).broken}
 
 
 def test_an_unknown_product_costs_the_others_nothing(store: Store, fault_server: StartServer, session: Any) -> None:
