@@ -11,6 +11,7 @@ from functools import partial
 from zoneinfo import ZoneInfo
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from flows.archive_batches import TWO_AT_A_TIME, finish, send_records
 from flows.artifacts import show_retained
@@ -50,7 +51,12 @@ class NotClosed(TerminalError):
         self.closing = closing
 
 
-@flow(name="close-day", task_runner=TWO_AT_A_TIME)
+def _run_name() -> str:
+    date = flow_run.parameters.get("date")
+    return f"close {date}" if date else f"close days before {dt.datetime.now(dt.UTC):%Y-%m-%d}"
+
+
+@flow(name="close-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
 def close_day(date: dt.date | None = None) -> Closing:
     """Close that day, or every day that is over and not closed; upload what was closed; apply the retention rule.
 

@@ -33,7 +33,6 @@ from tasks.storage.store import Store
 app = typer.Typer(
     help="Record the live market tape: every trade print, with proof that the record is whole.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

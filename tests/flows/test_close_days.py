@@ -142,6 +142,9 @@ def test_from_a_terminal(tape: Any, archived: Callable[..., Path]) -> None:
     assert (said["closed"], said["days"], said["removed"]) == (False, [], [])
     assert f"finnhub {DAYS[0]} is not closed" in failed.stderr
     assert "Traceback" not in failed.stderr
+    runs = tape.server.ask("flow_runs/filter", {"flows": {"name": {"any_": ["close-day"]}}})
+    assert f"close {DAYS[0]}" in {each["name"] for each in runs}
+    assert any(each["name"].startswith("close days before 20") for each in runs)
 
 
 def test_a_date_that_is_none_is_refused_at_once() -> None:

@@ -126,3 +126,11 @@ def test_a_long_command_shows_how_far_it_is_on_a_terminal_alone(
     assert done.returncode in (0, 1)
     assert shown in seen
     assert tape(archived, *words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path).stderr == b""
+
+
+def test_a_shell_can_complete_words_and_options() -> None:
+    """What typer's completion scripts ask for is answered: commands, and the options of a command."""
+    for words, count, wanted in (("tape re", "1", "replay"), ("tape record --fe", "2", "--feed")):
+        asked = {"_TAPE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+        done = subprocess.run([TAPE], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+        assert (wanted in done.stdout.split(), done.stderr) == (True, "")
