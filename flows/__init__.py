@@ -1,1 +1,1 @@
-"""What is orchestrated: Prefect flows that read as prose, the settings they start from, and `tape`."""
+"""Prefect flows, and the settings they start from."""

@@ -1,6 +1,6 @@
-"""How does every sealed batch that is not yet archived become so? The re-run button, the recovery, the safety net.
+"""Archives every sealed batch that is not archived yet: for reruns, recovery, and the safety net.
 
-Every step may be run again: what is done is found done on disk, whoever did it.
+Every step can run again: what is already done is found on disk, whoever did it.
 """
 
 from typing import Any
@@ -29,19 +29,19 @@ from tasks.validate.schema import Limits
 from tasks.validate.task import validate
 from tasks.verify.account import ledger_for
 
-# Two batches at a time: polars and Parquet use every core by themselves, and the recorder needs one.
+# Two batches at a time: Polars and Parquet already use every core, and the recorder needs one.
 TWO_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=2)
 _UPLOAD_FIRST_WAIT_S = 1.0
 
 
-# The steps of one batch, in their order.
+# The steps of one batch, in order.
 BatchFutures = list[PrefectFuture[Any]]
 
 
 class NotArchived(TerminalError):
-    """Batches that could not be archived; they lie where they were, and a later run takes them up again.
+    """Raised if batches could not be archived; they stay where they are, and a later run tries again.
 
-    `ledgers` say how far each session came.
+    `ledgers` show how far each session came.
     """
 
     def __init__(self, message: str, ledgers: list[Ledger]) -> None:
@@ -50,7 +50,7 @@ class NotArchived(TerminalError):
 
 
 class NotWhole(TerminalError):
-    """Sessions of which all is archived that there is, and something is lost; `ledgers` are of all that were seen."""
+    """Raised if sessions are fully archived but do not balance; `ledgers` has every session seen."""
 
     def __init__(self, message: str, ledgers: list[Ledger]) -> None:
         super().__init__(message)
@@ -59,23 +59,22 @@ class NotWhole(TerminalError):
 
 @flow(name="archive-batches", task_runner=TWO_AT_A_TIME)
 def archive_batches() -> list[Ledger]:
-    """Archive whatever is sealed and not archived, whichever session left it; gives the ledgers of those sessions.
+    """Archive every sealed batch that is not archived yet, of any session, and return those sessions' ledgers.
 
-    Sessions whose recorder was killed are closed first, so that what they had journalled is among it.
-    Raises NotArchived where a batch could not be archived, NotWhole where a session's ledger does not balance; what
-    could be archived is, before.
+    Sessions whose recorder was killed are closed first, so that their journaled trades are included. Raises NotArchived
+    if a batch could not be archived, and NotWhole if a ledger does not balance, both after archiving what is possible.
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
     recovered = call(recover_sessions, store.root)
     names = waiting(store, settings)
-    get_run_logger().info("%d batches wait to be archived", len(names))
+    get_run_logger().info("%d batches to archive", len(names))
     batches, bucket = [archive(name, settings) for name in names], bucket_of(settings)
     reason = finish(batches, send_records(settings, sessions_left(settings), days_left(settings)))
     if bucket is not None:
         tidy(bucket)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
-    # Looked at before the ledgers: what neither records nor waits now has come to rest.
+    # Checked before the ledgers: a session that is neither recording nor waiting now is finished.
     recording = {session for session in sessions if is_recording(store.sessions / session)}
     at_rest = set(sessions) - recording - {name.session for name in waiting(store, settings)}
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
@@ -90,10 +89,10 @@ def archive_batches() -> list[Ledger]:
 
 
 def _lost(ledgers: list[Ledger]) -> str | None:
-    """Which of these sessions do not balance, or None.
+    """Return which of these sessions do not balance, or None.
 
-    Of one that records, or that another run archives, a batch may be counted in one place and not yet in the next: it
-    is judged by whoever is done with it last.
+    In a session that is recording, or that another run is archiving, a batch may be counted in one place and not yet in
+    the next; the run that finishes last judges it.
     """
     lost = [f"{each.record.session} does not balance: {'; '.join(each.imbalances())}" for each in ledgers
             if not each.balances]  # fmt: skip
@@ -101,7 +100,7 @@ def _lost(ledgers: list[Ledger]) -> str | None:
 
 
 def anything_to_archive(store: Store, settings: Settings) -> bool:
-    """Whether `archive_batches` would find something to do; asked before a server is started for it."""
+    """Whether `archive_batches` has something to do; checked before a server is started for it."""
     return bool(
         store.root.is_dir()
         and (killed_sessions(store) or waiting(store, settings) or sessions_left(settings) or days_left(settings))
@@ -109,7 +108,7 @@ def anything_to_archive(store: Store, settings: Settings) -> bool:
 
 
 def archive(name: BatchName, settings: Settings) -> BatchFutures:
-    """Validate, compress and, where a bucket is set, upload one batch, in the background; gives these steps."""
+    """Validate, compress, and, if a bucket is set, upload one batch in the background; return these steps."""
     data_dir, batch = settings.data_dir, str(name)
     limits = Limits(settings.max_event_age_ns, settings.max_event_ahead_ns)
     encoding = Encoding(settings.archive_layout, settings.archive_format)
@@ -125,7 +124,7 @@ def archive(name: BatchName, settings: Settings) -> BatchFutures:
 def send_records(
     settings: Settings, sessions: list[str], days: list[tuple[str, str]] | None = None
 ) -> list[BatchFutures]:
-    """Upload, where a bucket is set, the records of these sessions and the files of these closed days (feed, date)."""
+    """Upload the records of these sessions and the files of these closed days (feed, date), if a bucket is set."""
     bucket = bucket_of(settings)
     if bucket is None:
         return []
@@ -137,30 +136,30 @@ def send_records(
 
 
 def _patient(task: Any, settings: Settings) -> Any:
-    """An upload as often as the settings say, with growing pauses."""
+    """Give an upload task the retries that the settings allow, with growing delays."""
     pauses_s = [min(60.0, _UPLOAD_FIRST_WAIT_S * 2**n) for n in range(settings.upload_retries)]
     return task.with_options(retries=settings.upload_retries, retry_delay_seconds=pauses_s)
 
 
 def sessions_left(settings: Settings) -> list[str]:
-    """The sessions that have ended and whose records the bucket, where one is set, has not acknowledged."""
+    """Return the ended sessions whose records the bucket, if one is set, has not acknowledged."""
     bucket = bucket_of(settings)
     return [] if bucket is None else sessions_awaiting_upload(Store(settings.data_dir), bucket)
 
 
 def days_left(settings: Settings) -> list[tuple[str, str]]:
-    """The closed days (feed, date) which the bucket, where one is set, has not acknowledged as they are now."""
+    """Return the closed days (feed, date) whose current files the bucket, if one is set, has not acknowledged."""
     bucket = bucket_of(settings)
     return [] if bucket is None else Catalog(Store(settings.data_dir)).days_awaiting_upload(bucket.place)
 
 
 def finish(batches: list[BatchFutures], records: list[BatchFutures]) -> str | None:
-    """Wait for all; then say why some batches are not archived or records not uploaded, or None where all are."""
+    """Wait for all steps; return why some batches are not archived or records not uploaded, or None."""
     said = [_unfinished(batches, "batches are not archived"), _unfinished(records, "records are not uploaded")]
     reasons = [each for each in said if each is not None]
     if not reasons:
         return None
-    return f"{'; '.join(reasons)}; nothing is lost, run `tape archive` once the cause is mended"
+    return f"{'; '.join(reasons)}; nothing is lost; run `tape archive` once the cause is fixed"
 
 
 def _unfinished(all_steps: list[BatchFutures], what: str) -> str | None:
@@ -169,7 +168,7 @@ def _unfinished(all_steps: list[BatchFutures], what: str) -> str | None:
 
 
 def _failure(steps: BatchFutures) -> str | None:
-    """Why a batch did not come through: of its steps the first that failed, for the later ones only follow it."""
+    """Return the reason of the first step that failed, or None; later steps fail only because of it."""
     for step in steps:
         step.wait()
         if not step.state.is_completed():
@@ -179,17 +178,17 @@ def _failure(steps: BatchFutures) -> str | None:
 
 
 def waiting(store: Store, settings: Settings) -> list[BatchName]:
-    """The batches that are somewhere on the way: sealed, validated, or archived and not yet uploaded."""
+    """Return the batches that are still in progress: sealed, validated, or archived but not uploaded."""
     names = {*store.sealed_batches(), *store.validated_batches()}
     bucket = bucket_of(settings)
     if bucket is not None:
-        # A receipt of the bucket that was set before is none of this one.
+        # A receipt from a previously configured bucket does not count for this one.
         names.update(Catalog(store).awaiting_upload(bucket.place))
     return sorted(names)
 
 
 def ledger_of(store: Store, session: str, settings: Settings) -> Ledger | None:
-    """The ledger of a session, as far as it has come; None where nothing is known of the session itself."""
+    """Return the ledger of a session so far, or None if nothing is known of the session itself."""
     if (
         not (store.sessions / session / "request.json").exists()
         and not (store.sessions / session / "session.json").exists()

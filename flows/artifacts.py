@@ -1,6 +1,6 @@
-"""What a run shows on its page in the Prefect UI.
+"""Artifacts that a run shows on its page in Prefect's UI.
 
-An artifact is for people: an API that does not answer is no reason to fail, so errors here are only logged.
+Artifacts are for people: if the API does not answer, the run must not fail, so errors here are only logged.
 """
 
 from prefect import get_run_logger
@@ -14,7 +14,7 @@ from tasks.zones import utc_text
 
 
 def show_ledger(ledger: Ledger) -> None:
-    """The ledger and its gaps as artifacts of the run; a UI that does not answer is no reason to fail."""
+    """Create artifacts of the ledger and its gaps; an API that does not answer is only logged."""
     log = get_run_logger()
     if is_alone():
         return
@@ -31,7 +31,7 @@ def show_ledger(ledger: Ledger) -> None:
         if ledger.record.gaps:
             create_markdown_artifact(_gap_table(ledger), key=f"gaps-{ledger.record.session.lower()}")
     except Exception as error:
-        log.warning("no ledger artifact: %s", type(error).__name__)
+        log.warning("could not create the ledger artifact: %s", type(error).__name__)
     for broken in ledger.imbalances():
         log.error("%s: %s", ledger.record.session, broken)
 
@@ -47,7 +47,7 @@ def _gap_table(ledger: Ledger) -> str:
 
 
 def show_retained(retained: Retained) -> None:
-    """What was removed as an artifact of the run; a UI that does not answer is no reason to fail."""
+    """Create an artifact of what was deleted; an API that does not answer is only logged."""
     try:
         create_table_artifact(
             table=[
@@ -55,7 +55,7 @@ def show_retained(retained: Retained) -> None:
                 for each in retained.removed
             ],
             key="removed",
-            description=f"{len(retained.removed):,} files, {retained.bytes:,} bytes, each proven to be held elsewhere",
+            description=f"{len(retained.removed):,} files, {retained.bytes:,} bytes, each proven to be elsewhere",
         )
     except Exception as error:
-        get_run_logger().warning("no artifact of what was removed: %s", type(error).__name__)
+        get_run_logger().warning("could not create the artifact of deleted files: %s", type(error).__name__)

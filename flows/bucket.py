@@ -1,4 +1,4 @@
-"""The bucket that the settings name, and whether it can be written to: asked before a session begins."""
+"""The bucket from the settings, and whether it is writable; checked before a session begins."""
 
 import contextvars
 import threading
@@ -17,7 +17,7 @@ _STEP_WITHIN_S = 4.0
 
 
 def bucket_of(settings: Settings) -> Bucket | None:
-    """Where uploads go, or None where no bucket is set."""
+    """Return where uploads go, or None if no bucket is set."""
     if settings.s3_bucket is None:
         return None
     return Bucket(
@@ -38,31 +38,31 @@ def bucket_of(settings: Settings) -> Bucket | None:
 
 
 def refuse_wrong_bucket(settings: Settings, warn: Callable[[str], object]) -> None:
-    """Raises SettingsError where the store refuses what the settings say; one that does not answer is warned of."""
+    """Raise SettingsError if the store refuses the settings; if it does not answer, only warn."""
     trouble = bucket_trouble(settings)
     if isinstance(trouble, TerminalError):
         raise SettingsError(str(trouble))
     if trouble is not None:
-        warn(f"tape: {trouble}; recording does not wait for it")
+        warn(f"{trouble}; recording starts anyway")
 
 
 def warn_of_bucket(settings: Settings, log: Any) -> None:
-    """Log what keeps the bucket from being written to, from a thread: it must neither delay a recording nor end it."""
+    """Log why the bucket is not writable, from a thread: this must neither delay a recording nor end it."""
 
     def look() -> None:
         trouble = bucket_trouble(settings)
         if trouble is not None:
-            log.error("%s; what is recorded stays on this machine until `tape archive` can upload it", trouble)
+            log.error("%s; recordings stay on this machine until `tape archive` can upload them", trouble)
 
     threading.Thread(target=contextvars.copy_context().run, args=(look,), name="bucket check", daemon=True).start()
 
 
 def bucket_trouble(settings: Settings) -> RecorderError | None:
-    """What keeps the bucket from being written to, known within seconds; None where nothing does, or none is set."""
+    """Return why the bucket is not writable, within seconds; None if it is, or if no bucket is set."""
     bucket = bucket_of(settings)
     if bucket is None:
         return None
-    # One attempt: a refusal comes again, and a store that is away is only warned of.
+    # One attempt: a refusal will be repeated, and a store that does not answer is only warned of.
     asked = replace(bucket, max_attempts=1, connect_timeout_s=_STEP_WITHIN_S, read_timeout_s=_STEP_WITHIN_S)
     found: Future[RecorderError | None] = Future()
     threading.Thread(target=_ask, args=(asked, found), name="bucket", daemon=True).start()

@@ -1,7 +1,7 @@
-"""How are days closed? Their archived batches become one file for each feed, it is uploaded, and what is old may go.
+"""Closes days: merges their batches into one file per feed, uploads it, and applies the retention settings.
 
-May be run again at any time, for any day: a day whose batches are in its file already is left as it is, and one that
-has got another batch since is merged anew. So no day waits for batches that are still on their way.
+It can run again at any time, for any day: a day whose file already has all of its batches is left alone, and a day with
+a new batch is merged again. So no day needs to wait for batches that are still in progress.
 """
 
 import datetime as dt
@@ -33,7 +33,7 @@ from tasks.upload.proof import remove, stands
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The days that were closed in this run, what was removed by the retention rule, and what was due but kept."""
+    """The days closed in this run, the files that the retention rule removed, and those it kept although due."""
 
     days: tuple[Day, ...]
     removed: tuple[Gone, ...]
@@ -41,9 +41,9 @@ class Closing:
 
 
 class NotClosed(TerminalError):
-    """Days that could not be closed or uploaded, or files that are not as they should be, a line for each.
+    """Raised if days could not be closed or uploaded, or if files are wrong, with a line for each.
 
-    `closing` says what was done all the same.
+    `closing` has what was done anyway.
     """
 
     def __init__(self, message: str, closing: Closing) -> None:
@@ -58,9 +58,9 @@ def _run_name() -> str:
 
 @flow(name="close-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
 def close_day(date: dt.date | None = None) -> Closing:
-    """Close that day, or every day that is over and not closed; upload what was closed; apply the retention rule.
+    """Close one day, or every day that is over; upload closed days; apply the retention rule.
 
-    A day that cannot be closed keeps no other from it. Raises NotClosed at the end where there was one.
+    A day that cannot be closed does not stop the others. Raises NotClosed at the end if there was one.
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
@@ -75,12 +75,12 @@ def close_day(date: dt.date | None = None) -> Closing:
     if reasons:
         raise NotClosed("\n".join(reasons), closing)
     if not days:
-        get_run_logger().info("no day waits to be closed" if date is None else f"nothing is archived of {date}")
+        get_run_logger().info("there is no day to close" if date is None else f"nothing is archived for {date}")
     return closing
 
 
 def anything_to_close(settings: Settings, date: dt.date | None, now_ns: int) -> bool:
-    """Whether `close_day` would find something to do at that time (UTC ns); asked before a server is started for it."""
+    """Whether `close_day` has something to do at that time (UTC ns); checked before a server is started for it."""
     store, bucket = Store(settings.data_dir), bucket_of(settings)
     rule = Rule(settings.keep_batches_for_ns, settings.keep_local_for_ns, settings.keep_free_bytes)
     if not store.root.is_dir():
@@ -90,12 +90,12 @@ def anything_to_close(settings: Settings, date: dt.date | None, now_ns: int) -> 
 
 
 def _to_close(store: Store, settings: Settings, date: dt.date | None, now_ns: int) -> list[tuple[str, str]]:
-    """Feed and date of each: with a `date` all of that day, else of every day that is over and not closed yet."""
+    """Return (feed, date) of the days to close: those of `date`, or every day that is over and not closed."""
     folders = sorted(store.archive.glob(day_folder("*", str(date or "*"))))
     found = [feed_and_date(path) for path in folders]
     if date is not None:
         return found
-    # Batches of symbols that never close have UTC's days, the others the exchange's.
+    # Symbols that never close have UTC days, the others have the exchange's.
     today = min(date_in(zone, now_ns) for zone in (exchange_zone(settings.calendar), ZoneInfo("UTC")))
     catalog = Catalog(store)
     return [(feed, day) for feed, day in found if day < today and not _is_closed(catalog, feed, day)]
@@ -105,11 +105,11 @@ def _is_closed(catalog: Catalog, feed: str, day: str) -> bool:
     try:
         return catalog.is_closed(feed, day)
     except CorruptionError:
-        return False  # The merge says what is wrong.
+        return False  # The merge reports what is wrong.
 
 
 def _merged(settings: Settings, wanted: list[tuple[str, str]]) -> tuple[list[Day], list[str]]:
-    """The days that were closed, and why some were not."""
+    """Merge these days; return those that were closed, and why others were not."""
     days, reasons = list[Day](), list[str]()
     for feed, day in wanted:
         try:
@@ -122,12 +122,12 @@ def _merged(settings: Settings, wanted: list[tuple[str, str]]) -> tuple[list[Day
 
 
 def _to_send(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
-    """Feed and date of the closed days that the bucket lacks."""
+    """Return (feed, date) of the closed days that the bucket does not have."""
     return Catalog(store).days_awaiting_upload(bucket.place)
 
 
 def _sent(settings: Settings, store: Store, date: dt.date | None) -> list[str]:
-    """Upload the closed days that the bucket, where one is set, lacks; why some are not there."""
+    """Upload the closed days that the bucket does not have; return why some failed."""
     bucket = bucket_of(settings)
     lacking = [] if bucket is None else _to_send(store, bucket)
     wanted = [(feed, day) for feed, day in lacking if date is None or day == date.isoformat()]

@@ -1,7 +1,7 @@
-"""Which lines of `.env` would be lost without a word, were it read as it is?
+"""Finds lines of `.env` that would be ignored silently.
 
-python-dotenv drops a line that it cannot parse, takes a name without `=` for one without a value, and keeps the last
-of two lines that set the same name. Each of these leaves a setting at its default.
+python-dotenv drops a line that it cannot parse, treats a name without `=` as one without a value, and keeps the last of
+two lines that set the same name. Each of these would leave a setting at its default.
 """
 
 import io
@@ -20,9 +20,9 @@ _OURS_BEGUN = re.compile(r"\n\s*(?:export\s+)?(?:TAPE_|FINNHUB_)[A-Z0-9_]+\s*=",
 
 
 def check_env_file(path: Path) -> None:
-    """Raises SettingsError, with the lines, where the file cannot be read whole. One that is absent is well.
+    """Raise SettingsError with the line numbers if any line would be ignored. A missing file is fine.
 
-    No text of the file is repeated: a line that cannot be parsed may hold a secret.
+    No text of the file is repeated: a line that cannot be parsed may contain a secret.
     """
     wrong = list(_wrong_lines(path)) if path.exists() or path.is_symlink() else []
     if wrong:
@@ -31,12 +31,12 @@ def check_env_file(path: Path) -> None:
 
 def _wrong_lines(path: Path) -> Iterator[str]:
     if not path.is_file():
-        yield "is not a file; it holds settings, one NAME=value a line: rename or remove what stands there"
+        yield "is not a file; it must hold settings, one NAME=value per line: rename or remove it"
         return
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        yield f"cannot be read ({error.strerror}); give this user the right to read it"
+        yield f"cannot be read ({error.strerror}); make it readable for this user"
         return
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -45,11 +45,11 @@ def _wrong_lines(path: Path) -> Iterator[str]:
     found = list(parse_stream(io.StringIO(text)))
     unread = [_line(each) for each in found if _is_lost(each)]
     if unread:
-        yield f"{_lines(unread)} cannot be read; write NAME=value, and end what a quote begins"
+        yield f"{_lines(unread)} cannot be parsed; write NAME=value, and close every quote"
     names = Counter(each.key.upper() for each in found if each.key and each.key.upper().startswith(_OURS))
     for name in (name for name, count in names.items() if count > 1):
         lines = [_line(each) for each in found if each.key and each.key.upper() == name]
-        yield f"{_lines(lines)} set {name}; keep one of them"
+        yield f"{_lines(lines)} set {name}; keep only one of them"
 
 
 def _is_lost(binding: Binding) -> bool:
@@ -61,7 +61,7 @@ def _is_lost(binding: Binding) -> bool:
 
 
 def _line(binding: Binding) -> int:
-    """The line that a statement begins in; the parser counts the empty lines before it as its own."""
+    """Return the line on which a statement begins; the parser includes the empty lines before it."""
     text = binding.original.string
     return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 

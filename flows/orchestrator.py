@@ -1,8 +1,8 @@
-"""Is there a Prefect API for a command of ours, and what is done where there is none?
+"""Provides a Prefect API for a command, or runs its flow without Prefect.
 
-A server that is set must answer. Where none is set, one is started for the time of the command: out of the terminal's
-reach, so that a Ctrl-C does not end it before the run, and ended by the system with the command, however that ends.
-Where neither can be had, the same flow is run without Prefect: that an orchestrator is down is no reason not to
+If PREFECT_API_URL is set, that server must answer. If not, a server is started for the duration of the command,
+detached from the terminal so that Ctrl-C does not stop it before the run, and stopped with the command however that
+ends. If neither is possible, the same flow runs without Prefect: an orchestrator that is down is no reason not to
 record.
 """
 
@@ -25,8 +25,8 @@ _ANSWERS_WITHIN_S = 10.0
 _STARTS_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.1
 _AGAIN_AFTER_S = 1.0
-# It ends when its standard input does, which is when whoever started it is gone. The user's own files and variables
-# have no say in what it imports.
+# It exits at the end of its standard input, which comes when its parent is gone. The user's files and variables do not
+# affect what it imports.
 _SERVER = """
 import os, runpy, sys, threading
 def watch():
@@ -40,17 +40,17 @@ _alone = False
 
 
 class NoOrchestrator(RecorderError):
-    """Prefect cannot be used; says why, and what to do about it."""
+    """Prefect cannot be used; the message says why and what to do."""
 
 
 def is_alone() -> bool:
-    """Whether flows run without Prefect in this process."""
+    """Return whether flows run without Prefect in this process."""
     return _alone
 
 
 @contextmanager
 def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
-    """Have an API for the flows that are run meanwhile, or have them run without: then `tell` why, in one line."""
+    """Provide an API for flows run in this block, or have them run without one and `tell` why in one line."""
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
@@ -85,14 +85,14 @@ def orchestrated(tell: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _without_prefect(reason: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Have flows run without Prefect meanwhile, and `tell` why."""
+    """Have flows run without Prefect in this block, and `tell` why."""
     global _alone
     from prefect.logging import disable_run_logger
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
-    tell(f"{reason}; going on without Prefect")
+    tell(f"{reason}; continuing without Prefect")
     _alone = True
-    # Whoever asks for an API all the same is told at once that there is none, and no further server is started.
+    # Any code that still asks for an API fails at once, and no other server is started.
     nowhere = temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}, restore_defaults={PREFECT_API_URL})
     try:
         with nowhere, disable_run_logger():
@@ -104,10 +104,10 @@ def _without_prefect(reason: str, tell: Callable[[str], None]) -> Iterator[None]
 def run(
     flow: Any, tell: Callable[[str], None], has_begun: Callable[[], bool] = lambda: False, **parameters: Any
 ) -> Any:
-    """What the flow gives, run by Prefect or, where there is none, by us.
+    """Run a flow with Prefect or, if there is no usable API, without; return its result.
 
-    A server that answers and cannot keep what it is told (its disk is full) is none. Where the flow `has_begun` what
-    may be done only once, its error is raised.
+    A server that answers but cannot store a run (its disk is full) counts as unusable. If the flow `has_begun` work
+    that must be done only once, the error is raised instead.
     """
     import httpx
 
@@ -116,19 +116,19 @@ def run(
     try:
         return flow(**parameters)
     except Exception as error:
-        # Prefect has an error of its own where the first request of a run fails.
+        # Prefect wraps the error if the first request of a run fails.
         cause = error if isinstance(error, httpx.HTTPError) else error.__cause__
         if not isinstance(cause, httpx.HTTPError) or has_begun():
             raise
         why = f"does not answer ({type(cause).__name__})"
         if isinstance(cause, httpx.HTTPStatusError):
             why = f"answers HTTP {cause.response.status_code}"
-    with _without_prefect(f"Prefect's server {why}: look at its log, and whether its disk is full", tell):
+    with _without_prefect(f"Prefect's server {why}: check its log, and whether its disk is full", tell):
         return flow.fn(**parameters)
 
 
 def call(task: Any, *arguments: Any, **options: Any) -> Any:
-    """What the task gives, run in this thread; without Prefect it is tried again as Prefect would."""
+    """Run a task in this thread and return its result; without Prefect, retry it as Prefect would."""
     if not _alone:
         return task(*arguments, **options)
     while True:
@@ -137,19 +137,19 @@ def call(task: Any, *arguments: Any, **options: Any) -> Any:
         except TransientError as error:
             if not task.retries:
                 raise
-            logging.getLogger(__name__).warning("%s; trying again", error)
+            logging.getLogger(__name__).warning("%s; retrying", error)
             time.sleep(_AGAIN_AFTER_S)
 
 
 def submit(task: Any, *arguments: Any, after: Sequence[Any] = ()) -> Any:
-    """The future of a task that runs once those before it have succeeded; without Prefect it runs at once."""
+    """Submit a task to run once those in `after` succeed; return its future. Without Prefect it runs at once."""
     if not _alone:
         return task.submit(*arguments, wait_for=list(after), return_state=False)
     return _Done(task, arguments, after)
 
 
 class _Done:
-    """A task that was run without Prefect, as its future."""
+    """The future of a task that was run without Prefect."""
 
     def __init__(self, task: Any, arguments: Sequence[Any], after: Sequence[Any]) -> None:
         from prefect.states import Completed, Failed
@@ -163,11 +163,11 @@ class _Done:
                 self.state = Failed(message=str(error))
 
     def wait(self) -> None:
-        """It has run."""
+        """Return at once: the task has already run."""
 
 
 class _Server:
-    """A Prefect server on loopback that ends with this process."""
+    """A Prefect server on loopback that stops with this process."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -182,7 +182,7 @@ class _Server:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Return once it answers. Raises NoOrchestrator."""
+        """Return once it answers. Raises NoOrchestrator if it does not."""
         end_s = time.monotonic() + _STARTS_WITHIN_S
         while self._process.poll() is None and time.monotonic() < end_s:
             with suppress(NoOrchestrator):
@@ -196,24 +196,24 @@ class _Server:
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         text = "\n".join(lines)
         if "Can't locate revision" in text:
-            return "its database is of a newer Prefect; update prefect, or set PREFECT_HOME to a folder of its own"
+            return "its database was created by a newer Prefect; upgrade prefect, or set PREFECT_HOME to another folder"
         for word, advice in (
-            ("No space left on device", "make room where PREFECT_HOME is"),
-            ("database or disk is full", "make room where PREFECT_HOME is"),
-            ("disk I/O error", "make room where PREFECT_HOME is"),
-            ("Permission denied", "set PREFECT_HOME to a folder that can be written"),
-            ("Read-only file system", "set PREFECT_HOME to a folder that can be written"),
-            ("unable to open database file", "set PREFECT_HOME to a folder that can be written"),
-            ("Not a directory", "set PREFECT_HOME to a folder that can be written"),
+            ("No space left on device", "free some space where PREFECT_HOME is"),
+            ("database or disk is full", "free some space where PREFECT_HOME is"),
+            ("disk I/O error", "free some space where PREFECT_HOME is"),
+            ("Permission denied", "set PREFECT_HOME to a writable folder"),
+            ("Read-only file system", "set PREFECT_HOME to a writable folder"),
+            ("unable to open database file", "set PREFECT_HOME to a writable folder"),
+            ("Not a directory", "set PREFECT_HOME to a writable folder"),
         ):
             if word in text:
                 return f"{word.lower()}; {advice}"
-        lines = [line for line in lines if not line.startswith("<")]  # A crash of Python's ends in "<no Python frame>".
-        last = lines[-1][:200] if lines else "it said nothing within the time"
-        return f"{last}; check PREFECT_HOME, or set PREFECT_API_URL to a server that runs"
+        lines = [line for line in lines if not line.startswith("<")]  # A crash of Python ends with "<no Python frame>".
+        last = lines[-1][:200] if lines else "it printed nothing in time"
+        return f"{last}; check PREFECT_HOME, or set PREFECT_API_URL to a running server"
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """Stop it, and wait until it has stopped."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -225,7 +225,7 @@ class _Server:
 
 
 def check(url: str) -> None:
-    """Raises NoOrchestrator, with what to do, where no API answers at that URL."""
+    """Raise NoOrchestrator, with the next step, if no API answers at that URL."""
     import httpx
 
     parts = urlsplit(url)
@@ -236,7 +236,7 @@ def check(url: str) -> None:
             return
         if not parts.path.rstrip("/").endswith("/api") and _status(f"{url.rstrip('/')}/api/health") == 200:
             raise NoOrchestrator(
-                f"PREFECT_API_URL: {shown} is the server's page, its API is at {shown.rstrip('/')}/api"
+                f"PREFECT_API_URL: {shown} is the server's web page; its API is at {shown.rstrip('/')}/api"
             )
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         why = "it took too long" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
@@ -244,12 +244,12 @@ def check(url: str) -> None:
             f"PREFECT_API_URL: {shown} does not answer ({why}); start `prefect server start`"
         ) from None
     if status in (401, 403):
-        return  # It is there; what it refuses says so itself.
-    raise NoOrchestrator(f"PREFECT_API_URL: {shown} answers HTTP {status}, as no Prefect API does; correct it")
+        return  # It is there; later requests report what it refuses.
+    raise NoOrchestrator(f"PREFECT_API_URL: {shown} answers HTTP {status}, which no Prefect API does; correct the URL")
 
 
 def is_open(url: str) -> bool:
-    """Whether that API answers to whoever asks, without a password."""
+    """Return whether that API answers without a password."""
     import httpx
 
     try:
@@ -265,7 +265,7 @@ def _status(url: str) -> int:
 
 
 def _send_what_waits() -> None:
-    """What the run has not yet sent: at exit, with its server gone, Prefect would try for a minute."""
+    """Send what the run has not sent yet: at exit, with its server gone, Prefect would retry for a minute."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

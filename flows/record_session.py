@@ -1,4 +1,4 @@
-"""How is one time-boxed session recorded, its batches archived while it still records?"""
+"""Records one session of limited duration, and archives its batches while it records."""
 
 import os
 import time
@@ -40,7 +40,7 @@ _RECORD_FOR = "5m"
 
 
 class SessionFailed(TerminalError):
-    """The session did not do what was asked of it; `ledger` says how far it came."""
+    """Raised if a session was not recorded as requested; `ledger` shows how far it came."""
 
     def __init__(self, message: str, ledger: Ledger) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class SessionFailed(TerminalError):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of a run: its session's ledger, and the account of what the run itself asked for."""
+    """The result of a run: its session's ledger, and the account of what the run itself requested."""
 
     ledger: Ledger
     account: Account
@@ -75,14 +75,14 @@ def record_session(
 ) -> Ledger:
     """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
 
-    Records five minutes where neither is given; what else is not given comes from the settings. Gives the ledger.
-    Raises SettingsError before anything starts, SessionFailed where the recording failed or its ledger does not
-    balance, NotArchived where a batch could not be archived: it is then recorded, and `archive_batches` takes it up.
+    Records five minutes if neither is given; other missing values come from the settings. Returns the ledger. Raises
+    SettingsError before anything starts, SessionFailed if the recording failed or its ledger does not balance, and
+    NotArchived if a batch could not be archived: it is then recorded, and `archive_batches` archives it later.
     """
     settings = settings_to_write(symbols=symbols, batch_for=batch_for, lanes=lanes)
-    # A form of Prefect's UI sends an empty text for a field that is left blank.
+    # A form in Prefect's UI sends an empty string for a field that is left blank.
     record_for, until = record_for or (None if until else _RECORD_FOR), until or None
-    deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before anything starts.
+    deadline_for(settings, record_for, until, time.time_ns())  # Report errors before anything starts.
     check_feed(settings)
     make_ready(settings)
     now_ns = time.time_ns()
@@ -91,9 +91,9 @@ def record_session(
 
 
 def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key: bool = False) -> Recorded:
-    """Have what a run wants recorded and archived, a run that began at `begun_ns` (UTC ns); gives what came of it.
+    """Record and archive what a run that began at `begun_ns` (UTC ns) wants, and return the result.
 
-    Raises SessionFailed where it was not recorded as asked, NotArchived where a batch could not be archived.
+    Raises SessionFailed if it was not recorded as requested, and NotArchived if a batch could not be archived.
     """
     session = session_for(settings, wanted, begun_ns)
     store = Store(settings.data_dir)
@@ -115,15 +115,15 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
 
 
 def make_ready(settings: Settings) -> None:
-    """What takes seconds and is not recording, done before the time of a session begins to count."""
+    """Do the slow preparations before a session's time starts to count."""
     call(recover_sessions, Store(settings.data_dir).prepare().root)
     trading_hours(time.time_ns(), time.time_ns() + 1, settings.calendar)  # Loads the calendar.
 
 
 def judged(store: Store, session: str, wanted: Request, settings: Settings, unarchived: str | None) -> Recorded:
-    """What came of a run, shown in the UI; `unarchived` says why some batches are not archived.
+    """Show a run's result in the UI and return it; `unarchived` says why some batches are not archived.
 
-    Raises SessionFailed or NotArchived where it is not as it should be.
+    Raises SessionFailed or NotArchived if it is not as it should be.
     """
     ledger = ledger_of(store, session, settings)
     if ledger is None:
@@ -144,23 +144,23 @@ def judged(store: Store, session: str, wanted: Request, settings: Settings, unar
 
 
 def _not_recorded(found: Recorded) -> str | None:
-    """Why that is not what was asked for, or None where it is. StallDetector is: nobody can make a market trade."""
+    """Return why that is not what was requested, or None. Silence is fine: nobody can make a market trade."""
     record, trades, request = found.ledger.record, found.ledger.trades, found.account.request
     if record.outcome in ("failed", "killed"):
         return f"{record.outcome}: {record.error}"
     gaps = found.account.coverage.gaps
     if not found.account.coverage.received_ns:
-        return f"never connected: {gaps[-1].reason if gaps else 'it was stopped before'}"
+        return f"never connected: {gaps[-1].reason if gaps else 'it was stopped first'}"
     if trades.received and not trades.valid:
-        return f"none of the {trades.received:,} trades that came could be kept; see quarantine/ for the reasons"
+        return f"none of the {trades.received:,} trades received were valid; see quarantine/ for the reasons"
     if record.outcome == "stopped" and request.withdrawn_ns is None and record.ended_ns < request.until_ns:
         short_s = (request.until_ns - record.ended_ns) / NS_PER_S
-        return f"the recorder was stopped {short_s:,.0f} s before the time that was asked for"
+        return f"the recorder was stopped {short_s:,.0f} s before the requested end"
     return None
 
 
 def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
-    """What this run wants of a recorder, from `due_ns` to `until_ns` (UTC ns): a late start counts as not recorded."""
+    """Return what this run wants, from `due_ns` to `until_ns` (UTC ns); a late start counts as not recorded."""
     return Request(
         id=f"{time.time_ns()}-{os.urandom(4).hex()}",
         owner=flow_run.name or "tape",
@@ -174,7 +174,7 @@ def request_for(settings: Settings, due_ns: int, until_ns: int) -> Request:
 
 
 def session_for(settings: Settings, wanted: Request, begun_ns: int) -> CaptureRequest:
-    """The session that a new recorder would record for this run, which began at `begun_ns` (UTC ns)."""
+    """Return the session that a new recorder would record for this run, which began at `begun_ns` (UTC ns)."""
     return CaptureRequest(
         session=session_name(begun_ns, os.urandom),
         data_dir=settings.data_dir.absolute(),

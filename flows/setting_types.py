@@ -1,7 +1,7 @@
-"""What does the text of a setting mean, and which texts are refused?
+"""Parses the values of settings.
 
-Each reader takes what the environment or a caller gives and raises ValueError, in words that follow the setting's
-name. No reader repeats a text that could hold a secret: a URL, a key.
+Each reader takes a value from the environment or a caller and raises ValueError with words that follow the setting's
+name. No reader repeats a value that could contain a secret, such as a URL or key.
 """
 
 import re
@@ -24,12 +24,12 @@ Value = TypeVar("Value")
 
 
 def symbols(given: object) -> tuple[str, ...]:
-    """The symbols of a text or a list."""
+    """Parse the symbols in a text or a list."""
     return _told(read_symbols, given)
 
 
 def duration(*, at_least: str = "0s", at_most: str = "3650d") -> Callable[[object], int]:
-    """A reader of durations within limits; gives ns."""
+    """Return a reader of durations within limits, in ns."""
 
     def read(given: object) -> int:
         ns = _told(duration_ns, str(given))
@@ -41,12 +41,12 @@ def duration(*, at_least: str = "0s", at_most: str = "3650d") -> Callable[[objec
 
 
 def optional_duration(given: object) -> int | None:
-    """A duration in ns, or None for `off`."""
+    """Parse a duration in ns, or None for `off`."""
     return None if given is None else _told(duration_or_off, str(given))
 
 
 def kept_for(given: object) -> int | None:
-    """A duration in ns, or None for `forever`."""
+    """Parse a duration in ns, or None for `forever`."""
     if str(given).strip().lower() == "forever":
         return None
     try:
@@ -56,7 +56,7 @@ def kept_for(given: object) -> int | None:
 
 
 def optional_size(*, at_least: int) -> Callable[[object], int | None]:
-    """A reader of amounts of data as `size`; None for `off`."""
+    """Return a reader like `size` that gives None for `off`."""
 
     def read(given: object) -> int | None:
         return None if str(given).strip().lower() == "off" else size(at_least=at_least)(given)
@@ -65,23 +65,23 @@ def optional_size(*, at_least: int) -> Callable[[object], int | None]:
 
 
 def size(*, at_least: int) -> Callable[[object], int]:
-    """A reader of amounts of data, such as `64MiB`, `1.5GB` or a plain number of bytes; gives bytes."""
+    """Return a reader of data sizes, such as `64MiB`, `1.5GB`, or a number of bytes; it gives bytes."""
 
     def read(given: object) -> int:
         match = _BYTES.fullmatch(str(given).strip())
         if match is None:
-            raise ValueError(f"{str(given)[:40]!r} is not an amount of data (write 64MiB, 1.5GB or a number of bytes)")
+            raise ValueError(f"{str(given)[:40]!r} is not a data size (write 64MiB, 1.5GB, or a number of bytes)")
         unit = (match[2] or " ").lower()
         total = int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _POWERS.index(unit[0]))
         if total < at_least:
-            raise ValueError(f"{total:,} bytes is too little, it takes at least {at_least:,}")
+            raise ValueError(f"{total:,} bytes is too small, the minimum is {at_least:,}")
         return total
 
     return read
 
 
 def count(*, at_least: int, at_most: int) -> Callable[[object], int]:
-    """A reader of whole numbers within limits."""
+    """Return a reader of whole numbers within limits."""
 
     def read(given: object) -> int:
         text = str(given).strip()
@@ -93,25 +93,25 @@ def count(*, at_least: int, at_most: int) -> Callable[[object], int]:
 
 
 def share(given: object) -> float:
-    """A share such as `95%`; gives it as a number from 0 to 1."""
+    """Parse a percentage such as `95%` as a number from 0 to 1."""
     match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", str(given).strip())
     if match is None or float(match[1]) > 100:
-        raise ValueError(f"{str(given)[:40]!r} is not a share (write 95% or 99.5%)")
+        raise ValueError(f"{str(given)[:40]!r} is not a percentage (write 95% or 99.5%)")
     return float(match[1]) / 100
 
 
 def lanes(given: object) -> int | Literal["ticker"]:
-    """A number of lanes, or `ticker`: one for each symbol."""
+    """Parse a number of lanes, or `ticker` for one per symbol."""
     if str(given).strip().lower() == "ticker":
         return "ticker"
     try:
         return count(at_least=1, at_most=1_000)(given)
     except ValueError as error:
-        raise ValueError(f"{error}, nor 'ticker'") from error
+        raise ValueError(f"{error}, or 'ticker'") from error
 
 
 def feed(given: object) -> str:
-    """The name of a feed that can be recorded."""
+    """Parse the name of a feed."""
     name = str(given).strip().lower()
     if name not in FEEDS:
         raise ValueError(f"{name[:40]!r} is not a feed (choose {' or '.join(FEEDS)})")
@@ -119,7 +119,7 @@ def feed(given: object) -> str:
 
 
 def url(*schemes: str) -> Callable[[object], str]:
-    """A reader of URLs of those schemes that hold no secret: no user, no query. Gives scheme and host in lower case."""
+    """Return a reader of URLs without secrets (no user, no query); it gives scheme and host in lower case."""
 
     def read(given: object) -> str:
         text = str(given).strip()
@@ -128,33 +128,35 @@ def url(*schemes: str) -> Callable[[object], str]:
             host, port = _host(parts.hostname or ""), parts.port
         except ValueError:
             host, port, parts = "", None, urlsplit("")
-        # The text is not repeated: a token may stand in it, wherever it was put.
+        # The text is not repeated: it may contain a token anywhere.
         if "@" in parts.netloc or "?" in text or "#" in text or "token=" in text.lower():
-            raise ValueError("carries a user, a token or a query; give the address alone, secrets have their settings")
+            raise ValueError(
+                "contains a user, a token, or a query; give only the address, secrets have their own settings"
+            )
         if parts.scheme not in schemes or not host or port == 0 or not re.fullmatch(r"[!-~]*", parts.path):
-            raise ValueError(f"is not a URL of {' or '.join(schemes)} with a host and, if any, a port up to 65535")
-        if re.search(r"\s", text):  # urlsplit drops tabs and line ends without a word.
-            raise ValueError("holds a space or a line end")
+            raise ValueError(f"is not a {' or '.join(schemes)} URL with a host and an optional port up to 65535")
+        if re.search(r"\s", text):  # urlsplit silently drops tabs and line breaks.
+            raise ValueError("contains a space or a line break")
         return urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, "", ""))
 
     return read
 
 
 def _host(host: str) -> str:
-    """A host as it stands in a URL, so that TLS and HTTP get it as a certificate spells it.
+    """Normalize a host as it appears in a URL, so that TLS and HTTP see it as a certificate spells it.
 
-    Names are in ASCII and without the dot at their end. Raises ValueError for what is neither a name nor an address.
+    Names are in ASCII without a trailing dot. Raises ValueError if it is neither a name nor an address.
     """
     if ":" in host:
         return f"[{ip_address(host)}]"
     name = host.encode("idna").decode().lower().removesuffix(".")
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
-        raise ValueError("no name of a host")
+        raise ValueError("not a host name")
     return name
 
 
 def matching(pattern: str, what: str) -> Callable[[object], str]:
-    """A reader of texts of one form, described by `what`; does not repeat the text."""
+    """Return a reader of texts that match a pattern, described by `what`; it does not repeat the text."""
 
     def read(given: object) -> str:
         text = str(given).strip()
@@ -166,7 +168,7 @@ def matching(pattern: str, what: str) -> Callable[[object], str]:
 
 
 def data_folder(given: object) -> Path:
-    """An absolute path that is a folder or nothing yet: it is handed to processes that run elsewhere."""
+    """Parse an absolute path of a folder that may not exist yet; it is passed to processes that run elsewhere."""
     path = _path(given)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is not a folder")
@@ -174,10 +176,10 @@ def data_folder(given: object) -> Path:
 
 
 def existing_file(given: object) -> Path:
-    """An absolute path of a file that is there."""
+    """Parse an absolute path of an existing file."""
     path = _path(given)
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     return path
 
 
@@ -185,9 +187,11 @@ def _path(given: object) -> Path:
     try:
         return Path(str(given)).expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(f"{given} begins with a home that nobody knows; write the whole path") from error
+        raise ValueError(f"{given} begins with an unknown home folder; write the full path") from error
     except FileNotFoundError as error:
-        raise ValueError(f"{given} begins in the working folder, which is gone; write the whole path") from error
+        raise ValueError(
+            f"{given} is relative to the working folder, which no longer exists; write the full path"
+        ) from error
 
 
 def _told(read: Callable[[Given], Value], given: Given) -> Value:

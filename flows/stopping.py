@@ -1,4 +1,4 @@
-"""How does a person, or the system, end a command that records? In order the first time, at once the second."""
+"""Handles Ctrl-C and signals of a recording command: stop cleanly the first time, at once the second."""
 
 import os
 import signal
@@ -9,15 +9,16 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], None]
-# The handler of the command that runs in this process, while there is one.
+# The handler of the command running in this process, if any.
 _ours: list[Handler] = []
 
 
 @contextmanager
 def ended_in_order(tell: Callable[[str], None]) -> Iterator[None]:
-    """A first Ctrl-C, SIGTERM or closed terminal ends the recording in order; a second one ends this process at once.
+    """Stop the recording cleanly on a first Ctrl-C, SIGTERM, or closed terminal; on a second one exit at once.
 
-    In order: what was received is sealed and archived. Where nothing records yet, the first one ends the command too.
+    Cleanly means that everything received is sealed and archived. If nothing is recording yet, the first one also ends
+    the command.
     """
     from tasks.capture.supervise import watched
 
@@ -26,17 +27,17 @@ def ended_in_order(tell: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal told
         if told:
-            os._exit(128 + number)  # Whatever still waits, on the network or on a lock, is not waited for.
+            os._exit(128 + number)  # Do not wait for the network or a lock.
         told = True
         if not watched:
             raise KeyboardInterrupt
         for recorder in watched:
             recorder.stop()
-        # Said only now: whoever takes it at its word must not leave behind a recorder that goes on to its deadline.
+        # Printed only now: a user who believes it must not leave behind a recorder that runs to its deadline.
         with suppress(OSError):  # The terminal may be gone.
-            tell("ending the recording in order; once more leaves at once, without archiving")
+            tell("stopping the recording cleanly; a second signal exits at once, without archiving")
 
-    # Who was started to survive its terminal (nohup) is left to.
+    # A process started to survive its terminal (nohup) keeps ignoring the signal.
     numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in numbers}
     _ours.append(stop)
@@ -49,10 +50,10 @@ def ended_in_order(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def heed_signals_again() -> None:
-    """Take back the signals that Prefect takes when a flow starts; nothing where no command of ours runs here.
+    """Reinstall our signal handlers, which Prefect replaces when a flow starts; does nothing in a worker.
 
-    Prefect's own handler ends a run by an exception in the middle of whatever it does: right for a worker's run,
-    which is cancelled so, and not for somebody who presses Ctrl-C.
+    Prefect's handler raises an exception in the middle of the run. That is right for canceling a worker's run, but not
+    for a user who presses Ctrl-C.
     """
     if _ours and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,7 @@
-"""Do variables that are not ours keep a recording from its feed, or batches from their bucket? Asked before it starts.
+"""Checks environment variables that are not ours, before anything starts.
 
-Proxies, certificates and what boto3 listens to: a wrong one would otherwise show as a network that is down, or as a
-traceback of Prefect's.
+These are the variables for proxies, certificates, and boto3. A wrong one would otherwise look like a network that is
+down, or like a traceback from Prefect.
 """
 
 import ssl
@@ -15,39 +15,37 @@ from tasks.address import address_of
 from tasks.errors import SettingsError, TerminalError
 from tasks.proxies import proxy_for
 
-# Credentials may be asked for by somebody else's network; who does not answer in time is asked again when it matters.
+# boto3 may fetch credentials over the network; if that takes too long, it is repeated when they are needed.
 _WITHIN_S = 5.0
 
 
 def check_feed(settings: Settings) -> None:
-    """Raises SettingsError, naming the variable, where the feed could not be reached by anybody. Needs no Prefect."""
+    """Raise SettingsError, naming the variable, if the feed cannot be reached with it. Does not need Prefect."""
     check_tls()
     target = address_of(settings.feed_address)
     proxy_for(target)
     if target.is_secure and not _authorities():
         raise SettingsError(
-            "SSL_CERT_FILE: neither this nor SSL_CERT_DIR has an authority's certificate; name a file of them, or "
-            "unset both and install those of the system (ca-certificates)"
+            "SSL_CERT_FILE: neither this nor SSL_CERT_DIR has a CA certificate; name a file that does, or "
+            "unset both and install the system's (ca-certificates)"
         )
 
 
 def exposures(settings: Settings) -> list[str]:
-    """What lies open that should not, a line each with what to do about it: nothing of it keeps one from recording."""
+    """Return what is exposed, one line each with what to do; none of it prevents recording."""
     found, feed, env_file = [], address_of(settings.feed_address), Path(ENV_FILE)
     if not feed.is_secure and not feed.is_loopback:
-        found.append(
-            f"TAPE_FEED_URL: {feed} is reached without TLS, and anybody on the way reads the key; write wss://"
-        )
+        found.append(f"TAPE_FEED_URL: {feed} is reached without TLS, so anyone on the way can read the key; use wss://")
     for path, allowed in ((env_file, 0), (settings.data_dir, 0o050 if settings.data_access == "group" else 0)):
         with suppress(OSError):
             if path.stat().st_mode & 0o077 & ~allowed:
                 advice = f"run `chmod {'g-w,o=' if allowed else 'go='} {path}`"
-                found.append(f"{path}: is open to other users of this machine; {advice}")
+                found.append(f"{path}: is accessible to other users of this machine; {advice}")
     return found
 
 
 def check_tls() -> None:
-    """Raises SettingsError where a variable of TLS names a file that cannot be used: Prefect could not be imported."""
+    """Raise SettingsError if a TLS variable names an unusable file: importing Prefect would fail."""
     context, environment = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), surroundings()
     for name, use in (("SSL_CERT_FILE", context.load_verify_locations), ("SSLKEYLOGFILE", _write_keys_to)):
         try:
@@ -63,7 +61,7 @@ def _write_keys_to(path: str) -> None:
 
 
 def _authorities() -> bool:
-    """Whether there is anybody who could vouch for a feed."""
+    """Whether there is any CA certificate to verify a feed with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()
     folder = ssl.get_default_verify_paths().capath
@@ -71,9 +69,9 @@ def _authorities() -> bool:
 
 
 def check_bucket_of(settings: Settings) -> None:
-    """Raises SettingsError, naming the variable, where the bucket that is set could not be opened by anybody.
+    """Raise SettingsError, naming the variable, if the configured bucket cannot be opened with it.
 
-    For whoever sits before a terminal: a session that nobody watches is recorded, and uploaded when that is mended.
+    This is for users at a terminal: an unattended session is recorded anyway, and uploaded once the variable is fixed.
     """
     from flows.bucket import bucket_of
     from tasks.upload.probe import check_bucket

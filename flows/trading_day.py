@@ -1,7 +1,7 @@
-"""How does one exchange day get recorded? Ask the calendar, record from before the open until after the close, archive.
+"""Records one trading day of an exchange, from before the open until after the close, and archives it.
 
-Meant for a schedule that fires on every weekday: on a holiday the run ends as `Skipped`, on a short day it ends
-early, both by the exchange's own calendar.
+Meant for a schedule that fires every weekday: by the exchange's calendar, the run ends as `Skipped` on a holiday, and
+early on a short day.
 """
 
 import datetime as dt
@@ -28,23 +28,23 @@ from tasks.verify.account import Account, account_of
 
 
 class DayShort(TerminalError):
-    """The day was not recorded as the settings ask: no trade came, or too little of its market hours is covered."""
+    """Raised if a day was not recorded as configured: it has no trades, or too little coverage of market hours."""
 
 
 def _run_name() -> str:
-    """Named after the day that it records, also where a schedule gives none."""
+    """Name the run after the day it records, even if the schedule gives no date."""
     try:
         return f"trading day {flow_run.parameters.get('date') or today(load_settings().calendar, time.time_ns())}"
-    except SettingsError:  # The flow says what is wrong, and where.
+    except SettingsError:  # The flow reports what is wrong, and where.
         return "trading day"
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
 def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -> Ledger | Any:
-    """Record the exchange's day `date` (today, in its time zone), archive whatever is left of it, and close it.
+    """Record the exchange's day `date` (by default today in its time zone), archive what is left of it, and close it.
 
-    Ends as `Skipped` where the exchange is closed that day. Raises DayShort where too little of the day was recorded,
-    by this run and by all others; at the end, what `archive_batches` raises of what other days left.
+    Ends as `Skipped` if the exchange is closed that day. Raises DayShort if too little of the day was recorded, by this
+    run and all others together; at the end, raises what `archive_batches` raises about other days.
     """
     settings = settings_to_write(symbols=symbols)
     check_feed(settings)
@@ -60,7 +60,7 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     make_ready(settings)
     _wait_until(hours.open_ns)
     done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
-    left = archive_batches(return_state=True)  # What is wrong with another day's keeps this one from nothing.
+    left = archive_batches(return_state=True)  # Errors of other days must not affect this one.
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
@@ -70,10 +70,10 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
 
 
 def short_of(account: Account, least: float) -> str | None:
-    """Why that account is not a day that was recorded, or None where it is: `least` is a share, from 0 to 1."""
+    """Return why the account falls short of a recorded day, or None; `least` is a share from 0 to 1."""
     coverage = account.coverage
     if not account.trades:
-        return f"no trade was received in {format_duration(account.request.end_ns - account.request.start_ns)}"
+        return f"no trades were received in {format_duration(account.request.end_ns - account.request.start_ns)}"
     shares = {symbol: each.hours_share for symbol, each in coverage.per_symbol.items()}
     short = {symbol: share for symbol, share in shares.items() if share is not None and share < least}
     if not short:
@@ -88,7 +88,7 @@ def short_of(account: Account, least: float) -> str | None:
 
 
 def today(calendar: str, now_ns: int) -> dt.date:
-    """The exchange's own date at that time (UTC ns), which need not be UTC's or this machine's."""
+    """Return the exchange's date at that time (UTC ns), which can differ from UTC's or this machine's."""
     return dt.date.fromisoformat(date_in(exchange_zone(calendar), now_ns))
 
 
@@ -98,7 +98,7 @@ def _skipped(reason: str) -> Any:
 
 
 def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
-    """The end of a run that began when the day was over: green only where other runs had recorded the day."""
+    """End a run that began after the day was over: it succeeds only if other runs recorded the day."""
     store = Store(settings.data_dir).prepare()
     recover_sessions(store.root)
     reason = short_of(account_of(store, wanted), settings.min_coverage)
@@ -108,7 +108,7 @@ def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
 
 
 def _wait_until(start_ns: int) -> None:
-    """Sleep until then; a schedule may fire before the day that the settings ask for begins."""
+    """Sleep until then; a schedule may fire before the configured start of the day."""
     while (left_s := (start_ns - time.time_ns()) / NS_PER_S) > 0:
         get_run_logger().info("recording starts in %.0f s", left_s)
         time.sleep(min(left_s, 300))

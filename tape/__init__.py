@@ -1,1 +1,1 @@
-"""For people: where the command `tape` begins."""
+"""For people: the command `tape`."""

@@ -1,6 +1,6 @@
-"""What does a terminal show while a session records? A live view, or plain lines where stdout is none.
+"""Shows a running session in the terminal: a live view, or plain lines if stdout is not a terminal.
 
-A thread reads the recorder's status file; the flow, which owns the main thread, does not know of it.
+A thread reads the recorder's status file; the flow, which owns the main thread, is unaware of it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SYMBOLS_SHOWN = 12
 
 @contextmanager
 def session_shown(*, live: bool) -> Iterator[None]:
-    """Show the session that this process records, as a live view or as lines, until the block is left.
+    """Show the session that this process records, as a live view or as lines, while the block runs.
 
-    Under a live view the terminal shows only warnings of what is logged; Prefect's own record of the run has it all.
+    With a live view, the terminal shows only logged warnings; Prefect keeps the complete log of the run.
     """
     if live:
         for handler in _console_handlers():
@@ -52,13 +52,13 @@ def session_shown(*, live: bool) -> Iterator[None]:
 
 
 def _console_handlers() -> list[Any]:
-    """Prefect's, which print through a console of rich."""
+    """Return Prefect's log handlers that print through a rich console."""
     handlers = [handler for name in ("", "prefect") for handler in logging.getLogger(name).handlers]
     return [handler for handler in handlers if isinstance(getattr(handler, "console", None), Console)]
 
 
 class _Above:
-    """Stands in for the console of Prefect's handler: a line written past the view would tear it."""
+    """Replaces the console of Prefect's handler: a line written past the live view would break its display."""
 
     def __init__(self, view: Live) -> None:
         self._console = view.console
@@ -80,7 +80,7 @@ def _logged_above(view: Live) -> Iterator[None]:
 
 
 def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
-    """The status of the watched session at each step, once there is one; the last one after the end."""
+    """Yield the status of the watched session at each step, and once more after the end."""
     from tasks.capture.supervise import watched
 
     ended = False
@@ -124,7 +124,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
         str(status.gaps + len(status.open_gaps)),
     )
     whole_ns = max(1, status.deadline_ns - status.started_ns)
-    bar = Table.grid()  # A bar by itself ends no line.
+    bar = Table.grid()  # A bar on its own does not end its line.
     bar.add_row(ProgressBar(total=whole_ns, completed=min(whole_ns, status.updated_ns - status.started_ns), width=60))
     symbols = Table.grid(padding=(0, 2))
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
@@ -136,7 +136,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
         Text(f"session {status.session}, process {status.pid}, connection {status.connection}"),
         head,
         bar,
-        Text(f"batches while it records: {sealed} sealed → {validated} validated → {archived} archived"),
+        Text(f"batches so far: {sealed} sealed → {validated} validated → {archived} archived"),
         symbols,
     ]
     for gap in status.open_gaps[:3]:
@@ -149,7 +149,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
 
 
 class _Rate:
-    """Trades per second over the last few seconds."""
+    """Computes trades per second over the last few seconds."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=20)
@@ -161,7 +161,7 @@ class _Rate:
 
 
 def _batches(store: Store, session: str) -> tuple[int, int, int]:
-    """How many batches of the session wait for validation, for compression, and are archived."""
+    """Count the session's batches that wait for validation, wait for compression, and are archived."""
     sealed = sum(name.session == session for name in store.sealed_batches())
     validated = sum(name.session == session for name in store.validated_batches())
     archived = sum(BatchName.parse(path.name).session == session for path in store.manifests())

@@ -1,4 +1,4 @@
-"""How do a ledger, a verdict and a doctor's findings look in a terminal, and as JSON?"""
+"""Prints ledgers, verdicts, and the doctor's findings, and turns ledgers into JSON."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -16,19 +16,19 @@ from tasks.records.ledger import Gap, Ledger
 from tasks.shown import plain
 from tasks.zones import utc_text
 
-# No markup: a symbol, a path or a vendor's words may hold what rich would take for it.
+# No markup: rich would interpret symbols, paths, or vendor messages that look like it.
 out = Console(highlight=False, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def line(*parts: str | tuple[str, str], to: Console = out) -> None:
-    """Print one line of texts, some with a style beside them; what a terminal must not have is shown as its escape."""
+    """Print one line of texts, each with an optional style; control characters are shown escaped."""
     styled = [(plain(part), "") if isinstance(part, str) else (plain(part[0]), part[1]) for part in parts]
     to.print(Text.assemble(*styled), soft_wrap=True)
 
 
 class Finding(Protocol):
-    """One line of the doctor: what was looked at, whether it is well, and what is so or what to do."""
+    """One line of the doctor: what was checked, its state, and the result or the next step."""
 
     @property
     def name(self) -> str: ...
@@ -39,12 +39,12 @@ class Finding(Protocol):
 
 
 def tell(text: str) -> None:
-    """Say on stderr what a command does otherwise than it was asked, or what stands in its way."""
+    """Tell the user on stderr that a command deviates from the request, or what keeps it from working."""
     line(("tape:", "yellow"), f" {text}", to=errors)
 
 
 def as_json(ledger: Ledger) -> dict[str, Any]:
-    """A ledger as one flat object: the session's record, the counts by stage, its coverage, and whether all agree."""
+    """Return a ledger as one flat object: session record, counts by stage, coverage, and whether it balances."""
     whole: dict[str, Any] = msgspec.to_builtins(ledger)
     record = whole.pop("record")
     covered = session_coverage(ledger.record)
@@ -61,7 +61,7 @@ def as_json(ledger: Ledger) -> dict[str, Any]:
 
 
 def print_ledger(ledger: Ledger, data_dir: Path) -> None:
-    """The ledger as a table of laws, then the gaps, then where the files lie; last what was achieved."""
+    """Print the ledger: a table of laws, the gaps, where the files are, and a summary."""
     record = ledger.record
     table = Table(
         title=f"{record.session}: {count(len(record.symbols), 'symbol')}, {record.outcome}",
@@ -76,15 +76,15 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     out.print(f"frames: {frames.trade:,} trade, {frames.control:,} control, {frames.rejected:,} rejected")
     why = ", ".join(f"{name} {number:,}" for name, number in ledger.reasons.items())
     out.print(
-        f"trades: {trades.resent:,} re-sent, {trades.quarantined + trades.refused:,} quarantined"
+        f"trades: {trades.resent:,} resent, {trades.quarantined + trades.refused:,} quarantined"
         + (f" ({why})" if why else "")
-        + (f", {trades.odd_conditions:,} with odd conditions" if trades.odd_conditions else ""),
+        + (f", {trades.odd_conditions:,} with unexpected conditions" if trades.odd_conditions else ""),
         soft_wrap=True,
     )
     print_gaps(record.gaps, f"{data_dir}/sessions/{record.session}/session.json lists them")
     for text, number in record.vendor_errors.items():
-        line(f"the feed said {count(number, 'time')}: {text}")
-    for name, symbols in (("never heard", record.never_heard), ("refused by the feed", record.refused)):
+        line(f"the feed reported {count(number, 'time')}: {text}")
+    for name, symbols in (("never traded", record.never_heard), ("refused by the feed", record.refused)):
         if symbols:
             line(f"{name}: {', '.join(symbols[:20])}{' …' if len(symbols) > 20 else ''}")
     for name, place in (
@@ -96,26 +96,26 @@ def print_ledger(ledger: Ledger, data_dir: Path) -> None:
     line(achieved(ledger))
     waiting = ledger.batches.waiting
     also = f"; {count(waiting, 'batch')} {'waits' if waiting == 1 else 'wait'} to be archived" if waiting else ""
-    verdict = ("the accounts balance", "green") if ledger.balances else ("the accounts do NOT balance", "red")
+    verdict = ("the ledger balances", "green") if ledger.balances else ("the ledger does NOT balance", "red")
     line(verdict, also)
 
 
 def achieved(ledger: Ledger) -> str:
-    """What a session came to, in a line: trades, symbols that spoke, coverage, gaps."""
+    """Summarize a session in one line: trades, symbols that traded, coverage, gaps."""
     record = ledger.record
     covered, lasted = session_coverage(record), format_duration((record.ended_ns - record.started_ns) // 10**9 * 10**9)
     spoke = f"{len(record.symbols) - len(record.never_heard):,} of {count(len(record.symbols), 'symbol')}"
-    rest = f"{share(covered.share)} of the time asked for was received, {count(len(record.gaps), 'gap')}"
+    rest = f"{share(covered.share)} of the requested time was received, {count(len(record.gaps), 'gap')}"
     if record.listening_ns is None:
         return f"never connected in {lasted}; {rest}"
     if not ledger.trades.received:
-        return f"connected for {lasted}, and no trade came; {rest}"
+        return f"connected for {lasted}, but received no trades; {rest}"
     return f"{count(ledger.trades.received, 'trade')} of {spoke} in {lasted}; {rest}"
 
 
 def print_gaps(gaps: Sequence[Gap], where_all_are: str) -> None:
-    """How many gaps there are, and the first of them."""
-    out.print(f"gaps: {len(gaps):,}" + ("" if gaps else ", every symbol could be received throughout"))
+    """Print how many gaps there are, and the first twenty."""
+    out.print(f"gaps: {len(gaps):,}" + ("" if gaps else ", every symbol could be received the whole time"))
     for gap in gaps[:20]:
         line(f"  {gap_line(gap)}")
     if len(gaps) > 20:
@@ -123,36 +123,36 @@ def print_gaps(gaps: Sequence[Gap], where_all_are: str) -> None:
 
 
 def count(number: int, noun: str) -> str:
-    """So many of something: `1 symbol`, `2 symbols`, `3 batches`."""
+    """Format a count with its noun: `1 symbol`, `2 symbols`, `3 batches`."""
     plural = noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """`did you mean …?` with what is spelled nearly so, or nothing."""
+    """Return `did you mean …?` with similar names, or an empty string."""
     spelled = {each.upper(): each for each in known}
     near = get_close_matches(given.upper(), spelled, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
 
 
 def share(part: float | None) -> str:
-    """A share from 0 to 1 as a person reads it; one that is not whole never looks whole."""
+    """Format a share from 0 to 1 as a percentage; less than the whole never rounds up to 100 %."""
     if part is None:
         return "–"
     return "100 %" if part >= 1 else f"{min(part, 0.999) * 100:.1f} %"
 
 
 def print_verdict(verdict: Any) -> None:
-    """What `verify` found: each broken law with its file, or that all hold."""
+    """Print what `verify` found: each broken law with its file, or that every law holds."""
     for broken in verdict.broken:
         line(("broken", "red"), f" {broken.law}: {broken.file}: {broken.message}")
     for session in verdict.recording:
-        out.print(f"{session}: still recording, not judged yet")
+        out.print(f"{session}: still recording, not verified yet")
     for session in verdict.partial:
-        out.print(f"{session}: restored in part; its batches here were judged, `tape restore` brings the rest")
+        out.print(f"{session}: partly restored; its local batches were verified, `tape restore` fetches the rest")
     if verdict.in_bucket_alone:
-        alone = f"{verdict.in_bucket_alone:,} batches are in the bucket alone"
-        line(("note", "yellow"), f" {alone}: `tape verify --remote` proves them")
+        alone = f"{verdict.in_bucket_alone:,} batches are only in the bucket"
+        line(("note", "yellow"), f" {alone}: `tape verify --remote` verifies them")
     judged = (
         f"{count(verdict.sessions, 'session')}, {count(verdict.batches, 'batch')}, {count(verdict.trades, 'trade')}"
     )
@@ -160,7 +160,7 @@ def print_verdict(verdict: Any) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> bool:
-    """One line each; gives whether none is wrong."""
+    """Print one line for each finding; return whether none is wrong."""
     styles = {"ok": "green", "note": "yellow", "wrong": "red"}
     for finding in findings:
         line((f"{finding.state:<5}", styles[finding.state]), f" {finding.name:<12} {finding.text}")
@@ -168,7 +168,7 @@ def print_findings(findings: Sequence[Finding]) -> bool:
 
 
 def gap_line(gap: Gap) -> str:
-    """From when to when, why, and which symbols could not be received."""
+    """Format a gap: from when to when, why, and which symbols could not be received."""
     names = ", ".join(gap.symbols[:5]) + (f" and {len(gap.symbols) - 5} more" if len(gap.symbols) > 5 else "")
     if gap.end_ns is None:
         return f"since {utc_text(gap.start_ns)}: {gap.reason}: {names}"

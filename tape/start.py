@@ -1,8 +1,8 @@
-"""How does `tape` start where the user's own files are called as ours, as a library's, or as Python's?
+"""Starts `tape` so that the user's own files never shadow our modules, a library's, or Python's.
 
-A `tasks.py`, a `flows/` or a `queue.py` is nothing unusual. Python imports it in place of the right one where
-PYTHONPATH names its folder, as each empty entry of it names the working folder (`PYTHONPATH=:/opt/lib`), and where a
-process is started by `python -m` beside it, as Prefect starts its temporary server. So this comes before other imports.
+Users often have a `tasks.py`, a `flows/`, or a `queue.py`. Python imports it instead of the right module if PYTHONPATH
+names its folder (an empty entry, as in `PYTHONPATH=:/opt/lib`, names the working folder), or if a process is started
+next to it with `python -m`, as Prefect starts its temporary server. So this module runs before any other import.
 """
 
 import os
@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     put_own_last()
     from tape.cli.app import main as run
 
@@ -19,9 +19,9 @@ def main() -> None:
 
 
 def put_own_last() -> None:
-    """Have what PYTHONPATH and the script's folder hold come after what Python has by itself, here and in children.
+    """Move PYTHONPATH and the script's folder behind Python's own paths, here and in child processes.
 
-    What is found there alone is still found: this package first, where it is not installed.
+    Modules that exist only there are still found; this package comes first if it is not installed.
     """
     lib = _folder_of(os.__file__)
     archive = f"{lib.replace('python3.', 'python3')}.zip"
@@ -35,4 +35,4 @@ def put_own_last() -> None:
 
 
 def _folder_of(path: str) -> str:
-    return os.path.dirname(path)  # noqa: PTH120 - pathlib would be imported by the path that is wrong.
+    return os.path.dirname(path)  # noqa: PTH120 - pathlib would be imported from the wrong path.

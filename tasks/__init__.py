@@ -1,1 +1,1 @@
-"""The stages of the line from socket to archive (folders), and the words they share (files)."""
+"""The work: stages from socket to archive, and the rooms they share."""

@@ -83,7 +83,7 @@ class Tape:
     def recorded_without_prefect(self, done: "subprocess.CompletedProcess[str]", said: str) -> None:
         """Check that a command recorded and archived, after one line that says why it went on without Prefect."""
         assert done.returncode == 0, done.stdout + done.stderr
-        (line,) = [line for line in done.stderr.splitlines() if "going on without Prefect" in line]
+        (line,) = [line for line in done.stderr.splitlines() if "continuing without Prefect" in line]
         assert said in line
         assert "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) < 12

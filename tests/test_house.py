@@ -1,4 +1,4 @@
-"""Does the code keep the house's rules: who may know whom, one library one door, and the plain habits?
+"""The code follows the rules of CONTRIBUTING: who may import whom, one place per library, and plain habits.
 
 Each rule reads the sources of a folder, so that a planted violation shows that the rule can fail.
 """
@@ -142,7 +142,7 @@ def wrong_content(source: Source) -> Iterator[str]:
     if source.path.endswith("/__init__.py") and not only_docstring(source.tree):
         yield "is more than a docstring"
     if not (source.tree.body and ast.get_docstring(source.tree)):
-        yield "does not say which question it answers"
+        yield "has no module docstring"
     if source.path == "flows/settings.py":
         return
     may_not_mention = source.is_engine and source.path != HANDS_ENVIRONMENT_ON
@@ -294,7 +294,7 @@ def test_a_clean_house_passes(house: Path) -> None:
         ("tasks/capture/lanes.py", "import botocore", "one door is tasks/upload/client.py"),
         ("tasks/capture/lanes.py", "import exchange_calendars", "one door is tasks/market/"),
         ("tasks/capture/__init__.py", "from tasks.capture.feed import read", "is more than a docstring"),
-        ("tasks/capture/bare.py", "x = 1", "does not say which question it answers"),
+        ("tasks/capture/bare.py", "x = 1", "has no module docstring"),
         ("tests/test_day.py", "class TestDay:\n    def test_night(self): ...", "does not state its behaviour"),
         ("tasks/capture/lanes.py", "NAME = 'Coinbase'", "names the vendor Coinbase"),
         ("tasks/utils.py", '"""?"""', "names nothing"),

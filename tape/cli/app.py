@@ -1,7 +1,7 @@
-"""`tape`: the flows, and the engines that need no flow, from a terminal.
+"""The command `tape`: runs flows, and engines that need no flow, from a terminal.
 
-Results go to stdout, everything else to stderr. Exit status: 0 done and balanced, 1 not, 2 a setting or an argument
-is wrong. Prefect is imported only by the commands that run a flow: the others start in a fraction of a second.
+Results go to stdout, everything else to stderr. Exit status: 0 means done and balanced, 1 not, and 2 that a setting or
+argument is wrong. Only commands that run a flow import Prefect; the others start in a fraction of a second.
 """
 
 import os
@@ -31,12 +31,12 @@ from tasks.records.manifest import SOFTWARE
 from tasks.storage.store import Store
 
 app = typer.Typer(
-    help="Record the live market tape: every trade print, with proof that the record is whole.",
+    help="Record the live market tape: every trade, with proof that the record is complete.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-symbols_app = typer.Typer(help="Change what a session hears while it records.", no_args_is_help=True)
+symbols_app = typer.Typer(help="Change or list the symbols of a running session.", no_args_is_help=True)
 app.add_typer(symbols_app, name="symbols")
 query.add_to(app)
 app.command()(close.close)
@@ -45,7 +45,7 @@ FAILED, WRONG_USE = 1, 2
 _FEEDS = " or ".join(FEEDS)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
-SessionName = Annotated[str | None, typer.Option("--session", help="Which session, where several record.")]
+SessionName = Annotated[str | None, typer.Option("--session", help="The session, if several are running.")]
 Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
 
@@ -61,20 +61,22 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,  # noqa: ARG001
+    version: Annotated[  # noqa: ARG001 - its callback prints it.
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
-    """Record the live market tape: every trade print, with proof that the record is whole."""
+    """Record the live market tape: every trade, with proof that the record is complete."""
     global _debug
     _debug = debug
 
 
 @app.command()
 def demo(
-    seconds: Annotated[int, typer.Option("--for", help="How many seconds to record.", min=5, max=600)] = 30,
-    data_dir: Annotated[Path, typer.Option(help="Where the demo records to.")] = Path("demo-data"),
+    seconds: Annotated[int, typer.Option("--for", help="Seconds to record.", min=5, max=600)] = 30,
+    data_dir: Annotated[Path, typer.Option(help="The folder for the demo's data.")] = Path("demo-data"),
 ) -> None:
-    """Record a generated tape from a server of our own: no key, no configuration."""
+    """Record a generated tape from a local server: no key, no configuration."""
     check_tls()
     from tape.cli import demo as show
 
@@ -84,25 +86,27 @@ def demo(
 
 @app.command()
 def record(
-    symbols: Annotated[list[str] | None, typer.Argument(help="What to record. [TAPE_SYMBOLS]")] = None,
-    record_for: Annotated[str | None, typer.Option("--for", help="How long: 90s, 5m, 6h30m.")] = None,
+    symbols: Annotated[list[str] | None, typer.Argument(help="Symbols to record. [TAPE_SYMBOLS]")] = None,
+    record_for: Annotated[str | None, typer.Option("--for", help="Duration: 90s, 5m, 6h30m.")] = None,
     until: Annotated[
-        str | None, typer.Option(help="Until when: HH:MM[:SS] by this machine's clock, or ISO 8601.")
+        str | None, typer.Option(help="End time: HH:MM[:SS] by this machine's clock, or ISO 8601.")
     ] = None,
-    feed: Annotated[str | None, typer.Option(help=f"The feed: {_FEEDS}. [TAPE_FEED, {DEFAULT}]")] = None,
-    feed_url: Annotated[str | None, typer.Option(help="The feed's websocket, without the key. [TAPE_FEED_URL]")] = None,
+    feed: Annotated[str | None, typer.Option(help=f"The feed to record: {_FEEDS}. [TAPE_FEED, {DEFAULT}]")] = None,
+    feed_url: Annotated[
+        str | None, typer.Option(help="The feed's websocket URL, without a key. [TAPE_FEED_URL]")
+    ] = None,
     data_dir: DataDir = None,
     batch_for: Annotated[str | None, typer.Option(help="Seal a batch at this age. [TAPE_BATCH_FOR, 5m]")] = None,
     lanes: Annotated[
-        str | None, typer.Option(help="Queues, writers and journals: a number, or ticker. [TAPE_LANES, 1]")
+        str | None, typer.Option(help="Number of queues, writers, and journals, or ticker. [TAPE_LANES, 1]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record trades until a time is up, and archive them meanwhile. Exits 0 only if it was recorded and balances."""
+    """Record one session and archive it as it goes. Exits 0 only if it was recorded and its ledger balances."""
     settings = load_settings(
         symbols=symbols, feed=feed, feed_url=feed_url, data_dir=data_dir, batch_for=batch_for, lanes=lanes
     )
-    deadline_for(settings, record_for, until, time.time_ns())  # What is wrong is said before a server is started.
+    deadline_for(settings, record_for, until, time.time_ns())  # Report errors before a server is started.
     check_feed(settings)
     check_bucket_of(settings)
     from flows.bucket import refuse_wrong_bucket
@@ -135,7 +139,7 @@ def record(
 
 @symbols_app.command("list")
 def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Print what the session records now, with its trades so far."""
+    """Print the symbols that the session records now, with their trades so far."""
     check_tls()
     from tasks.capture.supervise import recording_session
 
@@ -150,13 +154,13 @@ def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json:
 
 @symbols_app.command("add")
 def symbols_add(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
-    """Record these symbols too, from now on, without a reconnect."""
+    """Also record these symbols from now on, without a reconnect."""
     _change_symbols("added", symbols, session, data_dir)
 
 
 @symbols_app.command("remove")
 def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: DataDir = None) -> None:
-    """Record these symbols no more; what was recorded of them stays."""
+    """Stop recording these symbols; their recorded trades are kept."""
     _change_symbols("removed", symbols, session, data_dir)
 
 
@@ -175,12 +179,12 @@ def _change_symbols(action: str, symbols: list[str], session: str | None, data_d
         )
         print(f"{folder.name}: {', '.join(changed)}: {action}, without a reconnect")
     if idle:
-        print(f"{folder.name}: {', '.join(idle)}: {'recorded already' if adding else 'not recorded'}, nothing to do")
+        print(f"{folder.name}: {', '.join(idle)}: {'already recorded' if adding else 'not recorded'}, nothing to do")
 
 
 @app.command()
 def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Archive whatever is sealed and not archived yet, whichever session left it; close killed sessions."""
+    """Archive every sealed batch that is not archived yet, of any session; close killed sessions."""
     settings = load_settings(data_dir=data_dir)
     check_tls()
     from flows.archive_batches import anything_to_archive, archive_batches
@@ -198,9 +202,11 @@ def archive(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def verify(
     data_dir: DataDir = None,
     as_json: AsJson = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Compare the bucket with the archive instead.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Compare the bucket with the local records instead.")
+    ] = False,
 ) -> None:
-    """Recompute every law of conservation from the files alone. Exits 0 only where all hold."""
+    """Recompute every law of conservation from the files alone. Exits 0 only if all hold."""
     from tasks.verify.laws import verify as verdict_on
 
     settings = load_settings(data_dir=data_dir)
@@ -220,14 +226,16 @@ def verify(
 
 @app.command()
 def replay(
-    tape: Annotated[Path, typer.Argument(help="A tape: CSV, gzip'd or not, or an archived Parquet file.")],
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 is a free one.", min=0, max=65535)] = 8765,
-    speed: Annotated[str, typer.Option(help="So many times real time, or max.")] = "1",
-    original_times: Annotated[bool, typer.Option("--original-times", help="Keep the tape's event times.")] = False,
-    exit_at_end: Annotated[bool, typer.Option("--exit-at-end", help="End when the tape has ended.")] = False,
-    feed: Annotated[str, typer.Option(help=f"The vendor to serve it as: {_FEEDS}.")] = DEFAULT,
+    tape: Annotated[Path, typer.Argument(help="A tape: CSV, gzipped or not, or an archived file.")],
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 8765,
+    speed: Annotated[str, typer.Option(help="A multiple of real time, or max.")] = "1",
+    original_times: Annotated[
+        bool, typer.Option("--original-times", help="Keep the tape's event times instead of moving them to now.")
+    ] = False,
+    exit_at_end: Annotated[bool, typer.Option("--exit-at-end", help="Exit at the end of the tape.")] = False,
+    feed: Annotated[str, typer.Option(help=f"The vendor to imitate: {_FEEDS}.")] = DEFAULT,
 ) -> None:
-    """Serve a tape as a vendor's websocket, on this machine alone, to whoever subscribes."""
+    """Serve a tape as a vendor's websocket, on this machine only."""
     from tasks.replay.run import run
     from tasks.replay.server import ReplayOptions
 
@@ -238,11 +246,11 @@ def replay(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv, or OUT.csv.gz.")],
+    out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv or OUT.csv.gz.")],
     data_dir: DataDir = None,
     date: Annotated[str | None, typer.Option(help="Only this day: YYYY-MM-DD, today or yesterday.")] = None,
 ) -> None:
-    """Write the archive back as a tape, the digits of prices and sizes as they were received."""
+    """Write the archive back as a tape, with the digits of prices and sizes as received."""
     from tasks.export.tape import export as write
 
     settings = load_settings(data_dir=data_dir)
@@ -254,7 +262,7 @@ def export(
 
 @app.command()
 def doctor(data_dir: DataDir = None) -> None:
-    """Check key, clock, disk, data folder, calendar, Prefect API and object store, one line each."""
+    """Check key, feed, clock, data folder, disk, calendar, Prefect API, and object store, one line each."""
     from tape.cli.doctor import examine
 
     check_tls()
@@ -263,10 +271,10 @@ def doctor(data_dir: DataDir = None) -> None:
 
 
 def main() -> None:
-    """The console script: every expected error is its own message, without a traceback."""
+    """Run the console script: every expected error is one message, without a traceback."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # The first start of Prefect's own server makes its database: 8 to 20 s, more on a busy machine.
+    # On its first start Prefect's own server creates its database: 8 to 20 s, more on a busy machine.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     reach_this_machine_without_a_proxy()
     take_any_text()
@@ -288,7 +296,7 @@ def main() -> None:
 
 
 def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], str | None]:
-    """The ledgers that a flow gives, also where it fails because of what they say; and why it failed."""
+    """Return a flow's ledgers and why it failed, if it did; some failures carry their ledgers."""
     from flows.archive_batches import NotArchived, NotWhole
     from flows.record_session import SessionFailed
     from tape.cli.log_lines import expected_errors_in_a_line
@@ -301,7 +309,7 @@ def _ledgers_of(run: Callable[[], list[Ledger]]) -> tuple[list[Ledger], str | No
 
 
 def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, single: bool, failure: str | None) -> None:
-    """What was recorded; last, and on stderr, why it is not what was asked for."""
+    """Print what was recorded; last, on stderr, why it is not what was requested."""
     if as_json:
         shown = [report.as_json(ledger) for ledger in ledgers]
         print(msgspec.json.encode(shown[0] if single else {"sessions": shown}).decode())
@@ -309,7 +317,7 @@ def _print_ledgers(ledgers: list[Ledger], as_json: bool, data_dir: Path, *, sing
         for ledger in ledgers:
             report.print_ledger(ledger, data_dir)
         if failure is None and not ledgers:
-            print("nothing waited to be archived")
+            print("there was nothing to archive")
     if failure is not None:
         _say(failure)
     if failure is not None or not all(ledger.balances for ledger in ledgers):
@@ -322,7 +330,7 @@ def _speed(text: str) -> float | None:
     except ValueError:
         speed = -1.0
     if speed is not None and not 0 < speed < 1e6:
-        raise SettingsError(f"--speed: {text!r} is no speed; write 1, 0.5, 60 or max")
+        raise SettingsError(f"--speed: {text!r} is not a speed; write 1, 0.5, 60, or max")
     return speed
 
 

@@ -1,4 +1,4 @@
-"""`tape close`: how is a day closed from a terminal, and what is said of it?"""
+"""The command `tape close`: closes days and prints the result."""
 
 import datetime as dt
 import time
@@ -24,15 +24,15 @@ FAILED = 1
 
 def close(
     date: Annotated[
-        str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD; else all that are over.")
+        str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD; by default every day that is over.")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Merge days into one file each, upload these, and remove what the retention rule lets go."""
-    settings = load_settings(data_dir=data_dir)  # What is wrong is said before a server is started.
+    """Merge days into one file each, upload them, and apply the retention settings."""
+    settings = load_settings(data_dir=data_dir)  # Report errors before a server is started.
     exchange_zone(settings.calendar)
     check_tls()
     day = None if date is None else _date(date)
@@ -71,10 +71,10 @@ def _print(closing: "Closing") -> None:
         held = f"{day.rows:,} trades of {len(day.batches):,} batches in {day.bytes:,} bytes"
         report.out.print(f"{day.feed} {day.date}: {held}")
     if not closing.days:
-        report.out.print("no day waited to be closed")
+        report.out.print("there was no day to close")
     if closing.removed:
         size = sum(each.bytes for each in closing.removed)
-        report.out.print(f"{len(closing.removed):,} files were removed, {size:,} bytes, each held elsewhere")
+        report.out.print(f"{len(closing.removed):,} files deleted, {size:,} bytes, each proven to be elsewhere")
     for each in closing.kept:
         report.line(("kept", "yellow"), f" {each.file}: {each.reason}")
 
@@ -83,4 +83,4 @@ def _date(text: str) -> dt.date:
     try:
         return dt.date.fromisoformat(text)
     except ValueError as error:
-        raise SettingsError(f"--date: {text[:40]!r} is no day; write YYYY-MM-DD, `tape ls` lists them") from error
+        raise SettingsError(f"--date: {text[:40]!r} is not a day; write YYYY-MM-DD, `tape ls` lists them") from error

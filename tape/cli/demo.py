@@ -1,4 +1,4 @@
-"""What does the recorder do? Shown on a generated tape, served from this machine, through the flow of production."""
+"""The command `tape demo`: records a generated tape from this machine with the flow used in production."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
 from tasks.replay.tape_file import write_tape
 
-# The tape outlasts the recording, so that the session ends as a real one does: in mid-stream.
+# The tape is longer than the recording, so that the session ends as a real one does: mid-stream.
 _EXTRA_TAPE_S = 30
 _SEED = 20261124
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
-    """Generate a tape, serve it, record it for so many seconds, and show the ledger and what to type next."""
+    """Generate a tape, serve it, record it for some seconds, and print the ledger and what to try next."""
     shown, data_dir = data_dir, data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     _leave_settings_alone(data_dir)
@@ -34,7 +34,7 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
     console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {shown}/{tape.name}")
     write_tape(generate(_SEED, seconds + _EXTRA_TAPE_S), tape)
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
-        console.print(f"serving it as Finnhub's websocket on {served.url}")
+        console.print(f"serving it in Finnhub's format on {served.url}")
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
         from flows.record_session import record_session
 
@@ -51,20 +51,20 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
     report.print_ledger(ledger, shown)
-    console.print("\nwhat to type next, here, with .venv/bin on your PATH:")
+    console.print("\nwhat to try next, in this folder, with .venv/bin on your PATH:")
     for command, meaning in (
-        (f"tape verify --data-dir {shown}", "recomputes it all"),
-        (f"tape export --data-dir {shown} tape.csv", "gives the tape back"),
+        (f"tape verify --data-dir {shown}", "recomputes the ledger from the files"),
+        (f"tape export --data-dir {shown} tape.csv", "writes the tape back"),
         ("prefect server start", "shows this run on 127.0.0.1:4200"),
-        ("FINNHUB_API_KEY=… tape record AAPL --for 5m", "records the real feed"),
+        ("FINNHUB_API_KEY=… tape record AAPL --for 5m", "records the live feed"),
     ):
         console.print(f"  {command:<44} {meaning}")
 
 
 def _leave_settings_alone(data_dir: Path) -> None:
-    """The demo needs no configuration, and must not touch what is configured: a real key, a real bucket.
+    """Ignore the user's configuration: the demo must not touch a real key or bucket.
 
-    A `.env` is read from the working folder, so that becomes the demo's own.
+    `.env` is read from the working folder, so the demo moves to a folder of its own.
     """
     os.chdir(data_dir)
     for name in [name for name in os.environ if name.upper().startswith(("TAPE_", "FINNHUB_"))]:

@@ -1,4 +1,4 @@
-"""Is everything there that a recording needs, and what is to be done where it is not?"""
+"""The command `tape doctor`: checks everything a recording needs, and gives the next step for each problem."""
 
 import datetime as dt
 import os
@@ -24,7 +24,7 @@ from tasks.market.hours import exchange_zone, is_covered, next_open
 from tasks.storage.store import unfinished, write_whole
 
 _WITHIN_S = 5.0
-# More than the store's own attempts take where it refuses or cannot be found.
+# Longer than the store client's own attempts take if it refuses or cannot be found.
 _GIVE_UP_S = 12.0
 _NTP_EPOCH_S = 2_208_988_800
 _CLOCK_OFF_S = 1.0
@@ -33,7 +33,7 @@ _CALENDAR_AHEAD_DAYS = 45
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, how it is, and what is so or what to do next."""
+    """One line: what was checked, its state, and the result or the next step."""
 
     name: str
     state: Literal["ok", "note", "wrong"]
@@ -41,20 +41,22 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything, in the order in which a recording would need it. Changes nothing that lasts.
+    """Check everything, in the order in which a recording needs it. Leaves no lasting change.
 
-    Where nothing answers it takes seconds, not minutes: what asks the network is asked at once, and given up in time.
+    If nothing answers, this takes seconds, not minutes: network checks run in parallel, each with a time limit.
     """
-    import prefect.main  # noqa: F401 - two threads that import it at the same time can wait for each other for ever
+    import prefect.main  # noqa: F401 - two threads that import it at the same time can deadlock
     from prefect.settings import get_current_settings
 
     no_server = get_current_settings().api.url is None
     asked = {
-        "feed": bounded("feed", lambda: _feed(settings), f"check network and resolution of {settings.feed_address}"),
-        "clock": bounded("clock", _clock, "check network and name resolution"),
-        "schedules": bounded("schedules", _schedules, "look at the server's log"),
+        "feed": bounded(
+            "feed", lambda: _feed(settings), f"check the network and name resolution of {settings.feed_address}"
+        ),
+        "clock": bounded("clock", _clock, "check the network and name resolution"),
+        "schedules": bounded("schedules", _schedules, "check the server's log"),
         "prefect": bounded("prefect", _prefect, "check PREFECT_API_URL"),
-        "store": bounded("object store", lambda: _object_store(settings), "check network and TAPE_S3_ENDPOINT_URL"),
+        "store": bounded("object store", lambda: _object_store(settings), "check the network and TAPE_S3_ENDPOINT_URL"),
     }
     return [
         _key(settings),
@@ -71,9 +73,9 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def bounded(name: str, look: Callable[[], Finding], advice: str, within_s: float = _GIVE_UP_S) -> Callable[[], Finding]:
-    """Start a look that may hang, and give what waits for its finding: name resolution takes no time limit of ours.
+    """Start a check that may hang and return a function that waits for it; name resolution has no time limit.
 
-    A daemon thread, so that one that hangs does not keep the command from ending.
+    It runs in a daemon thread, so that a check that hangs does not keep the command from exiting.
     """
     found: Future[Finding] = Future()
 
@@ -101,12 +103,12 @@ def _key(settings: Settings) -> Finding:
     except SettingsError as error:
         return Finding("key", "wrong", str(error))
     if (name := key_setting(settings)) is None:
-        return Finding("key", "ok", f"{settings.feed} needs none")
-    return Finding("key", "ok", f"{name} is set; whether the feed takes it shows at the first connection")
+        return Finding("key", "ok", f"{settings.feed} needs no key")
+    return Finding("key", "ok", f"{name} is set; the first connection shows whether the feed accepts it")
 
 
 def _feed(settings: Settings) -> Finding:
-    """Go the way that a recorder goes, by name resolution, proxy and TLS, but not into the feed's one connection."""
+    """Reach the feed as a recorder does (name resolution, proxy, TLS), but without using up its one connection."""
     from tasks.capture.feed import reach
 
     try:
@@ -116,11 +118,13 @@ def _feed(settings: Settings) -> Finding:
         return Finding("feed", "wrong", str(error))
     except TransientError as error:
         where = address_of(settings.feed_address)
-        return Finding("feed", "wrong", f"{where} cannot be reached ({error}): check network, proxy and SSL_CERT_FILE")
+        return Finding(
+            "feed", "wrong", f"{where} cannot be reached ({error}): check the network, the proxy, and SSL_CERT_FILE"
+        )
 
 
 def _clock() -> Finding:
-    """Compare with a time server, where one can be asked (RFC 4330); ts_recv is only as good as this clock."""
+    """Compare with a time server, if one answers (RFC 4330); ts_recv is only as accurate as this clock."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.settimeout(2.0)
@@ -129,7 +133,7 @@ def _clock() -> Finding:
             answer = asking.recv(48)
             received = time.time()
     except OSError:
-        return Finding("clock", "note", "no time server could be asked: make sure that NTP runs (timedatectl)")
+        return Finding("clock", "note", "no time server answered: make sure that NTP is running (timedatectl)")
     server = int.from_bytes(answer[40:44], "big") - _NTP_EPOCH_S + int.from_bytes(answer[44:48], "big") / 2**32
     off_s = server - (sent + received) / 2
     state: Literal["ok", "wrong"] = "ok" if abs(off_s) <= _CLOCK_OFF_S else "wrong"
@@ -137,13 +141,13 @@ def _clock() -> Finding:
 
 
 def _data_folder(folder: Path) -> Finding:
-    """Write, sync and rename beside what is there, and take it away again."""
+    """Write, sync, and rename a probe file in the data folder, and remove it again."""
     advice = "give this user write access to it, or choose another TAPE_DATA_DIR"
     if not folder.exists():
         above = _nearest(folder)
         if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-            return Finding("data folder", "wrong", f"{folder} cannot be made, {above} cannot be written: {advice}")
-        return Finding("data folder", "note", f"{folder} does not exist yet; the first recording makes it")
+            return Finding("data folder", "wrong", f"{folder} cannot be created, {above} is not writable: {advice}")
+        return Finding("data folder", "note", f"{folder} does not exist yet; the first recording creates it")
     probe = folder / ".doctor"
     try:
         write_whole(probe, b"probe")
@@ -157,7 +161,7 @@ def _data_folder(folder: Path) -> Finding:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder, or its nearest parent that exists."""
     whole = folder.absolute()
     return next(each for each in (whole, *whole.parents) if each.exists())
 
@@ -190,7 +194,7 @@ def _prefect() -> Finding:
 
     url = get_current_settings().api.url
     if url is None:
-        return Finding("prefect", "note", "no PREFECT_API_URL: each run starts a server of its own (10 to 20 s)")
+        return Finding("prefect", "note", "no PREFECT_API_URL: each run starts its own server (10 to 20 s)")
     try:
         check(str(url))
     except NoOrchestrator as error:
@@ -198,12 +202,13 @@ def _prefect() -> Finding:
     parts = urlsplit(str(url))
     text = f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path} answers"
     if is_open(str(url)):
-        return Finding("prefect", "note", f"{text}, whoever asks: set PREFECT_SERVER_API_AUTH_STRING, see README")
+        advice = "set PREFECT_SERVER_API_AUTH_STRING, see docs/operations.md"
+        return Finding("prefect", "note", f"{text} without a password: {advice}")
     return Finding("prefect", "ok", text)
 
 
 def _schedules() -> Finding:
-    """Whether the server has made the next run of each scheduled deployment; one that cannot tells only its log."""
+    """Check that the server has scheduled the next run of each deployment; if it cannot, only its log says so."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -234,11 +239,11 @@ def _schedules() -> Finding:
                 else:
                     missing.append(each.name)
     except Exception as error:
-        return Finding("schedules", "wrong", f"the server does not tell ({type(error).__name__}): look at its log")
+        return Finding("schedules", "wrong", f"the server did not answer ({type(error).__name__}): check its log")
     if not due:
-        return Finding("schedules", "note", "no deployment of ours is scheduled: `prefect deploy`, see README")
+        return Finding("schedules", "note", "no deployment is scheduled: run `prefect deploy`, see docs/operations.md")
     if missing:
-        text = f"no next run of {', '.join(missing)}: the server's scheduler does not work, look at its log"
+        text = f"no next run of {', '.join(missing)}: the server's scheduler does not work, check its log"
         return Finding("schedules", "wrong", text)
     return Finding("schedules", "ok", f"next: {', '.join(nexts)}")
 
@@ -253,6 +258,6 @@ def _object_store(settings: Settings) -> Finding:
     try:
         return Finding("object store", "ok", str(probe(bucket)))
     except TransientError as error:
-        return Finding("object store", "wrong", f"{error} (may mend itself)")
+        return Finding("object store", "wrong", f"{error} (may be temporary)")
     except RecorderError as error:
         return Finding("object store", "wrong", str(error))

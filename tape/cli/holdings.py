@@ -1,4 +1,4 @@
-"""What do `tape ls` and `tape show` say: the archive's own counts beside each session's ledger, as data and as text?"""
+"""The content of `tape ls` and `tape show`: the archive's counts and each session's ledger, as data and text."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def days_and_sessions(store: Store, now_ns: int) -> tuple[list[Row], list[Row]]:
-    """A row for each day and for each session, oldest first."""
+    """Return a row for each day and each session, oldest first."""
     catalog = Catalog(store)
     by_day, sessions = catalog.by_day(), _sessions(store, catalog, now_ns)
     found = []
@@ -35,7 +35,7 @@ def days_and_sessions(store: Store, now_ns: int) -> tuple[list[Row], list[Row]]:
 
 
 def _sessions(store: Store, catalog: Catalog, now_ns: int, only: str = "") -> list["_Session"]:
-    """Every session of which there is anything, or only one, oldest first."""
+    """Return every session of which anything exists, or only one, oldest first."""
     return [
         _Session(store, catalog, session, names, now_ns)
         for session, names in catalog.sessions().items()
@@ -44,7 +44,7 @@ def _sessions(store: Store, catalog: Catalog, now_ns: int, only: str = "") -> li
 
 
 class _Session:
-    """A session as it is listed: its ledger in short, or why there is none, and the days that it touches."""
+    """A session as it is listed: its brief ledger, or why there is none, and the days it touches."""
 
     def __init__(self, store: Store, catalog: Catalog, session: str, names: list[BatchName], now_ns: int) -> None:
         self.session = session
@@ -55,7 +55,7 @@ class _Session:
             is_here = (store.sessions / session).is_dir()
             self.ledger = brief_ledger(store, catalog, session, names) if is_here else None
         except RecorderError as error:
-            # One session whose files are gone or damaged must not hide the others.
+            # A session whose files are missing or damaged must not hide the others.
             report.errors.print(f"{session}: {error}")
             self.is_readable = False
         self.days = days_of(self.record, now_ns) if self.record else set[str]()
@@ -66,7 +66,7 @@ class _Session:
 
     @cached_property
     def balances(self) -> bool | None:
-        """Whether its accounts agree; None where it has no record here, and so no account."""
+        """Whether its ledger balances; None if it has no local record and so no ledger."""
         return self.ledger.balances if self.ledger else None if self.is_readable else False
 
     def row(self) -> Row:
@@ -87,12 +87,12 @@ class _Session:
 
 
 def _held(catalog: Catalog, names: Iterable[BatchName]) -> Holding:
-    """What those of these batches hold that are archived."""
+    """Return what the archived ones of these batches hold."""
     return holding([catalog.facts(name) for name in names if catalog.is_archived(name)])
 
 
 def _touching(sessions: list[_Session], day: str, names: Iterable[BatchName]) -> list[_Session]:
-    """The sessions that recorded on that day, those of which nothing is archived included."""
+    """Return the sessions that recorded on that day, including those with nothing archived."""
     archived = {name.session for name in names}
     return [each for each in sessions if each.session in archived or day in each.days]
 
@@ -113,17 +113,17 @@ def _day(catalog: Catalog, day: str, archived: dict[BatchName, Path], sessions: 
 
 
 def _all_balance(sessions: list[_Session]) -> bool | None:
-    """Whether the accounts of all agree; None where that of one cannot be told."""
+    """Whether every ledger balances; None if any is unknown."""
     said = [each.balances for each in sessions]
     return False if False in said else None if None in said else True
 
 
 def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
-    """All that is known of a session or of a day, and a session's ledger, None where it has no record here.
+    """Return all that is known of a session or day, and the session's ledger, None if it has no local record.
 
-    Raises TerminalError where there is no such session or day.
+    Raises TerminalError if there is no such session or day.
     """
-    # Not above: they bring the readers of rows, which `tape ls` does not need.
+    # Imported here because they bring in the row readers, which `tape ls` does not need.
     from tasks.query.sources import sources_of
     from tasks.query.views import lag_ms
 
@@ -138,9 +138,7 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
     manifests = [folder / name.manifest for name, folder in archived.items()]
     if not archived and not sessions:
         near = report.did_you_mean(what, [*by_day, *catalog.sessions()])
-        raise TerminalError(
-            f"{what}: there is nothing of it in {store.root}; {near or '`tape ls` lists what there is'}"
-        )
+        raise TerminalError(f"{what}: not found in {store.root}; {near or '`tape ls` lists what is there'}")
     held = _held(catalog, archived)
     records = [each.record for each in sessions if each.record]
     covered = session_coverage(records[0]) if of_session and records else day_coverage(records, what)
@@ -168,7 +166,7 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
 
 
 def print_days_and_sessions(days: list[Row], sessions: list[Row]) -> None:
-    """Two lists, or that there is nothing."""
+    """Print both lists, or that nothing is recorded."""
     if not days and not sessions:
         report.out.print("nothing is recorded here yet")
     for title, rows in (("days", days), ("sessions", sessions)):
@@ -178,7 +176,7 @@ def print_days_and_sessions(days: list[Row], sessions: list[Row]) -> None:
 
 
 def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
-    """The ledger where there is one, then what the archive tells: counts, lag, reasons, gaps, symbols."""
+    """Print the ledger, if any, then what the archive says: counts, lag, reasons, gaps, symbols."""
     out = report.out
     if ledger is not None:
         report.print_ledger(ledger, data_dir)
@@ -186,25 +184,25 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
         what, balances = found.get("date") or found.get("session"), found["balances"]
         hours = "" if found["market_hours"] is None else f", {report.share(found['market_hours'])} of market hours"
         covered = "" if found["coverage"] is None else (
-            f"{report.share(found['coverage'])} of the time asked for was received{hours}, "
+            f"{report.share(found['coverage'])} of the requested time was received{hours}, "
         )  # fmt: skip
-        verdict = {True: "the accounts balance", None: "no record tells whether they balance"}
+        verdict = {True: "the ledger balances", None: "no record says whether it balances"}
         report.line(
             f"{what}: {count(len(found['sessions']), 'session')}, {covered}{count(len(found['gaps']), 'gap')}; ",
-            verdict.get(balances, "the accounts do NOT balance"),
+            verdict.get(balances, "the ledger does NOT balance"),
         )
         report.print_gaps([msgspec.convert(gap, Gap) for gap in found["gaps"]], "`tape show --json` lists them")
     if found["waiting"]:
-        out.print(f"{count(found['waiting'], 'batch')} wait to be archived: run `tape archive`", soft_wrap=True)
+        out.print(f"{count(found['waiting'], 'batch')} not archived yet: run `tape archive`", soft_wrap=True)
     out.print(
         f"{count(found['batches'], 'batch')} archived, {found['uploaded']:,} uploaded; "
         f"{count(found['trades'], 'trade')}, "
-        f"{found['bytes']:,} bytes; {found['resent']:,} re-sent, {found['out_of_order']:,} out of order, "
+        f"{found['bytes']:,} bytes; {found['resent']:,} resent, {found['out_of_order']:,} out of order, "
         f"{found['late']:,} late",
         soft_wrap=True,
     )
     lag = ", ".join(f"{name} {value:,.1f}" for name, value in found["lag_ms"].items())
-    out.print(f"receipt after the event, ms: {lag or 'no trade'}")
+    out.print(f"lag from event to receipt, ms: {lag or 'no trades'}")
     reasons = ", ".join(f"{name} {number:,}" for name, number in found["reasons"].items())
     out.print(f"quarantined: {found['quarantined']:,}" + (f" ({reasons})" if reasons else ""), soft_wrap=True)
     out.print("trades by symbol:")

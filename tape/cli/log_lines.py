@@ -1,4 +1,4 @@
-"""What of a failure does a terminal show? An error that we expect is its own message; its traceback is for the UI."""
+"""Keeps tracebacks of expected errors off the terminal; Prefect's UI still has them."""
 
 import copy
 import logging
@@ -7,9 +7,9 @@ from tasks.errors import RecorderError
 
 
 def expected_errors_in_a_line() -> None:
-    """From now on Prefect's lines on this terminal leave out the tracebacks of our own errors.
+    """Leave the tracebacks of our own errors out of Prefect's lines on this terminal.
 
-    To be called once Prefect has set its logging up; what it sends to its API is not touched.
+    Call this after Prefect has set up its logging; what it sends to its API is not affected.
     """
     for name in ("", "prefect"):
         for handler in logging.getLogger(name).handlers:
@@ -18,7 +18,7 @@ def expected_errors_in_a_line() -> None:
 
 
 class _Plain(logging.Formatter):
-    """Formats as another does, but for the tracebacks of our own errors."""
+    """Formats like another formatter, but without the tracebacks of our own errors."""
 
     def __init__(self, whole: logging.Formatter) -> None:
         super().__init__()

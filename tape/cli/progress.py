@@ -1,4 +1,4 @@
-"""How far has a long command come? A bar on a terminal's stderr, and nothing where there is no terminal."""
+"""A progress bar for long commands, on stderr if it is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Told how many are done, and of how many.
+# Called with how many are done, and the total.
 Note = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Note]:
-    """Show a bar while the block lasts, moved by the note that is given; it vanishes with the block."""
+    """Show a bar while the block runs, advanced by the function it yields."""
     console = Console(stderr=True)
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

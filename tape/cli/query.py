@@ -1,4 +1,4 @@
-"""`tape ls`, `show`, `bars`, `query`, `restore`, `verify --remote`: how is what was archived used from a terminal?"""
+"""The commands that use the archive: `ls`, `show`, `bars`, `query`, `restore`, and `verify --remote`."""
 
 import datetime as dt
 import hashlib
@@ -27,7 +27,7 @@ from tasks.storage.store import Store
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-Remote = Annotated[bool, typer.Option("--remote", help="Use what is in the bucket; what it takes is fetched, once.")]
+Remote = Annotated[bool, typer.Option("--remote", help="Read from the bucket; files are downloaded once and cached.")]
 Date = Annotated[str | None, typer.Option("--date", help="Only this day: YYYY-MM-DD, today or yesterday.")]
 
 _DAY_NS = 86_400 * NS_PER_S
@@ -35,13 +35,13 @@ _PLOT_LINES = 16
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
+    """Add these commands to the app."""
     for command in (ls, show, bars, query, restore):
         app.command()(command)
 
 
 def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List the days and the sessions that were recorded, and how far each has come."""
+    """List the recorded days and sessions, and how far each has come."""
     from tape.cli.holdings import days_and_sessions, print_days_and_sessions
 
     days, sessions = days_and_sessions(_store(settings_to_write(data_dir=data_dir)), time.time_ns())
@@ -56,7 +56,7 @@ def show(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one session or one day: ledger, gaps, symbols, lag, and why rows went to quarantine."""
+    """Show one session or day: ledger, gaps, symbols, lag, and reasons for quarantine."""
     from tape.cli.holdings import print_shown
     from tape.cli.holdings import shown as known
 
@@ -73,21 +73,21 @@ def show(
 def bars(
     symbol: Annotated[str, typer.Argument(help="The symbol, as the feed spells it.")],
     date: Annotated[str, typer.Option("--date", help="The day: YYYY-MM-DD, today or yesterday.")],
-    every: Annotated[str, typer.Option("--every", help="How long a bar lasts: 10s, 1m, 1h.")] = "1m",
-    tz: Annotated[str, typer.Option("--tz", help="The time zone in which starts are shown.")] = "UTC",
-    plot: Annotated[bool, typer.Option("--plot", help="Draw them, in plain characters.")] = False,
+    every: Annotated[str, typer.Option("--every", help="The length of a bar: 10s, 1m, 1h.")] = "1m",
+    tz: Annotated[str, typer.Option("--tz", help="The time zone of the bars' start times.")] = "UTC",
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a chart in plain characters.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a symbol's open, high, low, close and volume of each stretch of a day (UTC, by event time)."""
+    """Print a symbol's OHLCV bars for one day, by event time."""
     from tasks.query import bars as engine
     from tasks.query.sources import sources_of
 
     every_ns, zone = duration_ns(every), _zone(tz)
     if not 0 < every_ns <= _DAY_NS:
-        raise SettingsError(f"--every: {every} is no bar of a day; write 10s, 1m, 1h or 1d")
+        raise SettingsError(f"--every: {every} is not the length of a bar; write 10s, 1m, 1h, or 1d")
     settings = settings_to_write(data_dir=data_dir)
     _one_form(as_json, as_csv, plot)
     date = day_of(date, "--date", settings)
@@ -119,7 +119,7 @@ def query(
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Ask the archive by SQL (duckdb). --json prints one object a line; rows come as they are found."""
+    """Query the archive with SQL (DuckDB). --json prints one object per line."""
     from tasks.query.ask import ask
     from tasks.query.sources import sources_of
     from tasks.query.views import add_sessions, connect
@@ -142,7 +142,7 @@ def query(
 
 
 def restore(date: Date = None, data_dir: DataDir = None) -> None:
-    """Bring a day, or everything, back from the bucket, verified, never over something that differs."""
+    """Restore a day, or everything, from the bucket, verified; never overwrites anything that differs."""
     settings = settings_to_write(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     bucket = _bucket(settings)
@@ -152,14 +152,14 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
         done = bring(Store(settings.data_dir).prepare(), bucket, day, time.time_ns, told)
     print(
         f"{day or 'everything'}: {done.fetched:,} batches restored ({done.bytes:,} bytes, SHA-256 compared), "
-        f"{done.equal:,} were here already, equal; {done.days:,} merged days and {done.sessions:,} sessions' records"
+        f"{done.equal:,} were already here and equal; {done.days:,} merged days and {done.sessions:,} session records"
     )
     for note in done.notes:
         report.line(("note", "yellow"), f" {note}")
 
 
 def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
-    """Compare the bucket with the archive, print what was found; gives whether all holds."""
+    """Compare the bucket with the local records and print the result; return whether all holds."""
     bucket = _bucket(settings)
     from tasks.upload.audit import audit
 
@@ -172,18 +172,18 @@ def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
     for note in verdict.notes:
         report.line(("note", "yellow"), f" {note}")
     how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
-    merged = f" ({verdict.merged:,} by their days alone)" if verdict.merged else ""
+    merged = f" ({verdict.merged:,} only as part of their day)" if verdict.merged else ""
     count = (
         f"{verdict.batches:,} batches{merged}, {verdict.sessions:,} sessions, {verdict.days:,} merged days: "
         f"{verdict.objects:,} objects, {verdict.bytes:,} bytes compared {how}"
     )
-    end = "all as their receipts say" if verdict.holds else f"{len(verdict.wrong)} are not as they should be"
+    end = "everything matches its receipt" if verdict.holds else f"{len(verdict.wrong)} problems found"
     report.out.print(f"{verdict.bucket}: {count}: {end}", soft_wrap=True)
     return verdict.holds
 
 
 def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str | None) -> tuple[Store, list[Path]]:
-    """The manifests of that day, or of all; the bucket's by way of a cache beside the data, fetched where it lacks."""
+    """Return the manifests of one day or all; the bucket's are downloaded into a cache in the data folder."""
     if not remote:
         store = _store(settings)
         return store, store.manifests(date=date or "*")
@@ -202,7 +202,7 @@ def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str |
 
 def _bucket(settings: Settings) -> Any:
     if settings.s3_bucket is None:
-        raise SettingsError("TAPE_S3_BUCKET: is not set; name the bucket that archived batches go to")
+        raise SettingsError("TAPE_S3_BUCKET: is not set; name the bucket that holds the archive")
     check_tls()
     from flows.bucket import bucket_of
 
@@ -216,7 +216,7 @@ def _store(settings: Settings) -> Store:
 
 
 def day_of(text: str, place: str, settings: Settings) -> str:
-    """The day (YYYY-MM-DD) that a text says; today and yesterday are those of the exchange. Raises SettingsError."""
+    """Parse a day (YYYY-MM-DD); today and yesterday are the exchange's. Raises SettingsError."""
     from tasks.market.hours import exchange_zone
 
     ago = {"today": 0, "yesterday": 1}.get(text.strip().lower())
@@ -226,7 +226,7 @@ def day_of(text: str, place: str, settings: Settings) -> str:
         return dt.date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise SettingsError(
-            f"{place}: {text[:40]!r} is no day; write YYYY-MM-DD, today or yesterday, `tape ls` lists them"
+            f"{place}: {text[:40]!r} is not a day; write YYYY-MM-DD, today, or yesterday; `tape ls` lists days"
         ) from error
 
 
@@ -234,17 +234,17 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-        near = report.did_you_mean(name, available_timezones()) or "write one such as America/New_York"
-        raise SettingsError(f"--tz: {name[:40]!r} is no time zone; {near}") from error
+        near = report.did_you_mean(name, available_timezones()) or "use a name such as America/New_York"
+        raise SettingsError(f"--tz: {name[:40]!r} is not a time zone; {near}") from error
 
 
 def _one_form(*forms: bool) -> None:
     if sum(forms) > 1:
-        raise SettingsError("give one of --json, --csv and --plot")
+        raise SettingsError("give only one of --json, --csv, and --plot")
 
 
 def _bar(bar: Any, zone: ZoneInfo) -> dict[str, Any]:
-    """A bar as it is printed: its start as text, its numbers without zeros at their end."""
+    """Return a bar as it is printed: its start as text, its numbers without trailing zeros."""
     from tasks.query.decimals import trimmed
 
     numbers = {name: trimmed(getattr(bar, name)) for name in ("open", "high", "low", "close", "volume", "vwap")}

@@ -1,4 +1,4 @@
-"""How are rows and values printed: as a table, as CSV, as JSON, each row as it comes?"""
+"""Prints rows as a table, CSV, or JSON, each row as it arrives."""
 
 import csv
 import re
@@ -13,12 +13,12 @@ import msgspec
 from tasks.shown import plain
 
 _ROWS_THAT_SET_WIDTHS = 1_000
-# What is right-aligned: a number, a share, or that there is none.
+# Right-aligned: a number, a share, or a dash for none.
 _NUMBER = re.compile(r"-?[0-9][0-9,]*(\.[0-9]+)?( %)?|–|")
 
 
 def print_rows(columns: tuple[str, ...], rows: Iterable[Iterable[Any]], as_csv: bool) -> None:
-    """CSV, or a table whose widths are those of its first rows; either way each row is printed as it comes."""
+    """Print rows as CSV, or as a table whose widths come from its first rows; each row as it arrives."""
     texts = ([each if type(each) is str else _text(each) for each in row] for row in rows)
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -40,12 +40,12 @@ def _text(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(as_json_line(value))
 
 
 def as_json_line(value: Any) -> str:
-    """One line of JSON; a Decimal is a number with all its digits, for readers that keep them."""
+    """Return one line of JSON; a Decimal is a number with all its digits."""
     return msgspec.json.encode(_plain(value)).decode()
 
 

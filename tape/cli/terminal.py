@@ -1,4 +1,4 @@
-"""What may a command's output meet, and still end as a tool should: a closed pipe, another encoding, odd texts?"""
+"""Makes output survive a closed stream and a terminal encoding that lacks a character."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def take_any_text() -> None:
-    """From now on a character that the terminal's encoding lacks is written as its escape, and ends no command.
+    """Write characters that the terminal's encoding lacks as escapes, instead of failing.
 
-    A stream that is closed (`>&-`) becomes one that takes everything and shows nothing.
+    A closed stream (`>&-`) becomes one that discards everything.
     """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)

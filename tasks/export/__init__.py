@@ -1,1 +1,1 @@
-"""Export: the archive becomes a tape again."""
+"""Export: writes the archive back as a tape."""

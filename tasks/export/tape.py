@@ -1,8 +1,8 @@
-"""How does the archive come back as a tape, in order of receipt, whatever lanes its trades travelled in?
+"""Writes the archive back as a tape, in order of receipt, session by session.
 
-Session after session. A session of one lane is its batches in order. With several lanes the trades of a window of
-`recv_seq` are fetched from every batch that has some and sorted, so that memory is bounded by the window, whatever
-the number of lanes and files. Where a batch's own file was removed, its rows come from the merged file of its day.
+A session with one lane is its batches in order. With several lanes, the trades of a window of `recv_seq` are fetched
+from every batch that has some and sorted, so that memory is bounded by the window, whatever the number of lanes and
+files. If a batch's own file was removed, its rows come from the merged file of its day.
 """
 
 import gzip
@@ -35,18 +35,17 @@ _FETCHED = [*_ORDER, "ts_event", "symbol", "price", "size", "conditions"]
 def export(
     store: Store, out: Path, date: str | None, note: Callable[[int, int], None] = lambda _done, _total: None
 ) -> int:
-    """Write the archived trades, of one `date` (YYYY-MM-DD) or all, to `out` as a tape, and say how many.
+    """Write the archived trades of one `date` (YYYY-MM-DD) or all to `out` as a tape; return how many.
 
-    `note` is told how many are written, and of how many.
-
-    Gzip'd where the name ends in `.gz`. `out` is replaced when the tape is whole, and untouched until then. Raises
-    TerminalError where nothing is archived, some of it is in the bucket alone or the place cannot be written, and
-    CorruptionError where an archived file is not what its manifest says.
+    `note` is called with how many are written, and the total. The tape is gzipped if the name ends in `.gz`. `out` is
+    replaced when the tape is complete, and untouched until then. Raises TerminalError if nothing is archived, if some
+    of it is only in the bucket, or if the place is not writable, and CorruptionError if an archived file is not what
+    its manifest says.
     """
     archived = _archived(store, date)
     if not archived:
         day = f" for {date}" if date else ""
-        raise TerminalError(f"{store.archive}: nothing is archived{day}; `tape archive` archives what waits")
+        raise TerminalError(f"{store.archive}: nothing is archived{day}; run `tape archive` if batches are waiting")
     held = _held(store, archived)
     rows, expected = 0, sum(manifest.rows for _, manifest in archived)
     with _writing(out) as file:
@@ -62,7 +61,7 @@ def export(
     return rows
 
 
-# A manifest beside its path, and beside the file with its rows: the batch's own, or that of its day.
+# Pairs of a path and a manifest; the path is the manifest's, or that of the file with its rows.
 Archived = list[tuple[Path, Manifest]]
 
 
@@ -71,7 +70,7 @@ def _archived(store: Store, date: str | None) -> Archived:
 
 
 def _held(store: Store, archived: Archived) -> Archived:
-    """Where the rows of each batch are, every file beside the SHA-256 that is said of it."""
+    """Return the file with each batch's rows, after checking every file's SHA-256."""
     catalog, held, expected = Catalog(store), [], {}
     for path, manifest in archived:
         if manifest.file is None:
@@ -101,7 +100,7 @@ def _in_order_of_receipt(store: Store, held: Archived) -> Iterator[pa.Table]:
 
 @contextmanager
 def _apart(store: Store, held: Archived) -> Iterator[Archived]:
-    """Each batch beside a file of its own; what is in the file of a day is laid into a folder for the time being."""
+    """Pair each batch with a file of its own; rows in a day file are extracted into a temporary folder."""
     days: dict[Path, list[str]] = {}
     for file, manifest in held:
         if file.name != manifest.file:
@@ -119,7 +118,7 @@ def _apart(store: Store, held: Archived) -> Iterator[Archived]:
 
 
 def _merged(batches: Archived) -> Iterator[pa.Table]:
-    """The trades of all lanes of one session by (connection, recv_seq), window by window."""
+    """Yield the trades of all lanes of a session by (connection, recv_seq), window by window."""
     ranges = [
         (row.connection, row.first_seq, row.last_seq, path) for path, each in batches for row in each.seal.connections
     ]
@@ -134,7 +133,7 @@ def _merged(batches: Archived) -> Iterator[pa.Table]:
 
 
 def _fetch(path: Path, connection: int, start: int, stop: int) -> pa.Table:
-    """Those trades of a batch; its groups are read and left again one by one."""
+    """Fetch these trades from a batch, reading one row group at a time."""
     found = [
         table.filter(
             (pc.field("connection") == connection) & (pc.field("recv_seq") >= start) & (pc.field("recv_seq") < stop)
@@ -152,9 +151,9 @@ def _tape_rows(trades: pa.Table) -> pl.DataFrame:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which becomes `out` at the end of the block and vanishes where the block fails.
+    """Open a temporary file that becomes `out` at the end of the block, or is removed if the block fails.
 
-    A pipe or a device is written to as it is, a link stays one: what it points to is written.
+    A pipe or device is written to directly. For a link, the file it points to is written.
     """
     if out.exists() and not out.is_file():
         with _straight_to(out) as file:
@@ -165,7 +164,7 @@ def _writing(out: Path) -> Iterator[IO[bytes]]:
     try:
         with begun(out).open("wb") as raw:
             if out.name.endswith(".gz"):
-                # Without name and time: two exports of one archive are equal.
+                # Without name and time, so that two exports of the same archive are equal.
                 with gzip.GzipFile("", "wb", 6, raw, mtime=0) as zipped:
                     yield cast(IO[bytes], zipped)
             else:
@@ -179,7 +178,7 @@ def _writing(out: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _straight_to(out: Path) -> Iterator[IO[bytes]]:
-    """What is no file: a pipe, a terminal, a device. A reader that goes away ends the writing, and is no fault."""
+    """Write directly to a pipe, terminal, or device. A reader that goes away ends the writing without an error."""
     try:
         with out.open("wb", buffering=1 << 20) as raw:
             if out.name.endswith(".gz"):

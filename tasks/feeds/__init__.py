@@ -1,1 +1,1 @@
-"""Everything that is particular to a vendor's feed."""
+"""Everything specific to a vendor's feed."""

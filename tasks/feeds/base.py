@@ -1,24 +1,24 @@
 """The contract between the recorder and the code that knows one vendor's feed.
 
-A feed is pure: no sockets, no clocks, no files. It says where the vendor is, what to send, and what the vendor's
-messages mean; connections, receive times, gaps and files belong to the recorder. To add a feed, write one module with
-a class like `Feed` and name it in `registry.py`.
+A feed is pure: no sockets, no clocks, no files. It knows the vendor's URL, what to send, and what the vendor's messages
+mean; connections, receive times, gaps, and files belong to the recorder. To add a feed, write one module with a class
+that follows `Feed` and list it in `registry.py`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-# When a symbol's market trades: in the hours of the exchange's calendar, from Sunday to Friday, or around the clock.
+# When a symbol's market trades: in the calendar's exchange hours, from Sunday to Friday, or around the clock.
 MarketHours = Literal["exchange", "currencies", "always"]
-# What follows from a vendor's error: the session ends; no room for the newest symbols, or for the named ones; the
-# next connection waits longer; or nothing, and the text is only counted.
+# The kinds of vendor errors, in this order: the session ends; the newest symbols, or the named ones, are refused; the
+# next connection waits longer; the text is only counted.
 ErrorKind = Literal["key refused", "too many symbols", "unknown symbol", "second connection", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class VendorError:
-    """An error message of the vendor: its own text, what kind it is, and the symbols that it names."""
+    """An error message from the vendor: its text, its kind, and the symbols that it names."""
 
     text: str
     kind: ErrorKind = "other"
@@ -27,7 +27,7 @@ class VendorError:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A message (kind "frame"), or one trade of a readable message (kind "trade"), as received, and the reason."""
+    """A rejected message (kind "frame") or one trade of a readable message (kind "trade"), as received."""
 
     kind: str
     reason: str
@@ -36,11 +36,11 @@ class Rejected:
 
 @dataclass(slots=True)
 class Reading:
-    """What some messages said: one journal line and one symbol a trade, in order, and `block`, the lines joined.
+    """The parsed content of some messages: one journal line and one symbol per trade, and `block`, the joined lines.
 
-    `trade_frames`, `control_frames` and the rejected of kind "frame" add up to the messages read. `subscribed` are the
-    symbols whose subscription the vendor acknowledged. Where the vendor numbers its trades, `trade_ids` has the number
-    of each, and `last_ids` the newest number of a symbol that a message other than a trade told, such as a heartbeat.
+    `trade_frames`, `control_frames`, and `rejected` of kind "frame" add up to the messages read. `subscribed` has the
+    symbols whose subscription the vendor acknowledged. If the vendor numbers its trades, `trade_ids` has the number of
+    each, and `last_ids` the newest number of a symbol from other messages, such as heartbeats.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -56,12 +56,12 @@ class Reading:
 
 
 class Parser(Protocol):
-    """Reads the messages of one session. Keeps what makes it fast, such as the symbols it has checked."""
+    """Parses the messages of one session, and may cache what makes it fast, such as checked symbols."""
 
     def read(self, texts: Sequence[bytes], connection: int, first_seq: int, ts_recv_ns: int) -> Reading:
-        """Return what these messages say. Never raises: what cannot be read is rejected.
+        """Parse these messages. Never raises: a message that cannot be parsed is rejected.
 
-        Their n-th trade gets `recv_seq` = `first_seq` + n; all get `ts_recv_ns` (UTC ns).
+        The n-th trade gets `recv_seq` = `first_seq` + n; all get `ts_recv_ns` (UTC ns).
         """
         ...
 
@@ -69,9 +69,9 @@ class Parser(Protocol):
 class Feed(Protocol):
     """One vendor's feed.
 
-    `url` is its websocket without a key. `hosts` are the vendor's: they, and hosts below them, may be given a key,
-    whose setting is `key_setting`; None where the feed is public. `acknowledges`: a symbol counts as received from the
-    vendor's acknowledgement on, not from the request. `extra_columns`: those of `EXTRA_COLUMNS` that its trades have.
+    `url` is its websocket URL without a key. The key is sent only to `hosts` and hosts below them; `key_setting` names
+    its setting, or is None if the feed is public. `acknowledges`: a symbol counts as received from the vendor's
+    acknowledgment on, not from the request. `extra_columns`: those of `EXTRA_COLUMNS` that its trades have.
     `numbers_trades`: trade IDs are contiguous per symbol, so that a missing number is a missing trade.
     """
 
@@ -91,18 +91,18 @@ class Feed(Protocol):
     def numbers_trades(self) -> bool: ...
 
     def address(self, url: str, key: str) -> str:
-        """Return the URL to connect to. It may hold the key: never log it."""
+        """Return the URL to connect to. It may contain the key: never log it."""
         ...
 
     def greeting(self, key: str) -> list[str]:
-        """Return what to send right after connecting, such as an authentication.
+        """Return the messages to send right after connecting, such as authentication.
 
-        Its success is not waited for: a refusal comes as an error of kind "key refused".
+        The recorder does not wait for success: a refusal arrives as an error of kind "key refused".
         """
         ...
 
     def subscribe(self, symbols: Iterable[str]) -> list[str]:
-        """Return the requests that ask for these symbols' trades."""
+        """Return the requests that subscribe to these symbols' trades."""
         ...
 
     def unsubscribe(self, symbols: Iterable[str]) -> list[str]:
@@ -110,9 +110,9 @@ class Feed(Protocol):
         ...
 
     def parser(self, asked: Callable[[], tuple[str, ...]]) -> Parser:
-        """Return a parser for one session; `asked` gives the symbols asked for so far."""
+        """Return a parser for one session; `asked` returns the symbols requested so far."""
         ...
 
     def market_hours(self, symbol: str) -> MarketHours:
-        """Return when the symbol's market trades, by what its name tells."""
+        """Return when the symbol's market trades, judging by its name."""
         ...

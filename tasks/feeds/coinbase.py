@@ -1,8 +1,8 @@
-"""Coinbase Exchange's websocket: its requests as text, its messages as journal lines.
+"""Coinbase Exchange's websocket: builds requests and parses messages into journal lines.
 
-Public, without a key. Source: docs.cdp.coinbase.com/exchange/websocket-feed. Each match is a message of its own, with
-its number (`trade_id`, contiguous per product), the product's `sequence`, and the *maker's* side. A heartbeat tells
-each second the number of the product's last match; some clients have reported a 0 there, which tells nothing.
+The feed is public and needs no key. Source: docs.cdp.coinbase.com/exchange/websocket-feed. Each match is one message
+with its number (`trade_id`, contiguous per product), the product's `sequence`, and the *maker's* side. Every second a
+heartbeat has the number of the product's last match; some clients have reported a 0 there, which is ignored.
 """
 
 import re
@@ -18,13 +18,13 @@ from tasks.feeds.base import MarketHours, Reading, Rejected, VendorError
 from tasks.feeds.fields import Symbols, checked_number, first_line
 from tasks.records.trade import EXTRA_COLUMNS, NS_PER_S
 
-# A client may send a hundred messages a second.
+# A client may send a hundred messages per second.
 _MOST_REQUESTS = 50
 _CHANNELS = ("matches", "heartbeat")
 # RFC 3339 in UTC: whole seconds, then at most nine digits.
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 _UNKNOWN_PRODUCT = re.compile(r"(\S+) is not a valid product")
-_AGGRESSOR = {"buy": b"sell", "sell": b"buy"}  # By the maker's side, which the vendor sends.
+_AGGRESSOR = {"buy": b"sell", "sell": b"buy"}  # Keyed by the maker's side, which the vendor sends.
 
 _Number = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
@@ -101,7 +101,7 @@ def _requests(kind: str, symbols: list[str]) -> list[str]:
 
 
 class Parser:
-    """Reads messages into journal lines; remembers the symbols that it has checked."""
+    """Parses messages into journal lines, and remembers checked symbols."""
 
     def __init__(self, asked: Callable[[], tuple[str, ...]] = tuple) -> None:
         self._symbols = Symbols(asked)
@@ -113,7 +113,7 @@ class Parser:
         self._second = ("", 0)
 
     def read(self, texts: Sequence[bytes], connection: int, first_seq: int, ts_recv_ns: int) -> Reading:
-        """Return what these messages say; see `base.Parser`."""
+        """Parse these messages; see `base.Parser`."""
         reading = Reading()
         line = b"%d,%%d,%d,%%d,%%b,%%b,%%b,,%%d,%%d,%%b\n" % (connection, ts_recv_ns)
         for text in texts:
@@ -131,7 +131,7 @@ class Parser:
         kind = self._kind.decode(text).type
         if kind == "match":
             self._read_match(text, line, first_seq + len(reading.lines), reading)
-        elif kind == "last_match":  # A trade from before the subscription: it tells only from where numbers count.
+        elif kind == "last_match":  # The last trade before the subscription: numbers count from here.
             match = self._match.decode(text)
             reading.last_ids[match.product_id] = match.trade_id
             reading.control_frames += 1
@@ -152,7 +152,7 @@ class Parser:
             raise ValueError("an unknown type of message")
 
     def _read_match(self, text: bytes, line: bytes, seq: int, reading: Reading) -> None:
-        """Add a match; one that cannot be a row is rejected as a trade, since its message could be read."""
+        """Add a match; one that cannot be a row is rejected as a trade, because its message is readable."""
         try:
             match = self._match.decode(text)
             written = line % (
@@ -178,7 +178,7 @@ class Parser:
         if found is None:
             raise ValueError("time is not RFC 3339 in UTC")
         second, fraction = found[1], found[2] or "0"
-        if second != self._second[0]:  # Most messages are of the second of the one before.
+        if second != self._second[0]:  # Most messages are from the same second as the previous one.
             self._second = (second, int(datetime.fromisoformat(f"{second}+00:00").timestamp()))
         return self._second[1] * NS_PER_S + int(fraction.ljust(9, "0"))
 

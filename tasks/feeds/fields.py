@@ -1,7 +1,7 @@
-"""Checks that a vendor's values can stand in the fields of a journal.
+"""Checks that a vendor's values are valid journal fields.
 
-The journal is CSV without quoting, so no field may hold a comma, a quote or a line break. Whatever the feed, a symbol,
-a number and a list of conditions are checked here, once for each that occurs.
+The journal is CSV without quoting, so no field may contain a comma, a quote, or a line break. For every feed, symbols,
+numbers, and lists of conditions are checked here, once for each distinct value.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tasks.records.trade import ODD_CONDITIONS
 
-# A JSON number, the only text that may stand in price and size.
+# A JSON number, the only valid text for price and size.
 NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SYMBOL = re.compile(r"[^\x00-\x1f\x7f\",]+")
 # `;` separates conditions.
@@ -25,9 +25,10 @@ _Key = TypeVar("_Key", str, bytes)
 
 
 class Symbols(dict[str, bytes]):
-    """The symbols that were checked, each with the bytes of its field.
+    """The checked symbols, each with the bytes of its field.
 
-    Of symbols that nobody asked for it takes the first few thousand: whoever counts by symbol needs memory for each.
+    Only the first few thousand symbols that were not requested are accepted, because counting by symbol takes memory
+    for each.
     """
 
     def __init__(self, asked: Callable[[], tuple[str, ...]]) -> None:
@@ -37,14 +38,16 @@ class Symbols(dict[str, bytes]):
         self._unasked: set[str] = set()
 
     def checked(self, symbol: str) -> bytes:
-        """Return the symbol's field. Raises ValueError where it cannot stand in one."""
+        """Return the symbol's field. Raises ValueError if it is not valid in one."""
         known = self.get(symbol)
         if known is None:
             if len(symbol) > _MAX_SYMBOL_CHARS or not _SYMBOL.fullmatch(symbol):
-                raise ValueError("a symbol that is empty, too long or holds a comma, a quote or a control character")
+                raise ValueError(
+                    "a symbol that is empty, too long, or contains a comma, a quote, or a control character"
+                )
             if symbol not in self._unasked and not self._is_asked(symbol):
                 if len(self._unasked) >= _MOST_UNASKED:
-                    raise ValueError(f"a symbol that was not asked for, beyond {_MOST_UNASKED:,} such symbols")
+                    raise ValueError(f"a symbol that was not requested, beyond {_MOST_UNASKED:,} such symbols")
                 self._unasked.add(symbol)
             known = remember(self, symbol, symbol.encode())
         return known
@@ -57,21 +60,21 @@ class Symbols(dict[str, bytes]):
 
 
 def checked_number(text: bytes, name: str) -> bytes:
-    """Return the text. Raises ValueError where it is not a JSON number; `name` is the vendor's name of the value."""
+    """Return the text. Raises ValueError if it is not a JSON number; `name` is the vendor's name for it."""
     if not NUMBER.fullmatch(text):
         raise ValueError(f"{name} is not a number")
     return text
 
 
 def are_plain_conditions(codes: Iterable[str]) -> bool:
-    """Return whether each of these codes can stand in a field as it is."""
+    """Return whether each of these codes is valid in a field as it is."""
     return all(_CONDITION.fullmatch(code) and code != ODD_CONDITIONS for code in codes)
 
 
 def odd_conditions(parts: Iterable[str]) -> bytes:
-    """Return a field for conditions in another form than a list of plain codes: it says so, and keeps what was sent.
+    """Return a field for conditions that are not a list of plain codes: marked as such, with what was sent.
 
-    What a field cannot hold is percent-encoded, as in a URL.
+    Characters that are not valid in a field are percent-encoded, as in a URL.
     """
     return ";".join([ODD_CONDITIONS, *map(_in_a_field, parts)])[:_MAX_CONDITIONS_CHARS].encode()
 
@@ -81,7 +84,7 @@ def _in_a_field(text: str) -> str:
 
 
 def remember(cache: dict[_Key, bytes], key: _Key, value: bytes) -> bytes:
-    """Put the value into the cache and return it; a feed that invents keys must not fill the memory."""
+    """Cache the value and return it; a feed that invents keys must not fill up memory."""
     if len(cache) >= _CACHE_ENTRIES:
         cache.clear()
     cache[key] = value
@@ -89,5 +92,5 @@ def remember(cache: dict[_Key, bytes], key: _Key, value: bytes) -> bytes:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type if it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

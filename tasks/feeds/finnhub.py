@@ -1,11 +1,11 @@
-"""Finnhub's websocket: its requests as text, its messages as journal lines.
+"""Finnhub's websocket: builds requests and parses messages into journal lines.
 
-Source: Finnhub's "Trades" websocket page; what users have measured is in the README.
+Source: Finnhub's "Trades" websocket page; docs/feeds.md has a summary.
 
-A trade's numbers are kept as the digits that came (`msgspec.Raw`): a float would lose `1.10` and 20-digit sizes.
-Reading is optimistic: the messages of one `recv` are decoded in one call and written as one block, and a few
-searches over the whole block prove that its prices and sizes are numbers. Where anything is unusual, the same
-messages are read again one by one, and each that cannot be a trade is refused with its reason, as received.
+Numbers are kept as the digits received (`msgspec.Raw`): a float would lose `1.10` and 20-digit sizes. Parsing is
+optimistic: the messages of one `recv` are decoded in one call and written as one block, and a few searches over the
+whole block prove that its prices and sizes are numbers. If anything is unusual, the same messages are parsed again one
+by one, and each that cannot be a trade is rejected with its reason, as received.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from tasks.feeds.base import ErrorKind, MarketHours, Reading, Rejected, VendorError
 from tasks.feeds.fields import Symbols, are_plain_conditions, checked_number, first_line, odd_conditions, remember
 
-# The exchanges that Finnhub's `/crypto/exchange` lists.
+# The exchanges listed by Finnhub's `/crypto/exchange`.
 _CRYPTO = frozenset({
     "BINANCE", "BINANCEUS", "BITFINEX", "BITMEX", "BITSTAMP", "BITTREX", "BYBIT", "COINBASE", "FTX", "GATEIO", "GEMINI",
     "HITBTC", "HUOBI", "KRAKEN", "KUCOIN", "OKEX", "OKX", "POLONIEX", "UPBIT", "ZB",
@@ -27,7 +27,7 @@ _CRYPTO = frozenset({
 
 
 class Finnhub:
-    """Finnhub's websocket: one connection a key, subscriptions that are never acknowledged, times in milliseconds."""
+    """Finnhub's websocket: one connection per key, no acknowledgments of subscriptions, times in milliseconds."""
 
     name = "finnhub"
     url = "wss://ws.finnhub.io"
@@ -53,10 +53,10 @@ class Finnhub:
         return Parser(asked)
 
     def market_hours(self, symbol: str) -> MarketHours:
-        """Crypto and currencies are named VENUE:PAIR, as in `BINANCE:BTCUSDT` and `OANDA:EUR_USD`.
+        """Return the market's hours: crypto and currencies are named VENUE:PAIR, as in `BINANCE:BTCUSDT`.
 
-        An unknown venue is taken for one of currencies: to overlook a silence over a weekend costs nothing, to
-        reconnect through it does.
+        An unknown venue is assumed to trade currencies: missing a silence on a weekend costs nothing, but reconnecting
+        throughout the weekend does.
         """
         venue, colon, _ = symbol.partition(":")
         if not colon:
@@ -96,7 +96,7 @@ class _LooseMessage(Struct, gc=False):
 
 
 class Parser:
-    """Reads messages into journal lines; remembers the symbols and condition lists that it has checked."""
+    """Parses messages into journal lines, and remembers checked symbols and condition lists."""
 
     def __init__(self, asked: Callable[[], tuple[str, ...]] = tuple) -> None:
         self._decoder = msgspec.json.Decoder(_Message)
@@ -107,7 +107,7 @@ class Parser:
         self._conditions: dict[bytes, bytes] = {}
 
     def read(self, texts: Sequence[bytes], connection: int, first_seq: int, ts_recv_ns: int) -> Reading:
-        """Return what these messages say; see `base.Parser`."""
+        """Parse these messages; see `base.Parser`."""
         line = b"%d,%%d,%d,%%d000000,%%b,%%b,%%b,%%b\n" % (connection, ts_recv_ns)
         reading = self._read_at_once(texts, line, first_seq)
         if reading is None:
@@ -118,7 +118,7 @@ class Parser:
         return reading
 
     def _read_at_once(self, texts: Sequence[bytes], line: bytes, first_seq: int) -> Reading | None:
-        """All messages by one call, or None where one of them needs a closer look."""
+        """Parse all messages in one call, or return None if one of them needs a closer look."""
         messages = self._decode_at_once(texts)
         if messages is None:
             return None
@@ -136,7 +136,7 @@ class Parser:
                 line % (seq, t.t, symbols[t.s], t.p, t.v, conditions[bytes(t.c)])
                 for seq, t in enumerate(trades, first_seq)
             ]
-        except KeyError:  # A symbol or a condition list that was not checked yet.
+        except KeyError:  # A symbol or condition list that was not checked yet.
             return None
         reading.block = b"".join(lines)
         if not _are_numbers(reading.block):
@@ -146,11 +146,11 @@ class Parser:
         return reading
 
     def _decode_at_once(self, texts: Sequence[bytes]) -> list[_Message] | None:
-        """Every message by one call, joined by line breaks; None where that cannot be shown to be right.
+        """Decode all messages in one call, joined by line breaks; None if that is not provably correct.
 
-        JSON allows no raw line break within a string and no `}` right before a `{` within a value. So where every
-        break stands between `}` and `{`, each is a border between two values, and as many values as messages
-        then means that each message is exactly one value.
+        JSON allows no raw line break inside a string and no `}` right before a `{` inside a value. So if every line
+        break is between `}` and `{`, each separates two values; and if there are as many values as messages, each
+        message is exactly one value.
         """
         joined = b"\n".join(texts)
         borders = len(texts) - 1
@@ -163,7 +163,7 @@ class Parser:
         return messages if len(messages) == len(texts) else None
 
     def _read_one(self, text: bytes, line: bytes, first_seq: int, reading: Reading) -> None:
-        """Add what one message says to `reading`; the way for everything that is not plain."""
+        """Parse one message into `reading`; used for everything unusual."""
         try:
             text.decode("utf-8")  # The decoder checks only the fields that it keeps.
             message = self._loose.decode(text)
@@ -195,7 +195,7 @@ class Parser:
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 reading.rejected.append(Rejected("trade", f"not a trade: {first_line(error)}", raw))
                 continue
-            # `%d000000` writes a time of 0 as 0000000, which a reader would give back as 0.
+            # `%d000000` would write a time of 0 as 0000000, which does not survive a round trip.
             written = line if trade.t else line.replace(b"%d000000", b"%d")
             reading.lines.append(written % (first_seq, trade.t, symbol, price, size, conditions))
             reading.symbols.append(trade.s)
@@ -208,7 +208,7 @@ class Parser:
         return known
 
     def _read_conditions(self, raw: bytes) -> bytes:
-        """The codes as one field. What is no list of plain codes costs no trade: it is kept in a field that says so."""
+        """Return the codes as one field. Anything but a list of plain codes is kept in a marked field."""
         with suppress(msgspec.MsgspecError, ValueError, RecursionError):
             codes = self._list_of_text.decode(raw) or []
             if are_plain_conditions(codes):
@@ -217,7 +217,7 @@ class Parser:
 
 
 def _parts(raw: bytes) -> list[str]:
-    """The elements of a list of texts and numbers, else the whole value as it was sent."""
+    """Return the elements of a list of texts and numbers, or else the whole value as sent."""
     with suppress(msgspec.MsgspecError, ValueError, RecursionError):
         values = msgspec.json.decode(raw, type=list[str | int | float])
         return [value if isinstance(value, str) else msgspec.json.encode(value).decode() for value in values]
@@ -225,13 +225,13 @@ def _parts(raw: bytes) -> list[str]:
 
 
 def _are_numbers(block: bytes) -> bool:
-    """Whether every price and size in the block is a number, and so no field can hold a comma or a line break.
+    """Whether every price and size in the block is a number, so that no field contains a comma or a line break.
 
-    The decoder has checked that each is some JSON value: one that is no number starts with one of these, or is one of
-    these words. The other fields are known to be clean.
+    The decoder has checked that each is a JSON value: one that is not a number starts with one of these characters or
+    is one of these words. The other fields are known to be clean.
     """
     if b'"' in block or b"[" in block or b"{" in block:
         return False
-    if b"e" not in block and b"l" not in block:  # Each word has one of the two, and one byte is found fastest.
+    if b"e" not in block and b"l" not in block:  # Each word has one of the two; one byte is found fastest.
         return True
     return b",null," not in block and b",true," not in block and b",false," not in block

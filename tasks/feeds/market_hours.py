@@ -1,4 +1,4 @@
-"""When a symbol's market trades, by the hours that its feed says it keeps."""
+"""Whether a symbol's market is open, based on the hours that its feed reports."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo
 from tasks.feeds.base import MarketHours
 from tasks.records.trade import NS_PER_S
 
-# Currencies trade from Sunday to Friday, five in the afternoon in New York.
+# Currencies trade from Sunday to Friday, 5 p.m. in New York.
 _NEW_YORK = ZoneInfo("America/New_York")
 _FRIDAY, _SATURDAY, _SUNDAY, _ROLLOVER_HOUR = 4, 5, 6, 17
 
 
 def is_trading(kept: MarketHours, ns: int, exchange_hours: Iterable[tuple[int, int]]) -> bool:
-    """Return whether a market that keeps those hours trades at `ns`; `exchange_hours` are stretches. All in UTC ns."""
+    """Return whether a market with these hours is open at `ns`; `exchange_hours` are intervals. All in UTC ns."""
     if kept == "exchange":
         return any(start <= ns < end for start, end in exchange_hours)
     return kept == "always" or _currencies_trade(ns)

@@ -11,7 +11,7 @@ FEEDS: dict[str, Feed] = {feed.name: feed for feed in (Finnhub(), Coinbase())}
 
 
 def feed_named(name: str) -> Feed:
-    """Return the feed of that name. Raises SettingsError where there is none."""
+    """Return the feed with that name. Raises SettingsError if there is none."""
     feed = FEEDS.get(name)
     if feed is None:
         raise SettingsError(f"feed: {name[:40]!r} is not known; choose one of {', '.join(FEEDS)}")
@@ -19,9 +19,9 @@ def feed_named(name: str) -> Feed:
 
 
 def never_closes(feed: str, symbol: str) -> bool:
-    """Return whether the symbol's days are UTC's because its market has no closing time.
+    """Return whether the symbol has UTC days because its market never closes for the day.
 
-    A feed that this version does not know, as in a record of a later one, is taken to follow its exchange.
+    An unknown feed, as in a record of a later version, is assumed to follow its exchange.
     """
     known = FEEDS.get(feed)
     return known is not None and known.market_hours(symbol) != "exchange"
@@ -34,5 +34,5 @@ def numbers_trades(feed: str) -> bool:
 
 
 def zone_of(feed: str, symbol: str, exchange_zone: str) -> str:
-    """Return the time zone of the symbol's days, where its exchange's is `exchange_zone`."""
+    """Return the time zone of the symbol's days; `exchange_zone` is that of its exchange."""
     return UTC if never_closes(feed, symbol) else exchange_zone

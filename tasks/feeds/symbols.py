@@ -1,16 +1,16 @@
-"""Which symbols does a text or a list name, and what is a symbol? Every door that symbols come in by asks here."""
+"""Parses lists of symbols; every input of symbols uses this."""
 
 import re
 
 from tasks.errors import SettingsError
 
 _LONGEST = 64
-# A symbol travels in an unquoted CSV field and in lists that commas separate; `;` separates conditions.
+# Symbols appear in unquoted CSV fields and in comma-separated lists; `;` separates conditions.
 _FORBIDDEN = set(";\"'\\")
 _SEPARATORS = re.compile(r"[,\r\n]")
-# Finnhub names one broker with a space, `IC MARKETS:1`. Any other space is taken for a slip: two symbols in one.
+# Finnhub has one broker with a space, `IC MARKETS:1`. Any other space is assumed to be a missing comma.
 _WITH_SPACE = re.compile(r"[^\s:]+ ([^\s:]+):[^\s:]+")
-# What Finnhub calls other venues. A word before one of these is a symbol of its own: `AAPL BINANCE:BTCUSDT`.
+# Finnhub's names of other venues. A word before one of these is a separate symbol: `AAPL BINANCE:BTCUSDT`.
 _ONE_WORD_VENUES = {
     "BINANCE", "BITFINEX", "BITMEX", "BITTREX", "CAPITAL.COM", "COINBASE", "FOREX.COM", "FXCM", "FXPIG", "FXPRO",
     "GEMINI", "HITBTC", "HUOBI", "KRAKEN", "KUCOIN", "OANDA", "OKEX", "PEPPERSTONE", "POLONIEX", "ZB",
@@ -19,10 +19,10 @@ _KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a 
 
 
 def read_symbols(given: object) -> tuple[str, ...]:
-    """The symbols that a text or a list of texts names, each once, in the order given.
+    """Parse the symbols in a text or a list of texts; return each once, in the order given.
 
-    Commas and line ends separate symbols, in a text as in each text of a list. An empty text or list names none.
-    Raises SettingsError where `given` is something else, or names what cannot be a symbol.
+    Commas and line breaks separate symbols, in a text and in each text of a list. An empty text or list has none.
+    Raises SettingsError if `given` is something else or contains an invalid symbol.
     """
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple):
@@ -48,7 +48,7 @@ def _checked(word: str) -> str:
         match = _WITH_SPACE.fullmatch(word)
         if match is None or match[1].upper() in _ONE_WORD_VENUES:
             raise SettingsError(
-                f"{shown} is not one symbol: separate symbols with commas; only the name of a venue holds a space, "
+                f"{shown} is not one symbol: separate symbols with commas; only a venue's name can contain a space, "
                 "as in IC MARKETS:1"
             )
     return word

@@ -1,1 +1,1 @@
-"""Market: which hours an exchange trades on which day."""
+"""The market: when an exchange trades."""

@@ -1,7 +1,7 @@
-"""When does an exchange trade on a day: from when to when, or not at all?
+"""When an exchange trades: its trading days, hours, and breaks.
 
-Holidays and early closes come from exchange-calendars. Importing that library costs about a second, so it is
-imported where a calendar is first asked for.
+Holidays and early closes come from exchange-calendars. Importing that library takes about a second, so it is imported
+when a calendar is first needed.
 """
 
 import datetime
@@ -17,23 +17,23 @@ from tasks.errors import SettingsError
 _HOUR_NS = 3_600_000_000_000
 _DAY_NS = 24 * _HOUR_NS
 
-# US equities trade from 04:00 to 20:00 in New York, and to 17:00 where the regular close is 13:00.
+# US equities trade from 04:00 to 20:00 in New York, or to 17:00 if the regular close is 13:00.
 EXTENDED_BEFORE_NS = 5 * _HOUR_NS + _HOUR_NS // 2
 EXTENDED_AFTER_NS = 4 * _HOUR_NS
 
-# No exchange rests longer, wars aside; the longest holidays of Asia are ten days.
+# No exchange closes for longer, except in wars; the longest holidays in Asia are ten days.
 _LONGEST_REST_DAYS = 30
 
 
 class NotCovered(SettingsError):
-    """The calendar exists, and does not tell of that date."""
+    """Raised if the calendar exists but does not cover the date."""
 
 
 @dataclass(frozen=True, slots=True)
 class TradingDay:
     """One day of an exchange: it trades from `open_ns` until just before `close_ns` (UTC ns).
 
-    `early_close` says that the calendar closes this day earlier than usual.
+    `early_close`: the exchange closes earlier than usual on this day.
     """
 
     date: datetime.date
@@ -43,18 +43,18 @@ class TradingDay:
     early_close: bool
 
     def is_open(self, ns: int) -> bool:
-        """Whether the exchange trades at `ns` (UTC ns), as far as this day goes."""
+        """Return whether the exchange trades at `ns` (UTC ns) on this day."""
         return self.open_ns <= ns < self.close_ns
 
 
 def trading_day_for(
     date: datetime.date, calendar: str = "XNYS", before_open_ns: int = 0, after_close_ns: int = 0
 ) -> TradingDay | None:
-    """The trading day of that date in the exchange's own zone, or None where it does not trade.
+    """Return the trading day of a date in the exchange's time zone, or None if it does not trade.
 
-    `before_open_ns` and `after_close_ns` widen it on both sides: pre-market and after-hours trading, with
-    `EXTENDED_BEFORE_NS` and `EXTENDED_AFTER_NS`. Raises SettingsError for a calendar that does not exist and for
-    a date that it does not cover.
+    `before_open_ns` and `after_close_ns` widen it, for example to pre-market and after-hours trading with
+    `EXTENDED_BEFORE_NS` and `EXTENDED_AFTER_NS`. Raises SettingsError for an unknown calendar and for a date that the
+    calendar does not cover.
     """
     hours, day = _hours_around(calendar, date.year), date.isoformat()
     if day not in hours.sessions:
@@ -64,13 +64,13 @@ def trading_day_for(
 
 
 def trading_hours(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[tuple[int, int], ...]:
-    """When (UTC ns) the exchange trades between `start_ns` and `end_ns`: whole stretches, in order, without its breaks.
+    """Return the intervals (UTC ns) between `start_ns` and `end_ns` in which the exchange trades, in order.
 
-    Days that the calendar does not cover have none: what it cannot tell must not keep anybody from recording.
-    Raises SettingsError for a calendar that does not exist.
+    Intervals are not clipped, and exclude breaks. Days that the calendar does not cover have none: missing data must
+    not prevent recording. Raises SettingsError for an unknown calendar.
     """
     zone = exchange_zone(calendar)
-    # A day on each side: where trading starts the evening before, the day's date lies after its opening.
+    # One day more on each side: some exchanges open on the evening before the trading day's date.
     date = datetime.date.fromisoformat(date_in(zone, start_ns)) - datetime.timedelta(days=1)
     last = datetime.date.fromisoformat(date_in(zone, end_ns)) + datetime.timedelta(days=1)
     found: list[tuple[int, int]] = []
@@ -82,7 +82,7 @@ def trading_hours(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[t
 
 
 def _stretches(date: datetime.date, calendar: str) -> list[tuple[int, int]]:
-    """When (UTC ns) the exchange trades on that date: once, or before and after its break."""
+    """Return when (UTC ns) the exchange trades on a date: one interval, or two around its break."""
     day = trading_day_for(date, calendar)
     if day is None:
         return []
@@ -96,7 +96,7 @@ def _stretches(date: datetime.date, calendar: str) -> list[tuple[int, int]]:
 
 
 def is_covered(date: datetime.date, calendar: str) -> bool:
-    """Whether the calendar tells of that date. Raises SettingsError for a calendar that does not exist."""
+    """Return whether the calendar covers a date. Raises SettingsError for an unknown calendar."""
     try:
         _hours_around(calendar, date.year)
     except NotCovered:
@@ -105,17 +105,17 @@ def is_covered(date: datetime.date, calendar: str) -> bool:
 
 
 def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
-    """When (UTC ns) the exchange opens next, strictly after `ns` (UTC ns).
+    """Return when (UTC ns) the exchange opens next, strictly after `ns` (UTC ns).
 
-    Raises SettingsError as `trading_day_for`.
+    Raises SettingsError as `trading_day_for` does.
     """
     zone = exchange_zone(calendar)
-    # A day back: where trading starts the evening before, the day's date lies after its opening.
+    # Start one day earlier: some exchanges open on the evening before the trading day's date.
     first = datetime.date.fromisoformat(date_in(zone, ns)) - datetime.timedelta(days=1)
     for days in range(_LONGEST_REST_DAYS + 2):
         date = first + datetime.timedelta(days=days)
         if date_in(zone, ns) > date.isoformat() and not is_covered(date, calendar):
-            continue  # The day before, in a year that the calendar has forgotten, matters only where it trades.
+            continue  # The previous day may be in a year that the calendar no longer covers.
         day = trading_day_for(date, calendar, before_open_ns)
         if day is not None and day.open_ns > ns:
             return day.open_ns
@@ -123,11 +123,11 @@ def next_open(ns: int, calendar: str = "XNYS", before_open_ns: int = 0) -> int:
 
 
 def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
-    """The time zone of that exchange. Raises SettingsError for a calendar that does not exist."""
+    """Return the time zone of an exchange. Raises SettingsError for an unknown calendar."""
     from exchange_calendars.calendar_utils import global_calendar_dispatcher as known
     from exchange_calendars.errors import InvalidCalendarName
 
-    # Of the class, not of a calendar of some year: there are exchanges whose days the library cannot compute.
+    # Read it from the class, since for some exchanges the library cannot compute the days of any year.
     zone = None
     with suppress(InvalidCalendarName):
         names = {name.lower(): name for name in known.get_calendar_names()}
@@ -137,13 +137,13 @@ def exchange_zone(calendar: str = "XNYS") -> ZoneInfo:
 
 
 def date_in(zone: ZoneInfo, ns: int) -> str:
-    """The date (YYYY-MM-DD) that it is in `zone` at `ns` (UTC ns)."""
+    """Return the date (YYYY-MM-DD) in `zone` at `ns` (UTC ns)."""
     return datetime.datetime.fromtimestamp(ns // 1_000_000_000, zone).date().isoformat()
 
 
 @lru_cache(maxsize=8)
 def _hours_around(calendar: str, year: int) -> Any:
-    """The calendar of that year: built for it alone, since the library's own default ends a year from now."""
+    """Build the calendar of one year; by default the library's calendars end a year from now."""
     from exchange_calendars import get_calendar, get_calendar_names
     from exchange_calendars.errors import CalendarError, InvalidCalendarName
 
@@ -153,12 +153,12 @@ def _hours_around(calendar: str, year: int) -> Any:
         try:
             return get_calendar(calendar, start=f"{year:04d}-01-01", end=last)
         except ValueError:
-            # A calendar whose first session is a special day cannot be built (XTAE, 2026): begin a year earlier.
+            # The library fails if the first session is a special day (XTAE, 2026): begin a year earlier.
             return get_calendar(calendar, start=f"{year - 1:04d}-01-01", end=last)
     except InvalidCalendarName as error:
         near = ", ".join(get_close_matches(calendar.upper(), names.values(), n=3)) or "XNYS, XLON, 24/7"
-        raise SettingsError(f"{calendar!r} is no exchange calendar; give one such as {near}") from error
+        raise SettingsError(f"{calendar!r} is not an exchange calendar; give one such as {near}") from error
     except NotImplementedError as error:
         raise NotCovered(f"calendar {calendar}: the library cannot compute its holidays; give another one") from error
     except (CalendarError, ValueError) as error:
-        raise NotCovered(f"calendar {calendar} does not cover {year}; give a date it covers: {error}") from error
+        raise NotCovered(f"calendar {calendar} does not cover {year}; give a date that it covers: {error}") from error

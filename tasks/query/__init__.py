@@ -1,1 +1,1 @@
-"""Query: the archive as views that SQL can ask, bars of a symbol, and what there is."""
+"""Queries: the archive as SQL views, bars of a symbol, and what it holds."""

@@ -1,4 +1,4 @@
-"""What does a SELECT over the views give, row by row, however many rows there are?"""
+"""Runs a SELECT over the views and streams its rows."""
 
 import re
 from collections.abc import Iterator
@@ -13,29 +13,29 @@ from tasks.errors import SettingsError
 from tasks.query.decimals import trimmed
 
 _ROWS_AT_A_TIME = 10_000
-# The statement that EXPLAIN explains is run by ANALYZE, and may be one that writes.
+# EXPLAIN ANALYZE runs the explained statement, which may write.
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The names of the columns, and the rows as they come: numbers, bools, None, Decimals, and text for the rest."""
+    """Column names, and rows as they arrive: numbers, bools, None, Decimals, and text for the rest."""
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[Any, ...]]
 
 
 def ask(database: duckdb.DuckDBPyConnection, sql: str) -> Answer:
-    """Run one statement that reads. Memory is bounded by what the statement itself needs to hold.
+    """Run one read-only statement. Memory is bounded by what the statement itself needs.
 
-    Raises SettingsError, one line, where it is no SQL, names what is not there, or would change something; the rows
-    raise it too, where one cannot be computed.
+    Raises SettingsError, in one line, if it is not valid SQL, names something unknown, or would change anything;
+    reading the rows raises it too, if one cannot be computed.
     """
     try:
         statements = database.extract_statements(sql)
         if len(statements) != 1 or not _reads(database, statements[0]):
-            raise SettingsError("query: give one SELECT; the archive is read, never changed")
-        # A relation streams; what `execute` gives is held whole.
+            raise SettingsError("query: give one SELECT; the archive is read-only")
+        # A relation streams its rows; `execute` would hold them all in memory.
         reader = database.sql(statements[0].query).to_arrow_reader(_ROWS_AT_A_TIME)
     except duckdb.Error as error:
         raise _wrong(error) from error
@@ -72,7 +72,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _wrong(error: Exception) -> SettingsError:
-    """What is wrong, in one line; the lines after the first show the place in the SQL, candidates apart."""
+    """Describe an error in one line: its first line and the candidates; other lines only show the place in the SQL."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     hints = [line for line in lines[1:] if line.lower().startswith(("candidate", "did you mean"))]
-    return SettingsError(f"query: {' '.join(lines[:1] + hints[:1])[:400]}; views are trades, gaps and sessions")
+    return SettingsError(f"query: {' '.join(lines[:1] + hints[:1])[:400]}; the views are trades, gaps, and sessions")

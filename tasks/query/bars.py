@@ -1,4 +1,4 @@
-"""What were open, high, low, close and volume of a symbol in each stretch of a day?"""
+"""OHLCV bars of one symbol."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tasks.errors import TerminalError
 from tasks.query.sources import Sources
 from tasks.query.views import connect
 
-# Prints of size 0 report a price without a trade. Of prints with one time, receipt tells which came first.
+# Size 0 reports a price without a trade. Prints with equal times are ordered by receipt.
 _BARS = """
 SELECT epoch_ns(ts_event) // $every * $every AS start_ns,
        arg_min(price, place), max(price), min(price), arg_max(price, place), sum(size), sum(price * size), count(*),
@@ -21,7 +21,7 @@ WHERE size > 0 OR size IS NULL GROUP BY 1 ORDER BY 1
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One stretch of time from `start_ns` (UTC ns, event time). Prices and volume are exact; `vwap` has 9 decimals."""
+    """One bar from `start_ns` (UTC ns, event time). Prices and volume are exact; `vwap` has 9 decimals."""
 
     start_ns: int
     open: Decimal
@@ -34,10 +34,10 @@ class Bar:
 
 
 def bars(sources: Sources, symbol: str, every_ns: int) -> list[Bar]:
-    """The symbol's bars over these files, oldest first; a stretch without a trade has none.
+    """Return the symbol's bars over these files, oldest first; intervals without a trade have no bar.
 
-    Rows marked `resent` count: the mark is evidence, no proof. Raises TerminalError where a price or a size has more
-    digits than a bar can hold exactly.
+    Rows marked `resent` count, because the mark is evidence, not proof. Raises TerminalError if a price or size has
+    more digits than a bar can hold exactly.
     """
     with connect(sources) as database:
         rows = database.execute(_BARS, {"every": every_ns, "symbol": symbol}).fetchall()
@@ -55,9 +55,9 @@ def _bar(row: Sequence[Any]) -> Bar:
 
 
 def plot(found: Sequence[Bar], width: int, height: int, time_of: Callable[[int], str]) -> list[str]:
-    """The bars as lines of plain characters, `width` wide: `|` from low to high, `O` where it rose and `#` where not.
+    """Draw the bars as lines of plain characters: `|` from low to high, `O` if the price rose, `#` if not.
 
-    Where there are more bars than columns, neighbours share one.
+    If there are more bars than columns, neighbors share one.
     """
     label = max(len(_price(each)) for bar in found for each in (bar.high, bar.low))
     columns = _columns(found, max(1, width - label - 2))

@@ -1,6 +1,6 @@
-"""Which days does a session touch, and where are its gaps on one of them?
+"""The days that a session touches, and its gaps on one of them.
 
-The sessions' own records are the only source: a batch was sealed before its gap had ended, or been noticed.
+The only source is the sessions' records: a batch may be sealed before a gap in it has ended or been noticed.
 """
 
 from dataclasses import replace
@@ -12,9 +12,9 @@ from tasks.zones import dates_between
 
 
 def days_of(record: SessionRecord, until_ns: int) -> set[str]:
-    """The days (YYYY-MM-DD) that a session touches until `until_ns` (UTC ns).
+    """Return the days (YYYY-MM-DD) that a session touches until `until_ns` (UTC ns).
 
-    They are those of its exchange, and of UTC for symbols that never close.
+    They are the exchange's days, and UTC days for symbols that never close.
     """
     end_ns = max(record.started_ns + 1, min(record.ended_ns, until_ns))
     zones = {zone_of(record.feed, symbol, record.zone) for symbol in record.symbols}
@@ -22,7 +22,7 @@ def days_of(record: SessionRecord, until_ns: int) -> set[str]:
 
 
 def gaps_on(record: SessionRecord, day: str | None) -> list[Gap]:
-    """The gaps of a session, one for each symbol, clipped to the day where one is given; one that lasts has no end."""
+    """Return a session's gaps, one per symbol, clipped to the day if given; an open gap has no end."""
     parts = (
         part for gap in record.gaps for part in ((gap,) if day is None else clipped(gap, day, record.feed, record.zone))
     )

@@ -1,4 +1,4 @@
-"""What does the archive hold, day by day and batch by batch, by its small records alone?"""
+"""What archived batches hold, from their records alone."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -12,10 +12,10 @@ from tasks.records.manifest import Manifest, read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """Some archived batches: how many, with which trades and bytes; how many have a receipt, of whatever bucket.
+    """Totals of some archived batches. `uploaded` counts those with a receipt from any bucket.
 
-    `reasons` counts why rows went to quarantine, and `structural` the batches that did so whole. Refused trades
-    could not be rows: they are in quarantine too.
+    `reasons` counts why rows are in quarantine, and `structural` the batches that are there as a whole. Refused trades,
+    which could not become rows, are in quarantine too.
     """
 
     batches: int
@@ -29,7 +29,7 @@ class Holding:
 
 
 def holding(batches: Collection[BatchFacts]) -> Holding:
-    """What these archived batches hold together."""
+    """Add up what these archived batches hold."""
     return Holding(
         batches=len(batches), trades=added([each.trades for each in batches], TradeCounts),
         bytes=sum(each.bytes for each in batches), uploaded=sum(each.acknowledged is not None for each in batches),
@@ -39,7 +39,7 @@ def holding(batches: Collection[BatchFacts]) -> Holding:
 
 
 def per_symbol(manifests: Iterable[Path]) -> dict[str, int]:
-    """The archived trades of each symbol, by these manifests. Raises CorruptionError where one cannot be read."""
+    """Count the archived trades of each symbol in these manifests. Raises CorruptionError if one is unreadable."""
     found = Counter[str]()
     for path in manifests:
         found.update(read(path, Manifest).report.per_symbol)

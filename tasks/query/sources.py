@@ -1,6 +1,6 @@
-"""In which files can the rows of archived batches be read by any reader of Parquet?
+"""The Parquet files that hold the rows of archived batches.
 
-A closed day's are in its merged file, where one symbol is a small part of the bytes; others in their own.
+Rows of a closed day are in its merged file, where one symbol takes few bytes to read; others are in their batch files.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,10 +19,10 @@ LAYOUT_OF_VIEWS = "A"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The files that hold the rows of some batches, all of them Parquet with the columns of layout A.
+    """The files that hold the rows of some batches, all Parquet with the columns of encoding A.
 
-    `batches` are files of one batch each. `days` are merged files with the batches that are wanted of each, none
-    where those are all of it. Those in `before_resent` have a column `duplicate` in the place of `resent`.
+    `batches` are files of one batch each. `days` maps each merged file to the batches wanted from it, none if all are.
+    Those in `before_resent` have a column `duplicate` instead of `resent`.
     """
 
     batches: Sequence[Path] = ()
@@ -31,10 +31,10 @@ class Sources:
 
 
 def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = None) -> Sources:
-    """Where the rows of these manifests lie, of that symbol only where one is given.
+    """Return the files that hold the rows of these manifests, or only those with the given symbol.
 
-    A file of another layout than A is written so into a cache. Raises CorruptionError where a file is missing or
-    cannot be read, and TerminalError where it was removed and is in the bucket alone.
+    A file in another encoding than A is converted into a cache. Raises CorruptionError if a file is missing or cannot
+    be read, and TerminalError if it was removed and is only in the bucket.
     """
     batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
     for path in manifests:
@@ -55,17 +55,17 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
 
 
 def _is_before_resent(file: Path) -> bool:
-    """Whether the file has the former column: what was archived before may have been written anew since."""
+    """Whether the file has the old column; old archives may have been rewritten since."""
     import pyarrow.parquet as pq
 
     return "duplicate" in pq.read_schema(file).names
 
 
 def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
-    """The manifest, and the file of its day where that is here and holds its rows.
+    """Return the manifest, and its day file if that exists locally and holds its rows.
 
-    Of a closed day the record has all manifests: of each one beside it only the last bytes are read, which tell
-    whether it is the same. A day's manifests can be more bytes than one symbol's trades.
+    The record of a closed day contains all of its manifests, so only the last bytes of each manifest file are read, to
+    see whether it is the same: a day's manifests can be larger than one symbol's trades.
     """
     record = store.day_record(*feed_and_date(path.parent))
     if record.exists():
@@ -78,14 +78,14 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
 
 
 def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
-    """Those batches of the day, or none where it has no other with that symbol."""
+    """Return the wanted batches of a day file, or none if it has no other batch with that symbol."""
     _, held = held_by(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
     return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
 
 
 def _plain(store: Store, file: Path, manifest: Manifest) -> Path:
-    """That file's rows in layout A, decoded once."""
+    """Convert the file to encoding A in the cache, once, and return its path."""
     import pyarrow.parquet as pq
 
     from tasks.archive.encodings import read_groups

@@ -1,9 +1,9 @@
-"""How does an archive become the views `trades`, `gaps` and `sessions`, which SQL can ask and cannot change?
+"""The views `trades`, `gaps`, and `sessions` over the archive, which SQL can read but not change.
 
-`trades` has the archived rows of the manifests it is given, with `date` and `feed` from the folders, so that a
-condition on them leaves the other files unopened, and one on `symbol` the other row groups unread. `price` and `size`
-are exact decimals, NULL where a text needs more digits than they have; `price_text` and `size_text` hold the digits
-as received. Times are UTC. The only door to duckdb, with its neighbours.
+`trades` has the archived rows of the given manifests, with `date` and `feed` from the folders, so that a condition on
+them skips other files, and a condition on `symbol` skips other row groups. `price` and `size` are exact decimals, NULL
+if a text needs more digits; `price_text` and `size_text` hold the digits as received. Times are UTC. DuckDB is imported
+only in this package.
 """
 
 import datetime as dt
@@ -24,7 +24,7 @@ from tasks.records.sessions import record_of
 from tasks.records.trade import EXTRA_COLUMNS, NS_PER_S
 from tasks.storage.store import Store
 
-# The product of the two is a decimal of 38 digits, the most there is, and exact; so is a sum of sizes.
+# Their product has 38 digits, the maximum, and is exact; so is a sum of sizes.
 PRICE, SIZE = "DECIMAL(18,9)", "DECIMAL(20,9)"
 _WIDE = "DECIMAL(38,18)"
 
@@ -43,7 +43,7 @@ WHERE false)"""
 _GAPS = (
     "CREATE TABLE gaps (session VARCHAR, symbol VARCHAR, start_at TIMESTAMP_NS, end_at TIMESTAMP_NS, reason VARCHAR)"
 )
-# Of receive time less event time, in ms.
+# Receive time minus event time, in ms.
 _LAG = """
 SELECT quantile_cont(lag_ms, [0.5, 0.9, 0.99]), max(lag_ms)
 FROM (SELECT (epoch_ns(ts_recv) - epoch_ns(ts_event)) / 1e6 AS lag_ms FROM trades)
@@ -53,12 +53,12 @@ ended_at TIMESTAMP_NS, symbols VARCHAR[], batches BIGINT, trades BIGINT, bytes B
 
 
 def connect(sources: Sources, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
-    """A database in memory that has the view `trades` over these files, and can open no others, nor change its rules.
+    """Open an in-memory database with the view `trades` over these files, locked so that it can open no others.
 
-    What a statement needs beyond memory lies in the folder `spill`; without one it fails. Raises CorruptionError where
-    the first of the files cannot be opened.
+    A statement that needs more than memory spills to the folder `spill`; without one it fails. Raises CorruptionError
+    if the files cannot be opened.
     """
-    # Extensions are neither looked for nor fetched: what is needed is built in.
+    # Do not load or download extensions: everything needed is built in.
     settings: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -80,7 +80,7 @@ def connect(sources: Sources, spill: Path | None = None) -> duckdb.DuckDBPyConne
 
 
 def lag_ms(sources: Sources) -> dict[str, float]:
-    """Percentiles ("p50", "p90", "p99", "max") of receive time less event time, over the trades of these files."""
+    """Return percentiles ("p50", "p90", "p99", "max") of receive time minus event time over these files."""
     with connect(sources) as database:
         row = database.execute(_LAG).fetchone()
     if row is None or row[1] is None:
@@ -89,9 +89,9 @@ def lag_ms(sources: Sources) -> dict[str, float]:
 
 
 def _selects(sources: Sources) -> list[str]:
-    """The parts of the view: each day of which some batches are wanted, all whole days, and all files of batches.
+    """Return the parts of the view: each partly wanted day, all whole days, and all batch files.
 
-    Files from before there was `resent` are parts by themselves, in which it is false.
+    Files from before `resent` existed are separate parts, in which it is false.
     """
     parts = [
         _select([day], "batch", f"batch IN ({_listed(some)})", old=day in sources.before_resent)
@@ -120,9 +120,9 @@ def _select(files: Sequence[Path], batch: str, condition: str = "true", *, old: 
 def add_sessions(
     database: duckdb.DuckDBPyConnection, store: Store, manifests: Iterable[Path], date: str | None = None
 ) -> None:
-    """Add `sessions` and `gaps` (a row for each symbol), of a `date` or of all, those that still record included.
+    """Add `sessions` and `gaps` (one row per symbol) of one date or all, including running sessions.
 
-    Both are what the sessions' own records say; counts are those of these manifests. Gaps are clipped to the date.
+    Both come from the sessions' records; counts come from these manifests. Gaps are clipped to the date.
     """
     found = [read(path, Manifest) for path in manifests]
     records = {
@@ -167,12 +167,12 @@ def _insert(database: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[An
 
 
 def _time(ns: int) -> str:
-    """UTC ns as text that duckdb reads without losing one."""
+    """Format UTC ns as text that DuckDB parses without loss."""
     return f"{dt.datetime.fromtimestamp(ns // NS_PER_S, dt.UTC):%Y-%m-%d %H:%M:%S}.{ns % NS_PER_S:09d}"
 
 
 def _exact(column: str, kind: str) -> str:
-    """The decimal that a text is, NULL where it would have to be rounded."""
+    """Return SQL for the decimal value of a text, NULL if it would have to be rounded."""
     return (
         f"CASE WHEN TRY_CAST({column} AS {kind}) = TRY_CAST({column} AS {_WIDE}) THEN TRY_CAST({column} AS {kind}) END"
     )

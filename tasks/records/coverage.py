@@ -1,8 +1,7 @@
-"""How much of what was asked for could be received, and when and why could the rest not be?
+"""Coverage: how much of the requested time could be received, and when and why the rest could not.
 
-What was asked for stands in requests: symbols, from a time to a time. What could be received stands in the records of
-sessions: from the first subscription to the end, without the session's gaps. Where several sessions overlap, one of
-them is enough.
+Requests say what was wanted: symbols, from one time to another. Session records say what could be received: everything
+from the first subscription to the end, except the session's gaps. If several sessions overlap, one of them is enough.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ _Piece = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """When one symbol was asked for, and which part of that lies in market hours."""
+    """When one symbol was requested, and which part of that is in market hours."""
 
     spans: Spans = ()
     hours: Spans = ()
@@ -41,7 +40,7 @@ class _Asked:
 class _Session:
     """When each symbol of a session was subscribed, and the session's gaps in order of their start.
 
-    `gaps_of` has the places of a symbol's gaps among all.
+    `gaps_of` has the indexes of each symbol's gaps in `gaps`.
     """
 
     ran: Span
@@ -50,11 +49,11 @@ class _Session:
     gaps_of: dict[str, tuple[int, ...]]
 
     def key(self, symbol: str) -> tuple[Spans, tuple[int, ...]]:
-        """Equal for symbols that could be received at the same times."""
+        """Return a key that is equal for symbols that could be received at the same times."""
         return self.listed.get(symbol, ()), self.gaps_of.get(symbol, ())
 
     def gaps_for(self, symbol: str) -> tuple[_Piece, ...]:
-        """The symbol's gaps; where two overlap, which older sessions have, the first one lasts."""
+        """Return the symbol's gaps; if two overlap, as in older sessions, the first one takes precedence."""
         pieces = list[_Piece]()
         for start_ns, end_ns, reason in (self.gaps[place] for place in self.gaps_of.get(symbol, ())):
             start_ns = max(start_ns, pieces[-1][1]) if pieces else start_ns
@@ -64,9 +63,9 @@ class _Session:
 
 
 def coverage(requests: Iterable[Request], records: Sequence[SessionRecord], window: Span | None = None) -> Coverage:
-    """How much of these requests the sessions of these records could receive.
+    """Return how much of these requests these sessions could receive.
 
-    While one of them records, what lies after its newest word is not asked for yet. `window` (UTC ns) clips all.
+    While a session is running, time after its latest status does not count yet. `window` (UTC ns) clips everything.
     """
     asked: dict[str, _Asked] = {}
     known = _known_until(records)
@@ -77,9 +76,9 @@ def coverage(requests: Iterable[Request], records: Sequence[SessionRecord], wind
 
 
 def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
-    """The same of one day (YYYY-MM-DD), of one feed: all that these sessions were asked for, from midnight to midnight.
+    """Return the coverage of one day (YYYY-MM-DD) of one feed: all that these sessions were requested to record.
 
-    The midnights are those of each symbol's zone.
+    The day lasts from midnight to midnight in each symbol's time zone.
     """
     asked: dict[str, _Asked] = {}
     known = _known_until(records)
@@ -91,7 +90,7 @@ def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
 
 
 def requests_of_record(record: SessionRecord) -> tuple[Request, ...]:
-    """What was asked of that session; where its record does not say, its symbols until its deadline or a stop."""
+    """Return a session's requests; if its record has none, its symbols until its deadline or stop."""
     if record.requests:
         return record.requests
     until_ns = record.ended_ns if record.outcome == "stopped" else record.deadline_ns
@@ -104,12 +103,12 @@ def requests_of_record(record: SessionRecord) -> tuple[Request, ...]:
 
 
 def session_coverage(record: SessionRecord) -> Coverage:
-    """How much of what was asked of one session it could receive."""
+    """Return how much of its requests one session could receive."""
     return coverage(requests_of_record(record), [record])
 
 
 def notable(gaps: Iterable[Gap]) -> tuple[Gap, ...]:
-    """The gaps without the seconds in which a recording starts: nobody would call a handshake a gap."""
+    """Return the gaps without the first seconds of a recording: a handshake is not a notable gap."""
     return tuple(gap for gap in gaps if gap.reason not in _STARTING or _length_ns(gap) >= _STARTING_NS)
 
 
@@ -118,15 +117,15 @@ def _length_ns(gap: Gap) -> int:
 
 
 def asked_spans(request: Request) -> dict[str, Spans]:
-    """When (UTC ns) the request asked for each of its symbols."""
+    """Return when (UTC ns) the request wanted each of its symbols."""
     return _spans_by_symbol(request.symbols, request.changes, request.start_ns, request.end_ns)
 
 
 def touches(record: SessionRecord, day: str) -> bool:
-    """Whether that session ran, or was to run, on that day (YYYY-MM-DD) of any of its symbols."""
+    """Return whether a session ran, or was due to run, on that day (YYYY-MM-DD) of any of its symbols."""
     requests = requests_of_record(record)
     first_ns = min(record.started_ns, *(each.start_ns for each in requests))
-    # What a session that records is asked for later is of no day yet.
+    # The future of a running session does not belong to a day yet.
     ends_ns = () if record.outcome == "recording" else (each.end_ns for each in requests)
     last_ns = max(record.ended_ns, first_ns + 1, *ends_ns)
     windows = {day_span(day, zone_of(record.feed, symbol, record.zone)) for symbol in record.symbols}
@@ -134,9 +133,9 @@ def touches(record: SessionRecord, day: str) -> bool:
 
 
 def clipped(gap: Gap, day: str, feed: str, zone: str) -> tuple[Gap, ...]:
-    """The parts of a gap that lie on that day (YYYY-MM-DD) of its symbols; one that lasts still does where it can.
+    """Return the parts of a gap on that day (YYYY-MM-DD) of its symbols; an open gap stays open.
 
-    Two parts where some of its symbols have days of UTC and others of `zone`.
+    There are two parts if some of its symbols have UTC days and others days of `zone`.
     """
     parts: dict[Span, list[str]] = {}
     for symbol in gap.symbols:
@@ -151,7 +150,7 @@ def clipped(gap: Gap, day: str, feed: str, zone: str) -> tuple[Gap, ...]:
 
 
 def _known_until(records: Sequence[SessionRecord]) -> Span:
-    """The time up to which it is known what was received."""
+    """Return the time up to which it is known what was received."""
     recording = [record.ended_ns for record in records if record.outcome == "recording"]
     return (-(1 << 63), max(recording) if recording else 1 << 63)
 
@@ -172,7 +171,7 @@ def _asked(request: Request) -> dict[str, _Asked]:
 
 
 def _first_symbols(record: SessionRecord) -> tuple[str, ...]:
-    """The symbols with which a session began."""
+    """Return the symbols with which a session began."""
     first = {change.symbol: change.action for change in reversed(record.changes)}
     return tuple(symbol for symbol in record.symbols if first.get(symbol) != "added")
 
@@ -180,7 +179,7 @@ def _first_symbols(record: SessionRecord) -> tuple[str, ...]:
 def _spans_by_symbol(
     symbols: Iterable[str], changes: Iterable[SymbolChange], start_ns: int, end_ns: int
 ) -> dict[str, Spans]:
-    """When each symbol was on a list that began with `symbols` and was changed, between two times."""
+    """Return when each symbol was on a list that began with `symbols` and was changed, between two times."""
     since, found = dict.fromkeys(symbols, start_ns), dict[str, list[Span]]()
     for change in changes:
         if change.action == "added":
@@ -210,7 +209,7 @@ def _session(record: SessionRecord) -> _Session:
 
 def _covered(asked: dict[str, _Asked], records: Sequence[SessionRecord]) -> Coverage:
     sessions = [_session(record) for record in sorted(records, key=lambda record: record.started_ns)]
-    # Most of thousands of symbols have one history: what it comes to is found once.
+    # Of thousands of symbols, most have the same history, so it is computed once.
     alike: dict[tuple[object, ...], list[str]] = {}
     for symbol, each in asked.items():
         alike.setdefault((each, *(session.key(symbol) for session in sessions)), []).append(symbol)
@@ -258,7 +257,7 @@ def _of_symbol(symbol: str, asked: _Asked, sessions: Sequence[_Session]) -> tupl
 
 
 def _within(missing: Spans, gaps: Iterable[_Piece]) -> Iterable[_Piece]:
-    """The parts of the gaps that are missing, each with the gap's reason."""
+    """Yield the parts of the gaps that overlap missing time, each with the gap's reason."""
     place = 0
     for start_ns, end_ns, reason in gaps:
         while place < len(missing) and missing[place][1] <= start_ns:
@@ -270,7 +269,7 @@ def _within(missing: Spans, gaps: Iterable[_Piece]) -> Iterable[_Piece]:
 
 
 def _why(span: Span, subscribed: Spans, ran: Spans) -> str:
-    """Why that stretch, in which no session's own gap lies, was not received."""
+    """Return why an interval outside every session's own gaps was not received."""
     if not subscribed:
         return NOT_CONNECTED if intersect((span,), ran) else NO_RECORDING
     if span[1] <= subscribed[0][0]:
@@ -279,7 +278,7 @@ def _why(span: Span, subscribed: Spans, ran: Spans) -> str:
 
 
 def _joined(pieces: Iterable[_Piece]) -> list[_Piece]:
-    """The pieces in order; those that touch and have one reason are one."""
+    """Return the pieces in order, merging adjacent ones with the same reason."""
     found: list[_Piece] = []
     for start_ns, end_ns, reason in sorted(pieces):
         if found and found[-1][1:] == (start_ns, reason):

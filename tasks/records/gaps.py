@@ -1,8 +1,8 @@
-"""In which stretches of time could a symbol not be heard, and how is that kept so that a kill loses none of it?
+"""The gaps of a session: intervals in which symbols could not be received, kept so that a kill loses none.
 
-A session's gaps are kept as the changes that made them, one line for each in a file that only grows: a feed that
-drops the connection a thousand times an hour costs a thousand lines, not a thousand files of all of them. Each line
-ends in its CRC-32; what follows the last whole line was torn by a kill, and had not happened.
+They are kept as the changes that made them, one line each in an append-only file: a feed that drops the connection a
+thousand times an hour costs a thousand lines, not a thousand rewrites of the whole list. Each line ends in its CRC-32.
+Anything after the last whole line was cut off by a kill and counts as not written.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,14 @@ from tasks.records.ledger import Gap
 from tasks.records.manifest import read
 from tasks.spans import Spans, subtract, union
 
-# The end of what lasts.
+# The end of an open gap.
 _EVER_NS = 1 << 62
-# What earlier versions kept: all gaps, written anew at each change.
+# The format of earlier versions: all gaps, rewritten at each change.
 _BEFORE = "gaps.json"
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One line: from `at_ns` (UTC ns) on these symbols cannot be heard, for a reason, or without one can be again."""
+    """One line: from `at_ns` (UTC ns) on these symbols cannot be received, or, without a reason, can be again."""
 
     symbols: tuple[str, ...]
     at_ns: int
@@ -32,25 +32,25 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class SavedGaps:
-    """The gaps of a session as earlier versions kept them."""
+    """The gaps of a session in the format of earlier versions."""
 
     gaps: tuple[Gap, ...]
 
 
 @dataclass(slots=True)
 class Gaps:
-    """The gaps of one session, in order of opening; `end_ns` is None while one lasts. Those of a symbol are apart."""
+    """The gaps of one session in order of opening; an open gap has no end. Gaps of one symbol do not overlap."""
 
     all: list[Gap] = field(default_factory=list)
 
     def apply(self, change: Change) -> bool:
-        """Have it happen; gives whether anything is different now."""
+        """Apply a change; return whether anything is different now."""
         if change.reason is None:
             return self._close(set(change.symbols), change.at_ns)
         return self._open(change.symbols, change.at_ns, change.reason)
 
     def _open(self, symbols: Iterable[str], start_ns: int, reason: str) -> bool:
-        """Those already in a gap stay in theirs, and what earlier gaps have of that time stays theirs."""
+        """Open a gap for symbols that are in none; time already covered by earlier gaps stays theirs."""
         unheard = {symbol for gap in self.all if gap.end_ns is None for symbol in gap.symbols}
         later = [gap for gap in self.all if gap.end_ns is not None and gap.end_ns > start_ns]
         new = [symbol for symbol in symbols if symbol not in unheard]
@@ -81,12 +81,12 @@ class Gaps:
 
 
 def line_of(change: Change) -> bytes:
-    """A change as a line of the file."""
+    """Return a change as a line of the file."""
     return checked_line(msgspec.json.encode(change))
 
 
 def read_gaps(path: Path) -> tuple[Gaps, int]:
-    """The gaps that a file tells of, and how many of its bytes are whole lines; none where there is no file."""
+    """Read the gaps from a file; also return how many of its bytes are whole lines. A missing file has none."""
     before = path.with_name(_BEFORE)
     gaps = Gaps(list(read(before, SavedGaps).gaps) if before.exists() else [])
     whole = 0
@@ -108,5 +108,5 @@ def _changes(content: bytes) -> Iterator[tuple[Change, int]]:
 
 
 def overlaps(gap: Gap, start_ns: int, end_ns: int) -> bool:
-    """Return whether the gap has time in common with the stretch from `start_ns` until `end_ns` (UTC ns)."""
+    """Return whether the gap overlaps the interval from `start_ns` to `end_ns` (UTC ns)."""
     return gap.start_ns < end_ns and (gap.end_ns is None or gap.end_ns > start_ns)

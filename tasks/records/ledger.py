@@ -1,8 +1,8 @@
-"""Do the counts of every stage agree, for one session, from the socket to the archive?
+"""The ledger of a session: whether the counts of every stage agree, from the socket to the archive.
 
-`SessionRecord` is what the capture says of itself when it ends; `Ledger` sets it beside what the batches'
-own records say. Nothing here is measured twice from the same place: the frames are counted where they are cut
-from the socket and again where they are read, the rows where they are written, split and archived.
+`SessionRecord` is what the capture reports at its end; `Ledger` compares it with the batches' records. Every count is
+measured independently: frames when they are cut from the socket and again when they are parsed, rows when they are
+written, split, and archived.
 """
 
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ Outcome = Literal["recording", "complete", "stopped", "failed", "killed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameCounts:
-    """Messages by kind. `received` is counted at the socket, the others by whoever read the message.
+    """Messages by kind. `received` is counted at the socket, the others by the parser.
 
-    Fragments of one message count as one frame; WebSocket's own ping, pong and close count as control frames.
+    Fragments of one message count as one frame; WebSocket pings, pongs, and closes count as control frames.
     """
 
     received: int = 0
@@ -37,7 +37,7 @@ class FrameCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A stretch of time (UTC ns) in which these symbols could not be heard. `end_ns` is None while it lasts."""
+    """An interval (UTC ns) in which these symbols could not be received. `end_ns` is None while it is open."""
 
     symbols: tuple[str, ...]
     start_ns: int
@@ -47,7 +47,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolChange:
-    """A symbol that was added to, or removed from, the watch-list of a session that was recording; UTC ns."""
+    """A symbol that was added to or removed from the watch list of a running session."""
 
     at_ns: int
     symbol: str
@@ -56,12 +56,12 @@ class SymbolChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What one run wants of a recorder: these symbols, from `start_ns` to `until_ns` (UTC ns).
+    """What one run requests from a recorder: these symbols, from `start_ns` to `until_ns` (UTC ns).
 
-    `owner` names the run for a person, `process` tells its process from all others. `start_ns` is when the recording
-    was due, which may lie before its session began: the time between was asked for and not recorded. `hours` are the
-    stretches (UTC ns) in that time in which the symbols' exchange trades. `changes` were made to `symbols` since;
-    `withdrawn_ns` is when the run was cancelled.
+    `owner` names the run for people, `process` identifies its process. `start_ns` is when the recording was due, which
+    may be before its session began: the time in between was requested but not recorded. `hours` are the intervals (UTC
+    ns) in that time in which the symbols' exchange trades. `changes` were made to `symbols` since; `withdrawn_ns` is
+    when the run was canceled.
     """
 
     id: str
@@ -77,12 +77,12 @@ class Request:
 
     @property
     def end_ns(self) -> int:
-        """When it ends (UTC ns): at its time, or when it was withdrawn before that."""
+        """When it ends (UTC ns): at `until_ns`, or earlier if it was withdrawn."""
         return self.until_ns if self.withdrawn_ns is None else min(self.until_ns, self.withdrawn_ns)
 
     @property
     def current(self) -> tuple[str, ...]:
-        """The symbols as they are asked for now, after all changes."""
+        """The symbols requested now, after all changes."""
         wanted = dict.fromkeys(self.symbols)
         for change in self.changes:
             wanted.pop(change.symbol, None)
@@ -93,18 +93,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """What the capture says of one session when it has ended: `sessions/<session>/session.json`.
+    """The capture's record of an ended session: `sessions/<session>/session.json`.
 
-    `outcome` is complete (its deadline came), stopped (it was told to end early), failed (`error` says why) or
-    killed (a later start recovered what it had written); recording says that it has not ended: then the record is
-    made from what is known so far, and is no file. `batches` counts the sealed batches of each lane.
-    `symbols` were asked for at some time, `changes` says when that was not from start to end.
-    `silences` are stretches in which a symbol kept silent though its rhythm let expect many trades: a halt, or a feed
-    that does not send it; they end when it was heard again, or with the session.
-    `never_heard` names the symbols from which no trade came; `refused` those the vendor would not send.
-    `frames_lost` were received but not written, because writing failed; they lie within a gap.
-    `requests` are those that it served, withdrawn ones included; `zone` is the time zone of the exchange's days.
-    `vendor_errors` counts the error messages of the vendor by their text.
+    `outcome` is complete (it reached its deadline), stopped (it was told to end early), failed (`error` says why), or
+    killed (a later start recovered what it had written). `recording` means that it has not ended: then the record is
+    assembled from what is known so far and is not a file. `batches` counts the sealed batches of each lane. `symbols`
+    has every symbol ever requested; `changes` says which were not requested from start to end. `silences` are intervals
+    in which a symbol was silent although its rhythm predicted many trades, because of a halt or because the feed did
+    not send it; they end with its next trade, or with the session. `never_heard` has the symbols without any trade;
+    `refused` those that the vendor would not send. `frames_lost` were received but not written because writing failed;
+    they are inside a gap. `requests` are those that it served, including withdrawn ones; `zone` is the time zone of the
+    exchange's days. `vendor_errors` counts the vendor's error messages by text.
     """
 
     session: str
@@ -130,14 +129,14 @@ class SessionRecord:
     vendor_errors: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a folder could not be called as the session."""
+        """Raise ValueError if the session's name is not valid for a folder."""
         if not is_session_name(self.session):
             raise ValueError(f"{self.session[:80]!r} is not the name of a session")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoveredTime:
-    """How long trades were asked for and could be received, in ns; the same within the hours of the market."""
+    """How long trades were requested and could be received, in ns; in total and within market hours."""
 
     asked_ns: int = 0
     received_ns: int = 0
@@ -146,20 +145,20 @@ class CoveredTime:
 
     @property
     def share(self) -> float | None:
-        """The share of the asked-for time in which trades could be received; None where none was asked for."""
+        """The share of the requested time in which trades could be received; None if none was requested."""
         return self.received_ns / self.asked_ns if self.asked_ns else None
 
     @property
     def hours_share(self) -> float | None:
-        """The same within market hours; None where the asked-for time has none, or they are not known."""
+        """The same within market hours; None if the requested time has none, or they are unknown."""
         return self.hours_received_ns / self.hours_asked_ns if self.hours_asked_ns else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage(CoveredTime):
-    """What was asked for and what could be received, the times added up over the symbols.
+    """Requested and received time, added up over the symbols.
 
-    `gaps` are all that was asked for and could not be received; of one symbol they do not overlap.
+    `gaps` cover all requested time that could not be received; gaps of one symbol do not overlap.
     """
 
     per_symbol: dict[str, CoveredTime] = field(default_factory=dict)
@@ -170,11 +169,11 @@ class Coverage(CoveredTime):
 class TradeCounts:
     """Trades of one session by stage.
 
-    received = journalled + refused; journalled = valid + quarantined; valid = archived. `refused` trades stood
-    in a readable message but cannot be a row (no symbol, no time, …): they lie in quarantine as received.
-    `to_validate` journalled and `to_archive` valid ones are on their way: they wait for the next stage.
-    `odd_conditions` have conditions in a form that the vendor is not known to send: they are kept, and marked.
-    `resent` ones were delivered before, by the evidence of their order; they are kept, marked, and counted here.
+    received = journalled + refused; journalled = valid + quarantined; valid = archived. `refused` trades were in a
+    readable message but cannot be a row (no symbol, no time, …): they are in quarantine as received. `to_validate`
+    (journaled) and `to_archive` (valid) trades wait for the next stage. `odd_conditions` have conditions in an
+    unexpected form; they are kept and marked. `resent` trades were delivered before, judging by their order; they are
+    kept and marked.
     """
 
     received: int = 0
@@ -191,7 +190,7 @@ class TradeCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCounts:
-    """Batches of one session by how far they have come; each later stage counts within the earlier ones."""
+    """Batches of one session by progress; each later stage is included in the earlier ones."""
 
     sealed: int = 0
     validated: int = 0
@@ -200,17 +199,17 @@ class BatchCounts:
 
     @property
     def waiting(self) -> int:
-        """Those that wait to be archived."""
+        """How many wait to be archived."""
         return self.sealed - self.archived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """One session's account. `per_symbol` counts the archived trades of each symbol, `reasons` why rows did not pass.
+    """One session's ledger. `per_symbol` counts archived trades by symbol, `reasons` why rows were quarantined.
 
-    `missing_ids`, where the feed numbers its trades and every batch is validated: how many numbers are missing, and
-    how many of them in a named gap. Its laws count what waits for a stage as being on its way: a batch that is not
-    archived yet is not lost.
+    If the feed numbers its trades and every batch is validated, `missing_ids` has how many numbers are missing, and how
+    many of these are in a named gap. The laws count waiting rows and batches as present: a batch that is not archived
+    yet is not lost.
     """
 
     record: SessionRecord
@@ -223,7 +222,7 @@ class Ledger:
     missing_ids: tuple[int, int] | None = None
 
     def laws(self) -> list[tuple[str, int, str, int]]:
-        """Every law as (what, count, what it must equal, count)."""
+        """Return every law as (what, count, what it must equal, count)."""
         frames, trades, batches = self.frames, self.trades, self.batches
         read = frames.trade + frames.control + frames.rejected
         laws = [
@@ -234,9 +233,9 @@ class Ledger:
                 frames.received + self.record.frames_lost,
             ),
             ("frames read", frames.received, "trade + control + rejected", read),
-            ("trades received", trades.received, "journalled + refused", trades.journalled + trades.refused),
+            ("trades received", trades.received, "journaled + refused", trades.journalled + trades.refused),
             (
-                "rows journalled",
+                "rows journaled",
                 trades.journalled,
                 "valid + quarantined" + (" + waiting" if trades.to_validate else ""),
                 trades.valid + trades.quarantined + trades.to_validate,
@@ -259,7 +258,7 @@ class Ledger:
         return laws
 
     def imbalances(self) -> list[str]:
-        """Every law that does not hold, one line each; empty where the ledger balances."""
+        """Return one line for each law that does not hold; empty if the ledger balances."""
         return [f"{left} ({a:,}) ≠ {right} ({b:,})" for left, a, right, b in self.laws() if a != b]
 
     @property
@@ -269,7 +268,7 @@ class Ledger:
 
 
 def _overlaps(gaps: tuple[Gap, ...]) -> int:
-    """How many gaps begin before an earlier one of the same symbol has ended."""
+    """Count the gaps that begin before an earlier gap of the same symbol has ended."""
     ends: dict[str, float] = {}
     count = 0
     for gap in sorted(gaps, key=lambda gap: gap.start_ns):

@@ -1,7 +1,7 @@
-"""What does each stage say of a batch? Seal (capture), Report (validate), Manifest (compress), Receipt (upload), …
+"""The records that stages write: Seal (capture), Report (validate), Manifest (compress), Receipt (upload), and more.
 
-Each is one JSON file, written once, atomically, by the stage that names it; times are UTC ns. The last field of
-each is the SHA-256 of the rest, so that a record vouches for itself before it vouches for another file.
+Each is one JSON file, written once and atomically by its stage; times are UTC ns. The last field of each is the SHA-256
+of the rest, so that damage to a record is found before it is used to check another file.
 """
 
 import os
@@ -23,8 +23,8 @@ from tasks.records.names import BatchName, Keys, check_day
 class ConnectionRange:
     """The trades of one connection in one batch: first and last `recv_seq` and `ts_recv`, and how many.
 
-    `before_seq` and `before_recv_ns` are the connection's last ones before this batch, 0 where it is its first:
-    they carry the order across batches.
+    `before_seq` and `before_recv_ns` are the connection's last ones before this batch, or 0 in its first batch; with
+    them the order can be checked across batches.
     """
 
     connection: int
@@ -39,16 +39,16 @@ class ConnectionRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """A sealed journal: what lies in `sealed/<batch>.csv`.
+    """The record of a sealed journal, `sealed/<batch>.csv`.
 
-    `date` (YYYY-MM-DD) is the day on which the journal was opened, in the exchange's time zone, or in UTC where its
+    `date` (YYYY-MM-DD) is the day on which the journal was opened, in the exchange's time zone, or in UTC if its
     symbols never close; a journal is closed at that zone's midnight. `bytes` and `sha256` (hex) are the CSV file's,
-    header included. `symbols` were subscribed at some time of the batch. `lanes` is how many lanes the session has:
-    only with one is `recv_seq` without holes inside a batch. `recovered` says that a later start sealed what a killed
-    recorder had left, `cut_bytes` how much of the journal's end went to quarantine then. `gaps` touch the batch.
-    `quarantine` gives the SHA-256 (hex) of each file that the capture left in `quarantine/` for this batch (frames,
-    cut), by its name. `refused_reasons` counts why trades could not be rows. `not_kept` counts the
-    refused, of kind "frame" or "trade", that are not in quarantine because the session had filled its room there.
+    including the header. `symbols` were subscribed at some time during the batch. `lanes` is the session's number of
+    lanes: only with one lane is `recv_seq` without holes inside a batch. `recovered` means that a later start sealed
+    what a killed recorder had left; `cut_bytes` of the journal's end then went to quarantine. `gaps` overlap the batch.
+    `quarantine` has the SHA-256 (hex) of each file that the capture wrote to `quarantine/` for this batch (frames,
+    cut), by name. `refused_reasons` counts why trades could not be rows. `not_kept` counts rejected input, of kind
+    "frame" or "trade", that is not in quarantine because the session had used up its space there.
     """
 
     batch: str
@@ -74,17 +74,17 @@ class Seal:
     extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a file that it names is none of this batch: a record may come from anywhere."""
+        """Raise ValueError if it names a file of another batch: a record may come from an untrusted place."""
         name = BatchName.exactly(self.batch)
         check_day(self.feed, self.date)
         for each in self.quarantine:
             if each not in (name.rejected_frames, name.cut, name.cut_frames):
-                raise ValueError(f"{each[:80]!r} is no file in quarantine of {name}")
+                raise ValueError(f"{each[:80]!r} is not a quarantine file of {name}")
 
 
 @dataclass(frozen=True, slots=True)
 class TradeIds:
-    """The numbers of one symbol's trades in a batch, from first to last, and when (UTC ns) those were received."""
+    """The first and last trade number of one symbol in a batch, and when (UTC ns) they were received."""
 
     first_id: int
     last_id: int
@@ -94,7 +94,7 @@ class TradeIds:
 
 @dataclass(frozen=True, slots=True)
 class MissingIds:
-    """Numbers that are missing between two trades of a symbol, received at `after_ns` and `before_ns` (UTC ns)."""
+    """Numbers missing between two trades of a symbol, received at `after_ns` and `before_ns` (UTC ns)."""
 
     symbol: str
     first_id: int
@@ -104,23 +104,23 @@ class MissingIds:
 
     @property
     def count(self) -> int:
-        """How many numbers these are."""
+        """How many numbers are missing."""
         return self.last_id - self.first_id + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a batch was split: `rows` = `valid` + `quarantined`, `reasons` counts each rule that a row broke.
+    """How a batch was split: `rows` = `valid` + `quarantined`; `reasons` counts each rule that a row broke.
 
-    `examples` shows a few quarantined lines with their reasons. `resent` rows are marked as delivered again;
-    `odd_conditions` rows have conditions in a form that the vendor is not known to send. `out_of_order` have an event
-    time before an earlier print of their symbol; `late` were received more than ten seconds after their event.
-    `lag_ms` holds percentiles ("p50", "p90", "p99", "max") of receive time less event time. `per_symbol` counts
-    valid rows. `structural` says why the whole batch was rejected, where it was.
-    `quarantine_sha256` is that of `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`;
-    None where there is none. `event_in_ms`: every event time is a whole millisecond.
-    Where the feed numbers its trades, `trade_ids` has the numbers of each symbol over all rows, and `missing_ids` the
-    holes in them; `missing_ids_unlisted` counts the numbers in holes beyond those that are listed.
+    `examples` shows a few quarantined lines with their reasons. `resent` rows are marked as delivered before;
+    `odd_conditions` rows have conditions in an unexpected form. `out_of_order` rows have an event time before that of
+    an earlier print of their symbol; `late` rows were received more than ten seconds after their event. `lag_ms` has
+    percentiles ("p50", "p90", "p99", "max") of receive time minus event time. `per_symbol` counts valid rows.
+    `structural` says why the whole batch was rejected, if it was. `quarantine_sha256` is that of
+    `quarantine/<batch>.rows.csv`, `validated_sha256` that of `validated/<batch>.arrow`; None if there is no such file.
+    `event_in_ms`: every event time is a whole millisecond. If the feed numbers its trades, `trade_ids` has the range of
+    each symbol's numbers over all rows, and `missing_ids` the holes in it; `missing_ids_unlisted` counts the numbers in
+    holes that are not listed.
     """
 
     rows: int
@@ -128,8 +128,8 @@ class Report:
     quarantined: int
     reasons: dict[str, int] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
-    # Of a report from before there was `resent`: how many rows equaled an earlier one. Read and written as it was, so
-    # that a record has the bytes that its SHA-256 and its receipts vouch for.
+    # From reports before `resent` existed: how many rows equaled an earlier one. It is kept as it was, so that the
+    # record still has the bytes of its SHA-256 and its receipts.
     duplicates: int | msgspec.UnsetType = msgspec.UNSET
     resent: int | msgspec.UnsetType = msgspec.UNSET
     odd_conditions: int = 0
@@ -147,13 +147,13 @@ class Report:
 
     @property
     def resent_rows(self) -> int:
-        """How many rows are marked as delivered again; 0 in a report from before they were marked."""
+        """How many rows are marked as delivered before; 0 in reports from before `resent` existed."""
         return 0 if self.resent is msgspec.UNSET else int(self.resent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an archived batch holds. `file` is the name of the archived file beside it, None where no row was valid.
+    """What an archived batch holds. `file` is the name of the archived file, or None if no row was valid.
 
     `bytes` and `sha256` (hex) are that file's. First and last times are over its rows.
     """
@@ -174,15 +174,15 @@ class Manifest:
     report: Report
 
     def __post_init__(self) -> None:
-        """Raises ValueError as a seal does."""
+        """Raise ValueError as `Seal` does."""
         name = BatchName.exactly(self.batch)
         if self.file is not None and self.file not in name.archives:
-            raise ValueError(f"{self.file[:80]!r} is no archived file of {name}")
+            raise ValueError(f"{self.file[:80]!r} is not an archived file of {name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectReceipt:
-    """One object as the store acknowledged it. `sha256` is hex; `checked` says by what it was compared."""
+    """One object as the store acknowledged it. `sha256` is hex; `checked` says how it was compared."""
 
     key: str
     bytes: int
@@ -194,23 +194,23 @@ class ObjectReceipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where uploads go: a bucket, the endpoint of its store (None is AWS), and what every key starts with."""
+    """Where uploads go: a bucket, the endpoint of its store (None is AWS), and the prefix of every key."""
 
     bucket: str
     endpoint: str | None
     prefix: str
 
     def holds(self, bucket: str, endpoint: str | None, key: str) -> bool:
-        """Whether that key of a batch's, a session's or a day's record in that bucket is one of this place."""
+        """Return whether the key of a batch's, session's, or day's record in a bucket belongs to this place."""
         return Keys(self.prefix).holds_record(key) and (bucket, endpoint) == (self.bucket, self.endpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """An upload: the archived file first (None where there is none), its record last.
+    """An upload: the archived file first (None if there is none), its record last.
 
-    Of a batch the record is its manifest, and `beside` are its files in quarantine; of a day's file it is the day's
-    record and `batch` that file's stem; of a session it is the session's record and `batch` its name.
+    For a batch, the record is its manifest, and `beside` has its quarantine files. For a day's file, it is the day's
+    record, and `batch` is that file's stem. For a session, it is the session's record, and `batch` is its name.
     """
 
     batch: str
@@ -223,20 +223,20 @@ class Receipt:
 
     @property
     def objects(self) -> tuple[ObjectReceipt, ...]:
-        """Every object that was acknowledged, in the order in which they went up."""
+        """Every acknowledged object, in order of upload."""
         return (*(() if self.object is None else (self.object,)), *self.beside, self.manifest)
 
     def is_of(self, place: Place) -> bool:
-        """Whether it is one of that bucket: of its name, at its endpoint, under its prefix."""
+        """Return whether it is from that place: its bucket, endpoint, and prefix."""
         return place.holds(self.bucket, self.endpoint, self.manifest.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """The archived batches of one feed and day as one file, `days/feed=…/date=…/<file>`, by symbol and event time.
+    """The archived batches of one feed and day in one file, `days/feed=…/date=…/<file>`, by symbol and event time.
 
-    `batches` are the manifests of all batches that it was made of, seals and reports included, in order of recording;
-    its rows are theirs, each with the name of its batch. `file` is None where they have no row.
+    `batches` are the manifests of its batches, including seals and reports, in order of recording. Each row has the
+    name of its batch. `file` is None if there are no rows.
     """
 
     version: int = 1
@@ -250,19 +250,19 @@ class Day:
     batches: tuple[Manifest, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError as a seal does."""
+        """Raise ValueError as `Seal` does."""
         check_day(self.feed, self.date)
         if self.file is not None and not re.fullmatch(rf"{self.date}-[0-9a-f]+\.parquet", self.file):
-            raise ValueError(f"{self.file[:80]!r} is no file of the day {self.date}")
+            raise ValueError(f"{self.file[:80]!r} is not a file of the day {self.date}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removed:
-    """Why a file of the archive, or of a day, is no longer in the data folder: written before it was removed.
+    """Why a file of the archive or of a day is no longer in the data folder; written before the removal.
 
-    `batch` is the name of the batch, or the day file's stem, `file` the name of what was removed. `why`: its day's
-    file holds its rows (merged), it was old enough (age), or the disk was too full (space). `held_in` says in which
-    places a proven copy was at that moment: a path below the data folder, or a bucket and a key.
+    `batch` is the name of the batch or the day file's stem, `file` the name of the removed file. `why`: its day file
+    has its rows (merged), it was old enough (age), or the disk was too full (space). `held_in` lists where proven
+    copies were at that moment: a path in the data folder, or a bucket and key.
     """
 
     batch: str
@@ -272,13 +272,13 @@ class Removed:
     held_in: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the file would lie in another folder than this record."""
+        """Raise ValueError if the file would be in another folder than this record."""
         if not self.file or set(self.file) & {"/", "\0"} or self.file in (".", ".."):
-            raise ValueError(f"{self.file[:80]!r} is no file beside its record")
+            raise ValueError(f"{self.file[:80]!r} is not a file next to its record")
 
 
 def quarantined_files(manifest: Manifest) -> dict[str, str]:
-    """The SHA-256 (hex) of each file that lies in `quarantine/` of a batch, by its name, as its records keep it."""
+    """Return the SHA-256 (hex) of each quarantine file of a batch, by name, from its records."""
     name, report = BatchName.parse(manifest.batch), manifest.report
     files = dict(manifest.seal.quarantine)
     if report.quarantine_sha256 is not None:
@@ -291,7 +291,7 @@ def quarantined_files(manifest: Manifest) -> dict[str, str]:
 Record = TypeVar("Record")
 SOFTWARE = f"stock-tracing {version('stock-tracing')}"
 
-# A record is read whole. A day of five hundred batches of eight thousand symbols has less.
+# A record is read into memory. A day of five hundred batches with eight thousand symbols is smaller.
 MOST_BYTES = 256 << 20
 
 _END = b"\n}\n"
@@ -300,21 +300,22 @@ _TAIL_BYTES = len(_DIGEST % bytes(64) + _END)
 
 
 def encode(record: object) -> bytes:
-    """A record as JSON: indented, in the order of its fields, the same bytes for the same values.
+    """Encode a record as indented JSON in the order of its fields; equal values give equal bytes.
 
-    Its last field, `record_sha256`, is the SHA-256 (hex) of the JSON without that field: `read` finds any flipped bit.
+    Its last field, `record_sha256`, is the SHA-256 (hex) of the JSON without that field, so `read` finds any flipped
+    bit.
     """
     body = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
     return body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END
 
 
 def record_sha256(record: object) -> str:
-    """The `record_sha256` (hex) that `encode` ends this record with."""
+    """Return the `record_sha256` (hex) that `encode` gives this record."""
     return encode(record)[-_TAIL_BYTES:].split(b'"')[-2].decode()
 
 
 def sha256_said(path: Path) -> str:
-    """The `record_sha256` that stands at the end of a record's file, whatever stands before it; else some other text.
+    """Return the `record_sha256` at the end of a record's file without reading the rest; else some other text.
 
     Raises FileNotFoundError.
     """
@@ -324,10 +325,10 @@ def sha256_said(path: Path) -> str:
 
 
 def read(path: Path, kind: type[Record]) -> Record:
-    """The record of that kind in `path`.
+    """Read a record of that kind from `path`.
 
-    Raises FileNotFoundError where there is none and CorruptionError where it is not such a record, or not the
-    bytes that `encode` gave.
+    Raises FileNotFoundError if there is none, and CorruptionError if it is not such a record or not the bytes that
+    `encode` gave.
     """
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
@@ -336,16 +337,18 @@ def read(path: Path, kind: type[Record]) -> Record:
 
 
 def _too_large(where: object) -> CorruptionError:
-    return CorruptionError(f"{where}: is larger than {MOST_BYTES:,} bytes, as no record is; restore it from a copy")
+    return CorruptionError(
+        f"{where}: is larger than {MOST_BYTES:,} bytes, too large for a record; restore it from a copy"
+    )
 
 
 def decode(content: bytes, kind: type[Record], where: object) -> Record:
-    """The record of that kind that these bytes are; `where` they lie is said in the error. Raises CorruptionError."""
+    """Decode a record of that kind; errors name `where` it came from. Raises CorruptionError."""
     if len(content) > MOST_BYTES:
         raise _too_large(where)
     body = content[:-_TAIL_BYTES] + _END
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
-        raise CorruptionError(f"{where}: its record_sha256 is not that of its content; restore it from a copy")
+        raise CorruptionError(f"{where}: its record_sha256 does not match its content; restore it from a copy")
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

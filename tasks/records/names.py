@@ -1,7 +1,7 @@
-"""The names of sessions, batches and days, and of everything that is called after them: files, folders, object keys.
+"""Names of sessions, batches, and days, and of everything named after them: files, folders, and object keys.
 
-The one place that builds and parses them. Names of batches sort in order of recording, hold nothing but
-`[A-Za-z0-9-]`, and cannot collide across machines: a session's name ends in 32 random bits.
+This is the only module that builds and parses them. Batch names sort in order of recording, contain only
+`[A-Za-z0-9-]`, and do not collide across machines: a session's name ends in 32 random bits.
 """
 
 import re
@@ -16,25 +16,25 @@ _SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _FEED = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DATE = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _BATCH = re.compile(rf"({_SESSION.pattern})-(\d{{1,5}})-(\d{{6}})")
-# Relative to the archive, or to the days.
+# Relative to the archive, or to the folder of days.
 DAY_FOLDERS = "feed=*/date=*"
 _MANIFEST = ".manifest.json"
 MANIFESTS = f"*{_MANIFEST}"
-# What the keys of merged days have after the prefix of the others.
+# Appended to the prefix for the keys of merged days.
 BY_DAY = "-by-day"
 _MANIFEST_KEY = re.compile(r"feed=([^/]*)/date=([^/]*)/_([^/]*)\.manifest\.json")
-# A day's record in a bucket is called after the day's file: `<date>-<what it is made of>`, as the merge names it.
+# In a bucket, a day's record is named after the day's file: `<date>-<digest of its batches>`.
 _DAY_KEY = re.compile(r"feed=([^/]+)/date=(\d{4}-\d\d-\d\d)/_(\2-[0-9a-f]+)\.day\.json")
 
 
 def session_name(started_ns: int, random_bytes: Callable[[int], bytes]) -> str:
-    """The name of a session that starts at `started_ns` (UTC ns), such as `20261124T143000Z-9f3c01ab`."""
+    """Return the name of a session that starts at `started_ns` (UTC ns), such as `20261124T143000Z-9f3c01ab`."""
     start = datetime.fromtimestamp(started_ns // 1_000_000_000, UTC)
     return f"{start:%Y%m%dT%H%M%SZ}-{random_bytes(4).hex()}"
 
 
 def check_day(feed: str, date: str) -> None:
-    """Raises ValueError where these could not be a feed and a date (YYYY-MM-DD), of which folders are named."""
+    """Raise ValueError if these are not a feed and a date (YYYY-MM-DD) that are valid in folder names."""
     if _FEED.fullmatch(feed) is None:
         raise ValueError(f"{feed[:80]!r} is not the name of a feed")
     if _DATE.fullmatch(date) is None:
@@ -42,7 +42,7 @@ def check_day(feed: str, date: str) -> None:
 
 
 def day_folder(feed: str, date: str) -> str:
-    """Return the folder of a feed and date (YYYY-MM-DD), of the archive, the days or a bucket; Hive-style."""
+    """Return the Hive-style folder of a feed and date (YYYY-MM-DD) in the archive, the days, or a bucket."""
     return f"feed={feed}/date={date}"
 
 
@@ -52,7 +52,7 @@ def feed_and_date(folder: PurePath) -> tuple[str, str]:
 
 
 def day_record(stem: str) -> str:
-    """Return the file name of a day's record; the stem is its date here, and that of the day's file in a bucket."""
+    """Return the file name of a day's record; the stem is its date locally, and the day file's stem in a bucket."""
     return f"_{stem}.day.json"
 
 
@@ -60,17 +60,17 @@ SESSION_RECORD, _SESSION_RECEIPT = "session.json", "receipt.json"
 
 
 def parquet(stem: str) -> str:
-    """Return the file name of that stem: a day's file, or a batch's in the default form."""
+    """Return the file name of a day's file, or of a batch's in the default format."""
     return f"{stem}.parquet"
 
 
 def receipt_record(record: Path) -> Path:
-    """Return where the receipt of that manifest, day's record or session's record lies, or would lie."""
+    """Return the path of the receipt of a manifest, a day's record, or a session's record."""
     return record.with_name(_SESSION_RECEIPT) if record.name == SESSION_RECORD else _beside(record, "receipt")
 
 
 def removed_record(record: Path) -> Path:
-    """Return where it is said that the file of that manifest, or of that day's record, was removed."""
+    """Return the path of the record that says that the file of a manifest or day was removed."""
     return _beside(record, "removed")
 
 
@@ -79,14 +79,14 @@ def _beside(record: Path, kind: str) -> Path:
 
 
 def is_session_name(text: str) -> bool:
-    """Whether `text` is what `session_name` gives."""
+    """Return whether `text` is a valid session name."""
     return _SESSION.fullmatch(text) is not None
 
 
 def batches_in(files: Iterable[str]) -> set[str]:
-    """Return the names of the batches to which any of these files belongs by its own name.
+    """Return the names of the batches to which these files belong, judging by their names.
 
-    What a recovery cut off makes no batch: where nothing before the cut could be trusted, the cut is all there is.
+    A `.cut` file alone is not a batch: it is all that is left if a recovery could trust nothing before the cut.
     """
     stems = {file.partition(".")[0].removeprefix("_") for file in files if not file.endswith(".cut")}
     return {stem for stem in stems if _BATCH.fullmatch(stem)}
@@ -105,12 +105,12 @@ class BatchName:
 
     @classmethod
     def parse(cls, text: str) -> "BatchName":
-        """The name that `text` spells, with or without a file's endings and a leading `_`; else raises ValueError."""
+        """Parse a name with or without file extensions and a leading `_`. Raises ValueError."""
         return _parsed(text.split(".", 1)[0].removeprefix("_"))
 
     @classmethod
     def exactly(cls, text: str) -> "BatchName":
-        """The name that `text` is, and nothing besides; else raises ValueError."""
+        """Parse a name that must be exactly `text`. Raises ValueError."""
         name = cls.parse(text)
         if str(name) != text:
             raise ValueError(f"{text[:80]!r} is not the name of a batch (SESSION-LANE-NUMBER)")
@@ -123,7 +123,7 @@ class BatchName:
 
     @property
     def sums(self) -> str:
-        """The journal's sidecar: a checksum for each write."""
+        """The journal's sidecar file, with a checksum for each write."""
         return f"{self}.sums"
 
     # In sealed/
@@ -170,22 +170,22 @@ class BatchName:
 
     @property
     def rejects(self) -> tuple[str, ...]:
-        """All that may lie in `quarantine/` of it."""
+        """Every file that it may have in `quarantine/`."""
         return self.rejected_rows, self.rejected_frames, self.cut, self.cut_frames, self.rejected_batch
 
-    # In archive/feed=…/date=…/; readers of whole folders (Hive, Spark, pyarrow, pandas) pass over a leading `_`.
+    # In archive/feed=…/date=…/; readers of whole folders (Hive, Spark, pyarrow, pandas) skip a leading `_`.
     @property
     def archived(self) -> str:
-        """In the default form."""
+        """The archived file in the default format."""
         return self.archived_as("parquet")
 
     @property
     def archives(self) -> tuple[str, ...]:
-        """All names that its archived file may have."""
+        """Every name that its archived file may have."""
         return tuple(self.archived_as(each) for each in ("parquet", "csv.zst", "csv.gz"))
 
     def archived_as(self, file_format: str) -> str:
-        """In another form: parquet, csv.zst or csv.gz."""
+        """Return the name of the archived file in a format: parquet, csv.zst, or csv.gz."""
         return f"{self}.{file_format}"
 
     @property
@@ -198,11 +198,11 @@ class BatchName:
 
     @property
     def removed(self) -> str:
-        """Says why the archived file is no longer here, and where its rows are."""
+        """The record of why the archived file is no longer here, and where its rows are."""
         return f"_{self}.removed.json"
 
 
-@lru_cache(maxsize=65_536)  # A list of a year's batches meets each several times.
+@lru_cache(maxsize=65_536)  # Listing a year's batches parses each name several times.
 def _parsed(text: str) -> BatchName:
     match = _BATCH.fullmatch(text)
     if match is None:
@@ -217,7 +217,7 @@ def archived_in(files: Iterable[str]) -> list[BatchName]:
 
 
 def in_order(names: Iterable[BatchName]) -> list[BatchName]:
-    """Return these names sorted: as `sorted` does, in a fifth of the time."""
+    """Return these names sorted, five times as fast as `sorted` does it."""
     return sorted(names, key=attrgetter("session", "lane", "number"))
 
 
@@ -229,12 +229,12 @@ class Keys:
 
     @property
     def batches(self) -> str:
-        """What the keys of archived batches, sessions and quarantine start with."""
+        """The prefix of the keys of archived batches, sessions, and quarantine."""
         return f"{self.prefix}/"
 
     @property
     def days(self) -> str:
-        """What the keys of merged days start with: not the prefix, whose readers would count each trade twice."""
+        """The prefix of the keys of merged days; outside `prefix`, whose readers would count each trade twice."""
         return f"{self.prefix}{BY_DAY}/"
 
     def of_batch(self, feed: str, date: str, file: str) -> str:
@@ -242,7 +242,7 @@ class Keys:
         return f"{self.batches}{day_folder(feed, date)}/{file}"
 
     def of_day(self, feed: str, date: str, file: str = "") -> str:
-        """Return the key of a merged day's file or record, or what the keys of that day start with."""
+        """Return the key of a merged day's file or record, or without `file` the prefix of that day's keys."""
         return f"{self.days}{day_folder(feed, date)}/{file}"
 
     def of_session(self, session: str) -> str:
@@ -254,7 +254,7 @@ class Keys:
         return f"{self.prefix}/_quarantine/{file}"
 
     def holds_record(self, key: str) -> bool:
-        """Return whether this could be the key of a record: a batch's, a session's or a day's."""
+        """Return whether this could be the key of a batch's, session's, or day's record."""
         return key.startswith((f"{self.batches}feed=", f"{self.batches}_sessions/", f"{self.days}feed="))
 
     def holds_manifest(self, key: str) -> bool:
@@ -262,13 +262,13 @@ class Keys:
         return key.startswith(f"{self.batches}feed=") and key.endswith(_MANIFEST)
 
     def batch_at(self, key: str) -> tuple[str, str, BatchName]:
-        """Return feed, date and batch of a manifest's key. Raises ValueError where it is none."""
+        """Return the feed, date, and batch of a manifest's key. Raises ValueError if it is not one."""
         match = _MANIFEST_KEY.fullmatch(key.removeprefix(self.batches))
         feed, date, name = match.groups() if match else ("", "", "")
         check_day(feed, date)
         return feed, date, BatchName.exactly(name)
 
     def day_at(self, key: str) -> tuple[str, str, str] | None:
-        """Return feed, date and stem of the key of a day's record; None where it is none."""
+        """Return the feed, date, and stem of the key of a day's record; None if it is not one."""
         match = _DAY_KEY.fullmatch(key.removeprefix(self.days))
         return (match[1], match[2], match[3]) if match else None

@@ -1,7 +1,7 @@
-"""Which runs want something of a session, and what? One small file for each in `sessions/<session>/requests/`.
+"""The requests of runs to a session, one small file each in `sessions/<session>/requests/`.
 
-A recorder records the union of what is asked for, until the last request ends. So a run that finds a recorder at work
-files a request of its own, and one that is cancelled withdraws only that.
+A recorder records the union of all requests until the last one ends. So a run that finds a running recorder adds its
+own request, and a canceled run withdraws only its own.
 """
 
 import fcntl
@@ -25,9 +25,9 @@ _CLOSED = "closed"
 
 
 def requests_of(session_folder: Path) -> tuple[Request, ...]:
-    """Every request of the session in that folder, in the order of their names.
+    """Return every request of the session in that folder, in order of their names.
 
-    One that is damaged is logged and left out: what the others want is recorded all the same.
+    A damaged one is logged and skipped, so that the others are still recorded.
     """
     found = []
     for path in sorted((session_folder / _FOLDER).glob("[!.]*.json")):
@@ -39,7 +39,7 @@ def requests_of(session_folder: Path) -> tuple[Request, ...]:
 
 
 def stamp_of(session_folder: Path) -> int:
-    """A number that changes whenever a request does: cheap to ask several times a second."""
+    """Return a number that changes whenever a request does; cheap enough to check several times a second."""
     try:
         return (session_folder / _FOLDER).stat().st_mtime_ns
     except FileNotFoundError:
@@ -47,10 +47,10 @@ def stamp_of(session_folder: Path) -> int:
 
 
 def join(session_folder: Path, request: Request, at_ns: int) -> bool:
-    """File a request at `at_ns` (UTC ns), once; False where the session takes no more because its recorder is ending.
+    """Add a request at `at_ns` (UTC ns), once; return False if the session accepts no more because it is ending.
 
-    A request whose run was killed lasts until its time. Where the new one asks for all that it asked for, it takes
-    its place: cancelling the run that follows a killed one must end the recording.
+    A request whose run was killed lasts until its end. If the new request covers all of it, the new one replaces it:
+    canceling a run that follows a killed one must end the recording.
     """
     with _locked(session_folder) as folder:
         if (folder / _CLOSED).exists():
@@ -64,18 +64,18 @@ def join(session_folder: Path, request: Request, at_ns: int) -> bool:
 
 
 def this_process() -> str:
-    """What tells this process from all others of this machine, also of those that get its number later."""
+    """Return an identifier of this process that is unique on this machine, even if its PID is reused."""
     return _named(os.getpid())
 
 
 def is_running(process: str) -> bool:
-    """Whether the process that `this_process` named so still runs on this machine."""
+    """Return whether the process with this identifier is still running on this machine."""
     number = process.partition("/")[0]
     return number.isdigit() and _named(int(number)) == process
 
 
 def close(session_folder: Path, still_wanted: Callable[[tuple[Request, ...]], bool]) -> bool:
-    """Take no more requests, unless one that was just filed is `still_wanted`; gives whether it is closed."""
+    """Accept no more requests, unless one just added is `still_wanted`; return whether it is closed."""
     with _locked(session_folder) as folder:
         if still_wanted(requests_of(session_folder)):
             return False
@@ -84,13 +84,13 @@ def close(session_folder: Path, still_wanted: Callable[[tuple[Request, ...]], bo
 
 
 def reopen(session_folder: Path) -> None:
-    """Take requests again: a recorder goes on with the session."""
+    """Accept requests again, because a recorder continues the session."""
     with _locked(session_folder) as folder:
         (folder / _CLOSED).unlink(missing_ok=True)
 
 
 def withdraw(session_folder: Path, request_id: str, at_ns: int) -> bool:
-    """End a request at `at_ns` (UTC ns), before its time; gives whether others still want something then."""
+    """Withdraw a request at `at_ns` (UTC ns); return whether other requests are still active then."""
     with _locked(session_folder) as folder:
         found = requests_of(session_folder)
         for request in found:
@@ -105,10 +105,10 @@ def change(
     at_ns: int,
     request_id: str | None = None,
 ) -> tuple[str, ...]:
-    """Have the requests ask for what `wish` makes of their union, from `at_ns` (UTC ns) on; gives the union then.
+    """Change the requested symbols to `wish(union)` from `at_ns` (UTC ns) on; return the new union.
 
-    What it adds is added to each that has not ended, what it leaves out is removed from each. With `request_id` only
-    that one is changed, by its own list. Raises TerminalError where no symbol would be left.
+    Added symbols are added to every active request, and removed symbols are removed from each. With `request_id`, only
+    that request is changed, based on its own list. Raises TerminalError if no symbol would be left.
     """
     with _locked(session_folder) as folder:
         now = active(requests_of(session_folder), at_ns)
@@ -127,12 +127,12 @@ def change(
 
 
 def active(requests: Iterable[Request], at_ns: int) -> tuple[Request, ...]:
-    """Those that have not ended at that time (UTC ns)."""
+    """Return the requests that have not ended at that time (UTC ns)."""
     return tuple(request for request in requests if at_ns < request.end_ns)
 
 
 def symbols_of(requests: Iterable[Request]) -> tuple[str, ...]:
-    """The union of what they ask for, in order."""
+    """Return the union of their symbols, in order."""
     return tuple(dict.fromkeys(symbol for request in requests for symbol in request.current))
 
 
@@ -148,10 +148,10 @@ def _covers(request: Request, other: Request) -> bool:
 
 
 def _named(pid: int) -> str:
-    """A process by its number, its start and the machine's: numbers are given again."""
+    """Identify a process by its PID, its start time, and the boot ID, because PIDs are reused."""
     with suppress(OSError):
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if state != "Z":  # One that has ended and whose parent has not asked about it.
+        if state != "Z":  # A zombie: it has ended, but its parent has not reaped it.
             return f"{pid}/{rest[18]}/{boot_id()}"
     return ""
 

@@ -1,7 +1,7 @@
-"""What is known of a session, whether it has ended or still records?
+"""What is known of a session, whether it has ended or is still recording.
 
-A session that has ended says it in its record. Of one that has not, the same is put together from what its recorder
-keeps beside it: requests, gaps, watch-list and status.
+An ended session has a record. For a running one, the same is assembled from what its recorder keeps next to it:
+requests, gaps, watch list, and status.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from tasks.records.status import Status, read_status
 from tasks.storage.locks import SESSION_LOCK, is_held
 
 RECORD_FILE = SESSION_RECORD
-# The record of a session of which a restore has brought some days here and not all.
+# The record of a session that was only partly restored.
 PARTIAL_FILE = "partial.json"
 REQUEST_FILE = "request.json"
 GAPS_FILE = "gaps.log"
@@ -32,7 +32,7 @@ NOT_CLOSED = "its recorder is gone, and it is not closed yet: run `tape archive`
 
 @dataclass(frozen=True, slots=True)
 class SavedWatchList:
-    """The symbols of a session now and since its start, and what was changed when: `watchlist.json`."""
+    """The symbols of a session now and since its start, and its changes: `watchlist.json`."""
 
     current: tuple[str, ...]
     ever: tuple[str, ...]
@@ -40,7 +40,7 @@ class SavedWatchList:
 
 
 class _Asked(msgspec.Struct):
-    """What a session was begun with; `request.json` says more."""
+    """What a session was started with; `request.json` has more."""
 
     session: str
     symbols: tuple[str, ...]
@@ -52,15 +52,15 @@ class _Asked(msgspec.Struct):
 
 
 def is_recording(folder: Path) -> bool:
-    """Whether a recorder is at work on the session in that folder."""
+    """Return whether a recorder is running for the session in that folder."""
     return is_held(folder / SESSION_LOCK)
 
 
 def record_of(folder: Path, seals: list[Seal] | None = None) -> SessionRecord | None:
-    """The record of the session in that folder, or None where there is no such session.
+    """Return the record of the session in that folder, or None if there is no such session.
 
-    Of one that has not ended it is put together from what is known so far, with the outcome `recording`, or `killed`
-    where no recorder is at work on it; its counts are those of `seals`. Raises CorruptionError.
+    For a session that has not ended, the record is assembled from what is known so far, with the outcome `recording`,
+    or `killed` if no recorder is running; its counts come from `seals`. Raises CorruptionError.
     """
     try:
         return read(folder / RECORD_FILE, SessionRecord)

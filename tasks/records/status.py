@@ -1,4 +1,4 @@
-"""How does a session stand right now? `sessions/<session>/status.json`, replaced whole several times a second."""
+"""The current status of a session, `sessions/<session>/status.json`, replaced several times a second."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,14 @@ State = Literal["starting", "connecting", "recording", "reconnecting", "draining
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A session at `updated_ns`. Times are UTC ns; `through_ns` is how far everything heard is journalled.
+    """The status of a session at `updated_ns`. Times are UTC ns.
 
-    Of that, what came before `durable_ns` is on the disk; the rest survives the recorder, but not the machine, which
-    is in its run `boot`.
+    Everything received before `through_ns` is in the journal. Of that, everything before `durable_ns` is synced to
+    disk; the rest survives a crash of the recorder, but not of the machine. `boot` is the machine's boot ID.
 
-    `per_symbol` counts trades of every symbol asked for so far, `symbols` are those asked for now.
-    `settled` are the requests that have ended and of which every trade is in a sealed batch.
-    `vendor_errors` counts the vendor's error messages by their text.
-    `gaps` counts the ended ones; `open_gaps` are those that last. `queue_bytes` waits between socket and journal.
+    `per_symbol` counts trades of every symbol requested so far; `symbols` are those requested now. `settled` are ended
+    requests of which every trade is in a sealed batch. `vendor_errors` counts the vendor's error messages by text.
+    `gaps` counts closed gaps; `open_gaps` are the others. `queue_bytes` wait between socket and journal.
     """
 
     session: str
@@ -56,7 +55,7 @@ class Status:
 
 
 def boot_id() -> str:
-    """What tells this run of the machine from others; empty where the system does not say."""
+    """Return the boot ID of the machine, or an empty string if the system has none."""
     try:
         return _BOOT.read_text().strip()
     except OSError:
@@ -64,7 +63,7 @@ def boot_id() -> str:
 
 
 def write_status(folder: Path, status: Status) -> None:
-    """Replace the status in a session's folder; not synced, since only the living read it."""
+    """Replace the status in a session's folder; it is not synced, because it matters only while running."""
     path = folder / STATUS_FILE
     temporary = begun(path)
     temporary.write_bytes(encode(status))
@@ -72,7 +71,7 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status in a session's folder, or None before the first."""
+    """Read the status in a session's folder, or None before the first one."""
     try:
         return read(folder / STATUS_FILE, Status)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """The columns of a trade: their order, types and units.
 
-The journal is CSV in UTF-8 without quoting: no field holds a comma, a quote or a line break, because the parser of
-the feed rejects a trade whose fields would (`feeds/fields.py`). One header line, `\\n` line ends. The last three
-columns are there where the feed has them.
+The journal is CSV in UTF-8 without quoting: no field contains a comma, a quote, or a line break, because the feed's
+parser rejects such trades (`feeds/fields.py`). It has one header line and `\\n` line endings. The last three columns
+are present if the feed has them.
 
 | column     | type  | unit and meaning                                                                        |
 | ---------- | ----- | --------------------------------------------------------------------------------------- |
@@ -12,8 +12,8 @@ columns are there where the feed has them.
 | ts_event   | int   | UTC ns, the venue's time, as exact as the feed sends it                                 |
 | symbol     | text  | the vendor's string                                                                     |
 | price      | text  | the received digits, unchanged: quote currency per unit                                 |
-| size       | text  | the received digits, unchanged: units; 0 where the vendor reports a price without trade |
-| conditions | text  | the vendor's condition codes, `;`-joined; empty where there are none                    |
+| size       | text  | the received digits, unchanged: units; 0 for a price update without a trade             |
+| conditions | text  | the vendor's condition codes, `;`-joined; empty if there are none                       |
 | trade_id   | int   | the venue's number of the trade, from 1                                                 |
 | sequence   | int   | the venue's number of the message, from 1                                               |
 | side       | text  | the aggressor: buy or sell                                                              |
@@ -22,8 +22,8 @@ columns are there where the feed has them.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-# The first of the conditions of a trade whose conditions the vendor sent in another form than a list of codes: numbers,
-# a code that a field cannot hold, an object. What it sent follows, percent-encoded where it must be.
+# The first condition of a trade whose conditions are not a plain list of codes, but numbers, an object, or codes that a
+# field cannot contain. What the vendor sent follows, percent-encoded where necessary.
 ODD_CONDITIONS = "?"
 JOURNAL_COLUMNS = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price", "size", "conditions")
 EXTRA_COLUMNS = ("trade_id", "sequence", "side")
@@ -41,7 +41,7 @@ def journal_header(extra: Collection[str] = ()) -> bytes:
 
 JOURNAL_HEADER = journal_header()
 
-# The columns of a tape file: what a vendor's trade says, without what our receipt adds.
+# The columns of a tape file: the vendor's trade, without the columns that the recorder adds.
 TAPE_COLUMNS = ("ts_event_ms", "symbol", "price", "size", "conditions")
 
 NS_PER_MS = 1_000_000
@@ -50,9 +50,9 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """One print as a vendor reports it: what a replay sends and an export gives back.
+    """One print as a vendor reports it: what a replay sends and an export writes.
 
-    `price` and `size` are decimal text exactly as received; `conditions` holds the vendor's codes.
+    `price` and `size` are decimal text exactly as received; `conditions` has the vendor's codes.
     """
 
     ts_event_ns: int

@@ -1,1 +1,1 @@
-"""Replay: a tape is served as a vendor's websocket."""
+"""Replay: serves a tape as a vendor's websocket."""

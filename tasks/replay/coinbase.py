@@ -1,4 +1,4 @@
-"""Speaks as Coinbase Exchange's websocket does: acknowledgements, one match a message, numbers, heartbeats."""
+"""Imitates Coinbase Exchange's websocket: acknowledgments, one match per message, trade numbers, heartbeats."""
 
 import json
 from collections import Counter
@@ -8,14 +8,14 @@ from typing import Any
 from tasks.replay.tape_file import TapeRow
 from tasks.replay.vendor import EventTimes
 
-# A tape row with the number of the trade and the product's sequence behind it.
+# A tape row followed by the trade's number and the product's sequence.
 NumberedRow = tuple[int, str, str, str, str, int, int]
 
 
 class Coinbase:
     """Coinbase Exchange's websocket. Every trade of the tape gets its product's next number, sent or not.
 
-    `beat_every_s` is the vendor's second; the maker's side, which no tape tells, alternates with the number.
+    Heartbeats are sent every second, as the vendor does. The maker's side, which a tape does not have, alternates.
     """
 
     needs_token = False

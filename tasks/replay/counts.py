@@ -1,4 +1,4 @@
-"""What has a replay sent?"""
+"""Counts of what a replay sent."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """Trades and messages handed to a client's socket; times are UTC ns.
+    """Trades and messages written to clients' sockets; times are UTC ns.
 
-    A trade counts once its message is given to the socket. What a client never read before it went away is
-    counted all the same: the server cannot know.
+    A trade counts once its message is written to the socket. Messages that a client did not read before it disconnected
+    count too, because the server cannot know.
     """
 
     trades: int = 0
@@ -21,7 +21,7 @@ class ReplayCounts:
     per_symbol: Counter[str] = field(default_factory=Counter)
 
     def add(self, symbols: list[str], messages: int, at_ns: int) -> None:
-        """Count one write: the symbol of each of its trades, and its messages."""
+        """Count one write: the symbol of each trade, and the messages."""
         self.trades += len(symbols)
         self.messages += messages
         self.per_symbol.update(symbols)

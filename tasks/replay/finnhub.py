@@ -1,4 +1,4 @@
-"""Speaks as Finnhub's websocket does. Its JSON is compact, its keys in alphabetical order."""
+"""Imitates Finnhub's websocket: compact JSON with keys in alphabetical order."""
 
 import json
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ TOO_MANY_SYMBOLS = "Subscribing to too many symbols"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A client's wish for one symbol."""
+    """A client's request for one symbol."""
 
     kind: Literal["subscribe", "unsubscribe"]
     symbol: str
 
 
 class Finnhub:
-    """Finnhub's websocket: one connection a token, several trades a message, no acknowledgements."""
+    """Finnhub's websocket: one connection per token, several trades per message, no acknowledgments."""
 
     needs_token = True
     beat_every_s = 60.0
@@ -52,9 +52,9 @@ class Finnhub:
 
 
 def read_request(message: str | bytes) -> Request | None:
-    """What the client wants; None for JSON that means nothing here, which the vendor passes over.
+    """Parse a client's request; return None for JSON with no meaning here, which the vendor ignores.
 
-    Raises ValueError for what is no request at all; its text is the vendor's answer.
+    Raises ValueError if it is not a request at all; the error's text is the vendor's answer.
     """
     try:
         said = json.loads(message)
@@ -71,19 +71,19 @@ def read_request(message: str | bytes) -> Request | None:
 
 
 def error_message(text: str) -> str:
-    """The vendor's answer to what it will not do."""
+    """Return the vendor's error message."""
     return _compact({"msg": text, "type": "error"})
 
 
 class TradeWriter:
-    """Writes messages of trades. What repeats is formatted once: a symbol and a set of conditions."""
+    """Writes trade messages; symbols and sets of conditions are formatted once and cached."""
 
     def __init__(self) -> None:
         self._symbols = _SymbolPieces()
         self._conditions = _ConditionPieces()
 
     def message(self, rows: list[TapeRow], times: EventTimes) -> bytes:
-        """One message of these rows, price and size digit by digit as the tape has them."""
+        """Return one message with these rows; prices and sizes have the digits of the tape."""
         symbols, conditions = self._symbols, self._conditions
         base_ms, tape_ms, speed = times.base_ms, times.tape_ms, times.speed
         trades = [
@@ -100,7 +100,7 @@ class _SymbolPieces(dict[str, str]):
 
 class _ConditionPieces(dict[str, str]):
     def __missing__(self, conditions: str) -> str:
-        # Where there are none, as for crypto, the vendor sends null.
+        # If there are none, as for crypto, the vendor sends null.
         self[conditions] = piece = f'{{"c":{_compact(conditions.split(";") if conditions else None)},"p":'
         return piece
 

@@ -1,9 +1,9 @@
-"""What would an hour of a live tape look like, where none is at hand?
+"""Generates a realistic tape from a seed: the same arguments give the same trades.
 
-Seeded: the same arguments give the same trades. Activity falls from some hundred trades a second to one in
-minutes, comes in bursts of one symbol (each trade makes the next more likely) and of the whole market, and
-carries what a feed carries: odd lots, condition codes, sub-penny prints, crypto's fractions without conditions,
-forex quotes of size 0, identical prints, late prints.
+Activity ranges from a few hundred trades per second in the busiest symbol to one in minutes. It comes in bursts of one
+symbol (each trade makes the next more likely) and of the whole market. The tape has what real feeds have: odd lots,
+condition codes, sub-penny prints, fractional crypto sizes without conditions, forex quotes of size 0, identical prints,
+and late prints.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ START_NS = 1_795_530_600_000_000_000
 _SLICE_MS = 100
 _MEMORY_MS = 400  # how fast a symbol's excitement fades
 _CHILDREN = 0.6  # trades that one trade brings about, on average
-_BURST_ODDS = 0.008  # that the whole market wakes up in a slice
+_BURST_ODDS = 0.008  # that a burst of the whole market begins in a slice
 _DUPLICATE_ODDS = 0.003
 _LATE_ODDS = 0.002
 _LATEST_MS = 15_000
 _BUSIEST_PER_S = 300.0
-_QUIETER = 0.68  # each symbol's rate as a part of the one's before it: the last trades about once in two minutes
+_QUIETER = 0.68  # each symbol's rate relative to the one before; the last trades once in two minutes
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Sizes are drawn from `lots`, conditions from `conditions`, both uniformly; `places` are the price's decimals."""
+    """Sizes are drawn from `lots`, conditions from `conditions`, both uniformly; prices have `places` decimals."""
 
     places: int
     lots: tuple[str, ...]
@@ -63,10 +63,10 @@ SYMBOLS = tuple(row[0] for row in _LISTING)
 
 
 def generate(seed: int, duration_s: float, *, rate: float = 1.0, start_ns: int = START_NS) -> Iterator[Trade]:
-    """The trades of `duration_s` seconds from `start_ns` (UTC ns), in order of arrival.
+    """Yield the trades of `duration_s` seconds from `start_ns` (UTC ns), in order of arrival.
 
-    At `rate` 1 some 1,000 trades/s, in bursts 4,000, over the `SYMBOLS`; another rate multiplies that of every symbol.
-    The order is that of event times, but for a few late prints.
+    At `rate` 1 there are about 1,000 trades/s over the `SYMBOLS`, in bursts 4,000; another rate scales every symbol.
+    Trades are ordered by event time, except for a few late prints.
     """
     random = np.random.default_rng(seed)
     prices = [start for _, _, start, _ in _LISTING]
@@ -86,7 +86,7 @@ def generate(seed: int, duration_s: float, *, rate: float = 1.0, start_ns: int =
 
 
 def _arrivals(random: np.random.Generator, duration_ms: int, rate: float) -> Iterator[tuple[np.ndarray, int, int]]:
-    """For each slice of time: how many trades each symbol has, the slice's start and its length in ms."""
+    """Yield for each slice of time how many trades each symbol has, the slice's start, and its length in ms."""
     calm = rate * _BUSIEST_PER_S * _QUIETER ** np.arange(len(_LISTING))
     excited = calm * _CHILDREN
     burst, burst_ends_ms = 1.0, 0
@@ -104,7 +104,7 @@ def _arrivals(random: np.random.Generator, duration_ms: int, rate: float) -> Ite
 
 def _trade(symbol: int, at_ms: int, prices: list[int], draw: list[float]) -> Trade:
     name, kind, start, step = _LISTING[symbol]
-    # Most prints are at the last price; the walk is drawn back where it has lost half of its price.
+    # Most prints are at the last price; the walk turns up after it has lost half of its price.
     prices[symbol] += step if draw[1] > 0.86 or prices[symbol] * 2 < start else -step if draw[1] < 0.14 else 0
     if kind is _STOCK and draw[2] < 0.45:
         kind = _ODD
@@ -115,7 +115,7 @@ def _trade(symbol: int, at_ms: int, prices: list[int], draw: list[float]) -> Tra
 
 
 def _decimal(units: int, places: int) -> str:
-    """A vendor's price text: no trailing zeros."""
+    """Format a price as a vendor does, without trailing zeros."""
     whole, part = divmod(units, 10**places)
     digits = f"{part:0{places}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)

@@ -1,4 +1,4 @@
-"""What does one client want to hear, and what is on its way to it?"""
+"""One client's subscriptions and queued messages."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tasks.replay.vendor import EventTimes, Vendor
 
 
 class Listener:
-    """One connection: its subscriptions and the messages that wait to be written."""
+    """One connection: its subscriptions, and the messages that wait to be written."""
 
     def __init__(self, connection: ServerConnection, vendor: Vendor, max_symbols: int) -> None:
         self.connection = connection
@@ -23,11 +23,11 @@ class Listener:
         self._trades: list[str] = []
 
     def hear(self, message: str | bytes) -> list[str]:
-        """Do what the client says, and return the vendor's answers."""
+        """Handle a client's message, and return the vendor's answers."""
         return self._vendor.answer(message, self.symbols, self._max_symbols)
 
     def offer(self, rows: list[Any], times: EventTimes) -> None:
-        """Queue the messages of those rows that are subscribed."""
+        """Queue the messages of the rows that are subscribed."""
         symbols = self.symbols
         wanted = [row for row in rows if row[1] in symbols]
         if wanted:
@@ -37,7 +37,7 @@ class Listener:
             self.pending_bytes += sum(map(len, messages))
 
     async def flush(self, counts: ReplayCounts, at_ns: int) -> None:
-        """Write what is queued, in one call, and wait while the client is slower than we are."""
+        """Write everything queued in one call, and wait while the client is slower."""
         messages, trades = self._messages, self._trades
         self._messages, self._trades, self.pending_bytes = [], [], 0
         connection = self.connection
@@ -45,7 +45,7 @@ class Listener:
             return
         for message in messages:
             connection.protocol.send_text(message)
-        # `connection.send` writes and waits for each message: half of the time of a replay at full speed.
+        # `connection.send` writes and waits for each message, which takes half of the time at full speed.
         connection.transport.write(b"".join(connection.protocol.data_to_send()))
         counts.add(trades, len(messages), at_ns)
         try:

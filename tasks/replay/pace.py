@@ -1,4 +1,4 @@
-"""Which trades of a tape leave together, and when on the tape's own clock?"""
+"""Groups a tape's trades by when they are sent, on the tape's own clock."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from tasks.replay.tape_file import TapeRow
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Trades that leave together, in the tape's order, once the tape's clock stands at `due_ms`."""
+    """Trades that are sent together, in the tape's order, when the tape's clock reaches `due_ms`."""
 
     due_ms: int
     rows: list[TapeRow]
 
 
 def groups(blocks: Iterable[list[TapeRow]], tick_ms: int, most: int) -> Iterator[Group]:
-    """Cut a tape into groups of at most `most` trades that fall into the same tick of `tick_ms`.
+    """Split a tape into groups of at most `most` trades in the same tick of `tick_ms`.
 
-    The tape's clock never runs back: a print with an event time before its predecessor's is late, and leaves
-    at its place in the tape.
+    The tape's clock never goes back: a print with an event time before its predecessor's is late, and is sent at its
+    place in the tape.
     """
     rows: list[TapeRow] = []
     end_ms: int | None = None

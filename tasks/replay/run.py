@@ -1,4 +1,4 @@
-"""How does a script, or a test, start a replay and see it end?"""
+"""Runs a replay from a script or a test."""
 
 import asyncio
 import signal
@@ -23,10 +23,10 @@ def run(
     options: ReplayOptions | None = None,
     announce: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> ReplayCounts:
-    """Serve a tape until SIGINT or SIGTERM, or to its end with `options.exit_at_end`. Port 0 is a free one.
+    """Serve a tape until SIGINT or SIGTERM, or to its end with `options.exit_at_end`. Port 0 picks a free one.
 
-    Announces the URL, without a token, on the first line, and on the last what was sent. Raises TerminalError
-    where the port is taken, or the tape cannot be read: at once if its beginning is bad.
+    Announces the URL, without a token, on the first line, and what was sent on the last. Raises TerminalError if the
+    port is taken or the tape cannot be read, at once if its beginning is bad.
     """
     return asyncio.run(_run(_checked(read_tape(tape)), port, options or ReplayOptions(), announce))
 
@@ -46,7 +46,7 @@ async def _run(
 
 
 class Replay:
-    """A replay that runs in a thread of this process."""
+    """A replay in a thread of this process."""
 
     def __init__(self, tape: Path | Iterable[Trade], port: int, options: ReplayOptions, clock: Clock | None) -> None:
         self.url = ""
@@ -62,20 +62,20 @@ class Replay:
 
     @property
     def sent(self) -> int:
-        """Trades handed to clients' sockets so far."""
+        """Trades written to clients' sockets so far."""
         return self.counts.trades
 
     def stop(self) -> None:
-        """Close every connection, end, and raise what went wrong, if anything did. May be called twice."""
-        with suppress(RuntimeError):  # its loop has ended by itself
+        """Close every connection, stop, and raise the replay's error, if any. May be called twice."""
+        with suppress(RuntimeError):  # its loop has already ended
             self._loop.call_soon_threadsafe(self._server.stop)
         self.join()
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait until the replay is over, as it is in time with `exit_at_end`. Raises TimeoutError."""
+        """Wait until the replay has ended, as it does with `exit_at_end`. Raises TimeoutError."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            raise TimeoutError(f"the replay goes on after {timeout_s} s")
+            raise TimeoutError(f"the replay is still running after {timeout_s} s")
         self._raise_error()
 
     def _main(self, serving: Coroutine[None, None, None]) -> None:
@@ -114,7 +114,7 @@ def serve_in_thread(
     port: int = 0,
     clock: Clock | None = None,
 ) -> Iterator[Replay]:
-    """Serve a tape, from a file or from memory, while the block runs. Raises TerminalError as `run` does."""
+    """Serve a tape from a file or from memory while the block runs. Raises TerminalError as `run` does."""
     replay = Replay(tape, port, options or ReplayOptions(speed=None), clock)
     try:
         yield replay
@@ -123,7 +123,7 @@ def serve_in_thread(
 
 
 def _checked(blocks: Iterator[list[TapeRow]]) -> Iterator[list[TapeRow]]:
-    """The same blocks, the first one read already: what is no tape at all fails before a client connects."""
+    """Read the first block early, so that an invalid tape fails before a client connects."""
     return chain(list(islice(blocks, 1)), blocks)
 
 

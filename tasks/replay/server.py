@@ -1,7 +1,7 @@
 """Serves a tape as a vendor's websocket.
 
-On loopback only. Where the vendor needs one, `/?token=KEY` admits one connection a token; what is subscribed is sent,
-nothing else.
+It listens on loopback only. If the vendor requires a token, `/?token=KEY` admits one connection per token. Only
+subscribed symbols are sent.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from tasks.replay.vendors import VENDORS
 HOST = "127.0.0.1"
 _FLUSH_BYTES = 1 << 16
 
-# At its debug level the library logs each request line, which holds the token.
+# At debug level the library logs each request line, which contains the token.
 _log = logging.getLogger("tasks.replay.server")
 _log.setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Where a replay's time comes from: UTC ns, monotonic ns, and how to wait for so many seconds."""
+    """A replay's source of time: UTC ns, monotonic ns, and a function that sleeps for some seconds."""
 
     wall_ns: Callable[[], int] = time.time_ns
     monotonic_ns: Callable[[], int] = time.monotonic_ns
@@ -46,12 +46,12 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """How a tape is served. `speed` is X times real time by the tape's event times, None as fast as the client takes.
+    """How a tape is served. `speed` is a multiple of real time; None is as fast as the client reads.
 
-    Trades of the same `tick_s` of the tape (times the speed) leave together, at most `trades_a_message` in one
-    message. Time starts once a client has subscribed and then said nothing for `settle_s`, at the latest after
-    `settle_most_s`. `key` is the only token taken; None takes any. `feed` names the vendor, whose own pace of pings or
-    heartbeats `beat_every_s` replaces.
+    Trades in the same `tick_s` of the tape (times the speed) are sent together, at most `trades_a_message` per message.
+    Time starts when a client has subscribed and then sent nothing for `settle_s`, at the latest after `settle_most_s`.
+    `key` is the only accepted token; None accepts any. `feed` names the vendor; `beat_every_s` overrides its interval
+    of pings or heartbeats.
     """
 
     speed: float | None = 1.0
@@ -69,7 +69,7 @@ class ReplayOptions:
 
 
 class ReplayServer:
-    """Serves one tape once. All its methods belong to one event loop; `counts` may be read from any thread."""
+    """Serves one tape once. Call its methods in one event loop; `counts` may be read from any thread."""
 
     def __init__(self, tape: Iterable[list[TapeRow]], options: ReplayOptions, clock: Clock | None = None) -> None:
         self.counts = ReplayCounts()
@@ -84,10 +84,10 @@ class ReplayServer:
         self._stop = asyncio.Event()
 
     async def serve(self, port: int, on_listening: Callable[[str], None], on_end: Callable[[], None]) -> None:
-        """Serve until stopped, or, with `exit_at_end`, until all is sent and the clients have gone.
+        """Serve until stopped, or, with `exit_at_end`, until everything is sent and the clients have disconnected.
 
-        Calls `on_listening` with the URL, without a token, once a client may connect, and `on_end` once the
-        last trade is sent. Raises TerminalError where the port is taken or the tape turns out to be bad.
+        Calls `on_listening` with the URL, without a token, when clients can connect, and `on_end` when the last trade
+        is sent. Raises TerminalError if the port is taken or the tape is invalid.
         """
         try:
             server = await self._listen(port)
@@ -121,7 +121,7 @@ class ReplayServer:
         try:
             await asyncio.wait((play, stop), return_when=asyncio.FIRST_COMPLETED)
             if play.done():
-                await play  # raises what it raised
+                await play  # re-raises its error
                 if not self._options.exit_at_end:
                     await stop
         finally:
@@ -157,7 +157,7 @@ class ReplayServer:
                 for answer in answers:
                     await connection.send(answer)
         except ConnectionClosed:
-            pass  # without a close frame; the vendor does not mind either
+            pass  # without a close frame, which the vendor accepts too
         finally:
             pings.cancel()
             self._listeners.remove(listener)
@@ -209,7 +209,7 @@ class ReplayServer:
         return EventTimes(start_ms, tape_ms, speed)
 
     async def _until_subscribed(self) -> None:
-        """Wait for a subscription and for the end of the burst that it is part of, so that none comes too late."""
+        """Wait for a subscription and the end of its burst, so that no subscription comes too late."""
         now_s = asyncio.get_running_loop().time
         while not self._subscribed.is_set():
             await self._subscribed.wait()
@@ -236,4 +236,4 @@ class ReplayServer:
         now_ns = self._clock.wall_ns()
         for listener in tuple(self._listeners):
             await listener.flush(self.counts, now_ns)
-        await asyncio.sleep(0)  # a client that is never slow would otherwise never be heard
+        await asyncio.sleep(0)  # otherwise the messages of a fast client would never be read

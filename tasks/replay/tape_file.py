@@ -1,8 +1,8 @@
-"""Which trades does a tape file hold, in which order?
+"""Reads and writes tape files.
 
-A tape is CSV with the header `ts_event_ms,symbol,price,size,conditions` and perhaps further columns, which are
-passed over; plain or gzip'd; or a file of the archive in any of its forms. Its first bytes say which. Files are read in
-blocks, so that a tape of any length takes a few MB.
+A tape is CSV, plain or gzipped, with the header `ts_event_ms,symbol,price,size,conditions` and optional further
+columns, which are ignored; or an archived file in any encoding. The first bytes tell which. Files are read in blocks,
+so that a tape of any length takes a few MB of memory.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from tasks.errors import TerminalError
 from tasks.records.trade import NS_PER_MS, TAPE_COLUMNS, Trade
 
-# Event time (Unix ms), symbol, price text, size text, `;`-joined conditions: TAPE_COLUMNS. A plain tuple,
+# Event time (Unix ms), symbol, price text, size text, `;`-joined conditions: TAPE_COLUMNS. It is a plain tuple,
 # because a replay at full speed handles each in about 5 µs.
 TapeRow = tuple[int, str, str, str, str]
 
@@ -26,17 +26,17 @@ _BLOCK_BYTES = 1 << 18
 _LONGEST_LINE_BYTES = 1 << 20
 _ROWS_PER_BLOCK = 4096
 
-# Price and size go out as JSON numbers, digit by digit, so they must be such numbers.
+# Price and size are sent as JSON numbers with the same digits, so they must be JSON numbers.
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _JSON_NUMBER = re.compile(_NUMBER)
 _LINE = rf'^(-?[0-9]{{1,15}}),([^,"\r\n]+),({_NUMBER}),({_NUMBER}),([^,"\r\n]*)'
 
 
 def read_tape(path: Path) -> Iterator[list[TapeRow]]:
-    """The rows of a tape in the file's order, in blocks of some thousand.
+    """Yield the rows of a tape in the file's order, in blocks of a few thousand.
 
-    Raises TerminalError, which names the file, the line and what is wrong, where it is no tape; the rows before
-    that line may have been given out by then.
+    Raises TerminalError, which names the file, the line, and the error, if it is not a tape; rows before that line may
+    already have been yielded.
     """
     try:
         with path.open("rb") as file:
@@ -54,32 +54,32 @@ def read_tape(path: Path) -> Iterator[list[TapeRow]]:
                 yield from _read_csv(path, file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise TerminalError(f"{path}: cannot read this tape ({reason}); give a whole, readable file") from error
+        raise TerminalError(f"{path}: cannot read this tape ({reason}); give a complete, readable file") from error
 
 
 def read_trades(path: Path) -> Iterator[Trade]:
-    """The same, one Trade at a time."""
+    """Yield the same as `read_tape`, one Trade at a time."""
     for block in read_tape(path):
         for row in block:
             yield trade_of(row)
 
 
 def trade_of(row: TapeRow) -> Trade:
-    """A row as a Trade."""
+    """Convert a row to a Trade."""
     at_ms, symbol, price, size, conditions = row
     return Trade(at_ms * NS_PER_MS, symbol, price, size, tuple(conditions.split(";")) if conditions else ())
 
 
 def row_of(trade: Trade) -> TapeRow:
-    """A Trade as a row; its event time is cut to the vendor's milliseconds."""
+    """Convert a Trade to a row; its event time is truncated to milliseconds."""
     at_ms = trade.ts_event_ns // NS_PER_MS
     return at_ms, trade.symbol, trade.price, trade.size, ";".join(trade.conditions)
 
 
 def write_tape(trades: Iterable[Trade], path: Path) -> int:
-    """Write trades as a tape, gzip'd where the name ends in `.gz`, and return how many. Raises OSError.
+    """Write trades as a tape, gzipped if the name ends in `.gz`, and return how many. Raises OSError.
 
-    The same trades give the same bytes: a gzip header of ours holds neither time nor name.
+    Equal trades give equal bytes: the gzip header has neither a time nor a name.
     """
     rows = map(row_of, trades)
     count = 0
@@ -111,7 +111,7 @@ def _read_csv(path: Path, file: BinaryIO) -> Iterator[list[TapeRow]]:
 
 
 def _further_columns(path: Path, header: bytes) -> str:
-    """The pattern of a line's end, for as many columns as the header has beyond ours."""
+    """Return the pattern for the extra columns of a line, as many as the header has."""
     names = header.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r\n").split(",")
     if tuple(names[: len(TAPE_COLUMNS)]) != TAPE_COLUMNS:
         found = ",".join(names)[:80]
@@ -120,7 +120,7 @@ def _further_columns(path: Path, header: bytes) -> str:
 
 
 def _whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """The rest of the file in blocks that end at a line's end, the last one too."""
+    """Yield the rest of the file in blocks of whole lines."""
     rest = b""
     while block := file.read(_BLOCK_BYTES):
         whole, newline, rest_of_block = block.rpartition(b"\n")
@@ -130,7 +130,7 @@ def _whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
         else:
             rest += block
         if len(rest) > _LONGEST_LINE_BYTES:
-            raise TerminalError(f"{path}: a line of more than {_LONGEST_LINE_BYTES:,} bytes; this is no tape")
+            raise TerminalError(f"{path}: a line of more than {_LONGEST_LINE_BYTES:,} bytes; this is not a tape")
     if rest:
         yield rest + b"\n"
 
@@ -140,7 +140,7 @@ def _decode(path: Path, line: int, block: bytes) -> str:
         return block.decode()
     except UnicodeDecodeError as error:
         at = line + block.count(b"\n", 0, error.start)
-        raise TerminalError(f"{path}: line {at}: not UTF-8 ({error.reason}); write the tape anew") from error
+        raise TerminalError(f"{path}: line {at}: not UTF-8 ({error.reason}); rewrite the tape") from error
 
 
 def _bad_line(path: Path, line: int, text: str, pattern: re.Pattern[str]) -> TerminalError:
@@ -152,7 +152,7 @@ def _bad_line(path: Path, line: int, text: str, pattern: re.Pattern[str]) -> Ter
 
 
 def _read_archived(path: Path) -> Iterator[list[TapeRow]]:
-    # Half a second of start-up that a CSV tape does not need.
+    # These imports take half a second, which a CSV tape does not need.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -197,8 +197,8 @@ def _rows(path: Path, row: int, batch: Any) -> list[TapeRow]:
     texts = [batch[name].cast(pa.string()).to_pylist() for name in _PARQUET_COLUMNS[1:]]
     rows = [(t // NS_PER_MS, s, p, v, c or "") for t, s, p, v, c in zip(at_ns, *texts, strict=True)]
     if any(None in column for column in (at_ns, *texts[:3])):
-        raise TerminalError(f"{path}: after row {row}: a trade lacks its time, symbol, price or size")
+        raise TerminalError(f"{path}: after row {row}: a trade has no time, symbol, price, or size")
     for price_or_size in {*texts[1], *texts[2]}:
         if not _JSON_NUMBER.fullmatch(price_or_size):
-            raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is no JSON number")
+            raise TerminalError(f"{path}: after row {row}: {price_or_size[:80]!r} is not a JSON number")
     return rows

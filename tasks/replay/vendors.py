@@ -1,4 +1,4 @@
-"""The vendors as which a tape can be served, by the names of their feeds."""
+"""The vendors that a replay can imitate, by feed name."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""The data folder: its layout, atomic writes and locks."""
+"""The data folder: its layout, atomic writes, and locks."""

@@ -1,12 +1,12 @@
-"""Who is at work? Locks that die with their holder, one for a session and one for an API key.
+"""Locks that end with their holder: one per session and one per API key.
 
-The vendor allows one connection for a key. On one machine the key's lock is the guarantee; its name is a digest of
-feed and key, its content the folder of the session that holds it, so that a second start can find the first.
+The vendor allows one connection per key. On one machine the key's lock guarantees this. Its name is a digest of feed
+and key; its content is the folder of the session that holds it, so that a second start can find the first.
 
-The lock lies in the home that the system's user database gives for the user, not in that of HOME, and not in TMPDIR:
-two processes of one user may have different environments, and what cleans temporary folders would remove the file
-while it is locked, and let the next recorder make another. Users without a home have it in shared memory, which every
-Linux has and no cleaner empties while its user's processes run.
+The lock is in the home folder from the system's user database, not in HOME or TMPDIR: two processes of one user may
+have different environments, and a cleaner of temporary folders would delete the file while it is locked, so that the
+next recorder could create another. Users without a home have it in shared memory, which every Linux has and which no
+cleaner empties while the user's processes run.
 """
 
 import errno
@@ -24,15 +24,15 @@ from tasks.address import address_of
 from tasks.errors import TerminalError, TransientError
 
 SESSION_LOCK = "recorder.lock"
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder there is the user's own, and checked.
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder there belongs to the user, and is checked.
 _MACHINE_ID = Path("/etc/machine-id")
 _UNUSED_FOR_S = 86_400.0
-# A home that is none, is read-only, or lies on a file system that knows no locks.
+# A home that does not exist, is read-only, or is on a file system without locks.
 _NO_PLACE = {
     errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS,
     errno.EOPNOTSUPP,
 }  # fmt: skip
-# Longer than anybody holds a lock who only looks whether it is held.
+# Longer than anyone holds a lock just to check whether it is held.
 _LOOK_S = 0.2
 
 
@@ -43,25 +43,25 @@ class Lock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let others take it. The file stays, for its name is the place to look."""
+        """Release the lock. The file stays, so that others find it by name."""
         with suppress(OSError):
             os.close(self._descriptor)
 
     def write(self, text: str) -> None:
-        """Say who holds it, once."""
+        """Write who holds it, once."""
         os.pwrite(self._descriptor, text.encode(), 0)
 
 
 def acquire(path: Path) -> Lock | None:
-    """The lock of that file, or None while another process holds it. Raises OSError where it cannot be made."""
+    """Acquire the lock of that file, or return None if another process holds it. Raises OSError."""
     until_s = time.monotonic() + _LOOK_S
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Where it was removed between the two, whoever comes next would lock another file.
+            # If the file was removed in between, the next process would lock another file.
             if _is_file(descriptor, path):
-                os.ftruncate(descriptor, 0)  # What an earlier holder had written is not this one's.
+                os.ftruncate(descriptor, 0)  # Drop what an earlier holder wrote.
                 return Lock(os.dup(descriptor))
         except BlockingIOError:
             if time.monotonic() > until_s:
@@ -72,7 +72,7 @@ def acquire(path: Path) -> Lock | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds that file's lock."""
+    """Return whether a running process holds that file's lock."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -87,15 +87,15 @@ def is_held(path: Path) -> bool:
 
 
 def key_lock_path(feed_url: str, key: str) -> Path:
-    """The lock of that key on this machine, in a folder that only this user can write.
+    """Return the path of a key's lock on this machine, in a folder that only this user can write.
 
-    However the feed's address is spelled, it is one lock. Raises TerminalError where there is no place for it.
+    Every spelling of the feed's URL gives the same lock. Raises TerminalError if there is no place for it.
     """
     address = address_of(feed_url)
     host = "localhost" if address.is_loopback else address.host
-    # With TLS or without, and whatever the path: it is the vendor who counts connections.
+    # TLS and the path do not matter: the vendor counts connections.
     port = "" if address.is_default_port else f":{address.port}"
-    # A home may be shared by machines, each of which has a lock of its own.
+    # Machines may share a home; each has its own lock.
     text = f"{host}{port}\n{key}\n{_machine()}"
     name = blake2b(text.encode(), digest_size=16, person=b"stock-tracing").hexdigest()
     path = lock_folder(list(_places(os.getuid()))) / f"{name}.lock"
@@ -107,7 +107,7 @@ def key_lock_path(feed_url: str, key: str) -> Path:
 
 
 def forget_unused(folder: Path, now_s: float | None = None) -> None:
-    """Remove the locks in a folder that nobody holds and nobody has taken for a day: a port of a replay has its own."""
+    """Remove locks that nobody holds and nobody took for a day; every port of a replay leaves one."""
     for path in folder.glob("*.lock"):
         with suppress(OSError):
             if (time.time() if now_s is None else now_s) - path.lstat().st_mtime > _UNUSED_FOR_S:
@@ -118,10 +118,10 @@ def forget_unused(folder: Path, now_s: float | None = None) -> None:
 
 
 def lock_folder(places: Sequence[Path]) -> Path:
-    """The first of these folders in which a file can be made and locked; it is made where it is missing.
+    """Return the first of these folders in which a file can be created and locked; creates it if necessary.
 
-    Raises TerminalError where there is none, and where the first that is there belongs to others or can be written by
-    them: they could take the lock away. Raises TransientError where its disk is full or broken.
+    Raises TerminalError if there is none, or if the first one belongs to others or is writable by them: they could
+    remove the lock. Raises TransientError if its disk is full or broken.
     """
     reasons = []
     for folder in places:
@@ -131,8 +131,11 @@ def lock_folder(places: Sequence[Path]) -> Path:
             _check_own(folder)
             _check_locks(folder)
         except OSError as error:
-            if error.errno not in _NO_PLACE:  # Not for another place: who comes when it is mended would not look there.
-                raise TransientError(f"{folder}: takes no lock of the API key ({error.strerror}); make room") from error
+            # Do not fall back: a process that starts after the disk is fixed would not look there.
+            if error.errno not in _NO_PLACE:
+                raise TransientError(
+                    f"{folder}: cannot hold the lock of the API key ({error.strerror}); make room"
+                ) from error
             reasons.append(f"{folder} ({error.strerror})")
         else:
             return folder
@@ -153,15 +156,15 @@ def _places(uid: int) -> Iterator[Path]:
 def _check_own(folder: Path) -> None:
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
-        raise TerminalError(f"{folder}: is a link, and could lead anywhere; remove it")
+        raise TerminalError(f"{folder}: is a link and could point anywhere; remove it")
     if found.st_uid != os.getuid():
         raise TerminalError(f"{folder}: belongs to another user; have it removed")
     if found.st_mode & 0o022:
-        raise TerminalError(f"{folder}: can be written by others; run `chmod 700 {folder}`")
+        raise TerminalError(f"{folder}: is writable by others; run `chmod 700 {folder}`")
 
 
 def _check_locks(folder: Path) -> None:
-    """Raises OSError where no file can be made there, or none can be locked."""
+    """Raise OSError if no file can be created or locked there."""
     descriptor = os.open(folder / ".probe", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -172,7 +175,7 @@ def _check_locks(folder: Path) -> None:
 def _machine() -> str:
     try:
         return _MACHINE_ID.read_text().strip()
-    except OSError:  # A container has none, and a home of its own.
+    except OSError:  # A container has none, but has its own home.
         return ""
 
 

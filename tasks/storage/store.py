@@ -1,4 +1,4 @@
-"""Where does everything lie, and how does it get there without ever being half there?
+"""The layout of the data folder, and atomic writes to it.
 
     DATA_DIR/
       spool/<session>/    journals being written, with their checksums    (capture)
@@ -10,9 +10,9 @@
       sessions/<session>/ request, status, events, log and record of each session
       locks/              one file for each batch that is being worked on
 
-A file is written beside its place under a name that no reader lists, synced, and renamed. A step's own record
-(seal, report, manifest, receipt) is renamed last: where the record stands, the step is done. The record of a removal
-comes first: where a file is gone, it says why.
+A file is written under a temporary name that no reader lists, synced, and renamed. A step's own record (seal, report,
+manifest, receipt) is renamed last: if the record exists, the step is done. The record of a removal is written first, so
+that it explains every missing file.
 """
 
 import fcntl
@@ -27,13 +27,13 @@ from tasks.errors import TransientError
 from tasks.records import names
 from tasks.records.names import BatchName
 
-# Inode, size, and when content and entry were last changed (ns): of the four the last cannot be set by anybody.
+# Inode, size, and when content and inode were last changed (ns); nobody can set the last one.
 FileState = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The data folder. Creating the record creates no folder: `prepare` does."""
+    """The data folder. Creating this object creates no folders; `prepare` does."""
 
     root: Path
 
@@ -70,7 +70,7 @@ class Store:
         return self.root / "locks"
 
     def prepare(self) -> "Store":
-        """Create the folders that are missing. Raises OSError where the place cannot be written."""
+        """Create missing folders. Raises OSError if the place is not writable."""
         folders = self.spool, self.sealed, self.validated, self.quarantine, self.archive, self.sessions, self.locks
         if not all(folder.is_dir() for folder in folders):
             for folder in folders:
@@ -79,44 +79,44 @@ class Store:
         return self
 
     def archive_folder(self, feed: str, date: str) -> Path:
-        """Where the archived batches of that feed and day lie; Hive-style, so that readers can prune."""
+        """Return the folder of a feed's archived batches of one day; Hive-style, so that readers can prune."""
         return self.archive / names.day_folder(feed, date)
 
     def day_folder(self, feed: str, date: str) -> Path:
-        """Where the merged file of that feed and day lies: not in the archive, whose readers would count twice."""
+        """Return the folder of a day's merged file; outside the archive, so that its readers do not count twice."""
         return self.days / names.day_folder(feed, date)
 
     def day_record(self, feed: str, date: str) -> Path:
-        """Where the record of that closed day lies, or would lie."""
+        """Return the path of a closed day's record, whether or not it exists."""
         return self.day_folder(feed, date) / names.day_record(date)
 
     def index_of(self, feed: str, date: str) -> Path:
-        """Where the catalog keeps what it has read of that day: a cache, which may be removed at any time."""
+        """Return the path of the catalog's cache of one day, which can be deleted at any time."""
         return self.root / "cache" / "catalog" / f"{names.day_folder(feed, date)}.index"
 
     def sealed_batches(self) -> list[BatchName]:
-        """The batches that wait for validation, oldest first."""
+        """Return the batches that wait for validation, oldest first."""
         return _names(self.sealed.glob("*.seal.json"))
 
     def validated_batches(self) -> list[BatchName]:
-        """The batches that wait for compression, oldest first."""
+        """Return the batches that wait for compression, oldest first."""
         return _names(self.validated.glob("*.report.json"))
 
     def manifests(self, feed: str = "*", date: str = "*") -> list[Path]:
-        """The manifest of every archived batch, of one feed and day or of all, in order of recording."""
+        """Return the manifests of archived batches, of one feed and day or of all, in order of recording."""
         paths = self.archive.glob(f"{names.day_folder(feed, date)}/{names.MANIFESTS}")
         return sorted(paths, key=lambda path: BatchName.parse(path.name))
 
     def manifest_of(self, name: BatchName) -> Path | None:
-        """The manifest of that batch, or None while it is not archived."""
+        """Return the manifest of a batch, or None if it is not archived yet."""
         return next(self.archive.glob(f"{names.DAY_FOLDERS}/{name.manifest}"), None)
 
     @contextmanager
     def locked(self, name: BatchName | str) -> Iterator[None]:
-        """Hold that batch, or whatever is called so, alone, across threads and processes; waits for whoever holds it.
+        """Acquire an exclusive lock on that name, across threads and processes; blocks until it is free.
 
-        The lock dies with its holder. Its file is removed on leaving, so that none pile up: a waiter that
-        then holds a file without a name takes the new one.
+        The lock ends with its holder. Its file is removed on release, so that files do not pile up; a waiter that then
+        holds a file without a name tries again with the new one.
         """
         path = self.locks / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,25 +135,25 @@ class Store:
 
 
 def state_of(found: os.stat_result) -> FileState:
-    """What tells a file from any other that had its name, or from itself before it was changed."""
+    """Return what distinguishes a file from others that had its name, and from itself before a change."""
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 (hex) of a file's bytes. Raises FileNotFoundError and OSError."""
+    """Return the SHA-256 (hex) of a file's bytes. Raises FileNotFoundError and OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished(path: Path) -> Path:
-    """The name under which `path` is written until it is whole; no `*`-glob of the store lists it."""
+    """Return the temporary name under which `path` is written; no `*` glob of the store matches it."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def begun(path: Path) -> Path:
-    """`unfinished(path)` as a new, empty file: what lies there, of a crash or planted as a link, is not written to.
+    """Create `unfinished(path)` as a new, empty file; never writes to a leftover file or a planted link.
 
-    Raises OSError where it cannot be made.
+    Raises OSError if it cannot be created.
     """
     temporary = unfinished(path)
     temporary.unlink(missing_ok=True)
@@ -162,9 +162,9 @@ def begun(path: Path) -> Path:
 
 
 def publish(path: Path) -> None:
-    """Sync what was written as `unfinished(path)` and give it its name, replacing what stands there.
+    """Sync what was written as `unfinished(path)` and rename it to `path`, replacing an old file.
 
-    On return the file survives a loss of power. Raises OSError; then the old file, if any, is untouched.
+    On return the file survives a power failure. Raises OSError; then the old file, if any, is untouched.
     """
     temporary = unfinished(path)
     sync(temporary)
@@ -174,26 +174,26 @@ def publish(path: Path) -> None:
 
 @contextmanager
 def at_work_in(folder: Path, command: str = "tape archive") -> Iterator[None]:
-    """Have a disk that is full, gone or read-only say so, as a TransientError with the place and the next step."""
+    """Turn OSErrors in this block into TransientErrors that name the place and the next step."""
     try:
         yield
     except OSError as error:
         said = " ".join(str(error.strerror or error).split())[:200]
         raise TransientError(
             f"{error.filename or folder}: cannot be read or written ({said}); nothing is lost: "
-            f"mend the disk or make room, then run `{command}`"
+            f"repair the disk or make room, then run `{command}`"
         ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path`: whole, synced, or not at all."""
+    """Write `content` to `path` atomically and sync it."""
     with _naming(path):
         begun(path).write_bytes(content)
     publish(path)
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's names, survive a loss of power."""
+    """Sync a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with _naming(path):
@@ -204,7 +204,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have an error of a write or a sync say which file it is about: the system knows a descriptor only."""
+    """Add the file name to errors of a write or sync, for which the system knows only a descriptor."""
     try:
         yield
     except OSError as error:

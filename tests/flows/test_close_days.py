@@ -130,7 +130,7 @@ def test_from_a_terminal(tape: Any, archived: Callable[..., Path]) -> None:
     done = tape.run("close", "--date", DAYS[0], TAPE_KEEP_BATCHES_FOR="0s", TAPE_KEEP_LOCAL_FOR="0s")
     assert done.returncode == 0, done.stderr
     assert f"finnhub {DAYS[0]}: 20 trades of 1 batches" in done.stdout
-    assert "1 files were removed" in done.stdout
+    assert "1 files deleted" in done.stdout
     assert "the only copy" in done.stdout
     assert not list(path.parent.glob("*.parquet"))
     file = next(tape.store.days.rglob("*.parquet"))
@@ -149,5 +149,5 @@ def test_from_a_terminal(tape: Any, archived: Callable[..., Path]) -> None:
 
 def test_a_date_that_is_none_is_refused_at_once() -> None:
     """What is no date is an error of the setting's kind, before any server is started."""
-    with pytest.raises(SettingsError, match="--date: 'yesterday' is no day"):
+    with pytest.raises(SettingsError, match="--date: 'yesterday' is not a day"):
         get_command(app).main(["close", "--date", "yesterday"], standalone_mode=False)

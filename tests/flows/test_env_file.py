@@ -71,7 +71,7 @@ def test_a_line_that_cannot_be_parsed_is_one_error_with_its_number(
     env_file.write_text(content)
     with caplog.at_level(logging.DEBUG):
         told = refusal()
-    assert told.startswith(f"{env_file}: {lines} cannot be read; write NAME=value")
+    assert told.startswith(f"{env_file}: {lines} cannot be parsed; write NAME=value")
     assert "\n" not in told
     assert "PRIVATE" not in told
     assert caplog.text == ""
@@ -81,8 +81,8 @@ def test_a_setting_that_is_set_twice_is_named_with_its_lines(env_file: Path) -> 
     """Which of the two is meant cannot be known, also where one is empty; case makes no difference."""
     env_file.write_text("TAPE_LANES=2\nTAPE_S3_BUCKET=a\nOTHER=1\ntape_s3_bucket=\nOTHER=2\nTAPE_LANES=2\n")
     assert refusal().splitlines() == [
-        f"{env_file}: lines 1, 6 set TAPE_LANES; keep one of them",
-        f"{env_file}: lines 2, 4 set TAPE_S3_BUCKET; keep one of them",
+        f"{env_file}: lines 1, 6 set TAPE_LANES; keep only one of them",
+        f"{env_file}: lines 2, 4 set TAPE_S3_BUCKET; keep only one of them",
     ]
 
 
@@ -115,7 +115,6 @@ def test_the_command_says_so_and_ends_with_2(tape: Any) -> None:
     done = tape.run("record", "AAPL", "--for", "5s")
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr
-        == f"tape: {tape.folder}/.env: line 1 cannot be read; write NAME=value, and end what a quote begins\n"
+        done.stderr == f"tape: {tape.folder}/.env: line 1 cannot be parsed; write NAME=value, and close every quote\n"
     )
     assert not tape.data.exists()

@@ -53,7 +53,9 @@ def test_each_feed_gets_its_own_key(url: str, key: str) -> None:
 )  # fmt: skip
 def test_no_other_host_gets_a_key(host: str) -> None:
     """One line names the host and says what to do for a relay of one's own."""
-    with pytest.raises(SettingsError, match=r"^TAPE_FEED_URL: .* gets no key of it; .* TAPE_REPLAY_KEY$") as caught:
+    with pytest.raises(
+        SettingsError, match=r"^TAPE_FEED_URL: .* so its key is not sent there; .* TAPE_REPLAY_KEY$"
+    ) as caught:
         key_of(load_settings(feed_url=f"wss://{host}:8443"))
     assert "vendors" not in str(caught.value)
 

@@ -222,7 +222,7 @@ def test_a_recording_of_which_nothing_could_be_kept_is_no_success(tape: Any, fau
     server = fault_server([Subscribed("AAPL"), Text(refused), Text(refused)])
     done = tape.run("record", "AAPL", "--for", "4s", "--feed-url", server.url)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "none of the 2 trades that came could be kept" in done.stderr.splitlines()[-1]
+    assert "none of the 2 trades received were valid" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_the_vendors_own_words_and_odd_conditions_stand_in_the_account(tape: Any
     words = ("record", "AAPL", "--for", "5s", "--feed-url", server.url)
     done = tape.run(*words, **ANY_TIME)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the feed said 2 times: You don't have access to this resource." in done.stdout
+    assert "the feed reported 2 times: You don't have access to this resource." in done.stdout
     assert "1 with odd conditions" in done.stdout
     (session,) = json.loads(tape.run("ls", "--json").stdout)["sessions"]
     ledger = tape.json("show", session["session"])["ledger"]
@@ -249,7 +249,7 @@ def test_a_connected_and_silent_recording_says_so_last(tape: Any, fault_server: 
     server = fault_server([Subscribed("AAPL")])
     done = tape.run("record", "AAPL", "--for", "3s", "--feed-url", server.url)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no trade came" in " ".join(done.stdout.splitlines()[-2:])
+    assert "received no trades" in " ".join(done.stdout.splitlines()[-2:])
 
 
 @pytest.mark.slow
@@ -307,7 +307,7 @@ def test_a_calendar_that_does_not_exist_is_said_before_prefect_starts(tape: Any,
     home = tape.folder / "home"
     done = tape.run(*words, TAPE_CALENDAR="xnyz", PREFECT_API_URL="", PREFECT_HOME=str(home))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
-    assert "'xnyz' is no exchange calendar; give one such as " in done.stderr
+    assert "'xnyz' is not an exchange calendar; give one such as " in done.stderr
     assert "XNYS" in done.stderr
     assert not home.exists()
     assert not tape.data.exists()

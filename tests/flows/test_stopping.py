@@ -118,7 +118,7 @@ def test_ctrl_c_in_a_terminal_seals_archives_and_ends(
         assert servers_of(home)
         run.press(b"\x03")
         assert run.ended(60) == 0, run.shown.decode(errors="replace")[-3000:]
-    assert b"the accounts balance" in run.shown
+    assert b"the ledger balances" in run.shown
     assert b"Traceback" not in run.shown
     assert record_of(tape)["outcome"] == "stopped"
     assert tape.verdict().holds
@@ -171,7 +171,7 @@ def test_a_second_ctrl_c_leaves_at_once(tape: Any, until: Any, terminal: Callabl
         run = terminal("record", "SPY", "--for", "10m", "--feed-url", server.url)
         until(lambda: run.read() or tape.status().get("trades", 0) > 5, 60)
         run.press(b"\x03")
-        until(lambda: run.read() or b"once more leaves at once" in run.shown, 20)
+        until(lambda: run.read() or b"a second signal exits at once" in run.shown, 20)
         run.press(b"\x03")
         assert run.ended(5) == 130
         until(lambda: list(tape.data.glob("sessions/*/session.json")), 30)
@@ -237,7 +237,7 @@ def test_a_proxy_is_not_asked_for_this_machine(tape: Any) -> None:
     assert "without Prefect" not in done.stderr
 
 
-@pytest.mark.parametrize(("word", "says"), [("archive", "nothing waited"), ("close", "no day waited")])
+@pytest.mark.parametrize(("word", "says"), [("archive", "nothing to archive"), ("close", "no day to close")])
 def test_nothing_to_do_is_said_without_a_server(tape: Any, word: str, says: str) -> None:
     """Where nothing waits, no server is started or asked: not even one that is away is missed."""
     tape.store.prepare()

@@ -214,7 +214,7 @@ def test_a_day_without_a_trade_fails(tape: Any, open_for: Callable[..., dict[str
     ):
         run = run_of(tape, trading_day(return_state=True))
     assert run["state"]["type"] == "FAILED"
-    assert "no trade was received" in run["state"]["message"]
+    assert "no trades were received" in run["state"]["message"]
 
 
 @pytest.mark.slow

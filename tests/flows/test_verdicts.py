@@ -46,7 +46,7 @@ def test_what_a_killed_run_left_between_validation_and_archive_is_taken_up(
     assert not store.validated_batches()
     assert not list(store.validated.iterdir())
     again = tape.run("archive")
-    assert (again.returncode, "nothing waited" in again.stdout) == (0, True)
+    assert (again.returncode, "nothing to archive" in again.stdout) == (0, True)
 
 
 def test_a_session_whose_accounts_do_not_balance_fails(tape: Any, until: Any) -> None:

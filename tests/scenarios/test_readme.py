@@ -1,10 +1,11 @@
-"""The README says what is so: its settings, its commands, its deployments, its pictures."""
+"""The README and the pages in docs/ say what is so: settings, commands, options, deployments, links, pictures."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,26 @@ from prefect_server import free_port
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from flows.settings import Settings
+from flows.settings import Settings, setting_names
 from tape.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(), **DOCS}
+SHOWN = "\n".join([README, *DOCS.values()])
+MOST_LINES = 200
 
 
-def test_every_setting_stands_in_the_readme_as_it_is() -> None:
+def test_the_readme_is_short() -> None:
+    """Details are on the pages in docs/, each of which the README links to."""
+    assert len(README.splitlines()) < MOST_LINES
+    assert {name for name in DOCS if f"](docs/{name})" not in README} == set()
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
     """The table of settings has each setting once, with its default and its description."""
-    rows = re.findall(r"^\| `((?:TAPE|FINNHUB)_[A-Z0-9_]+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9]+_[A-Z0-9_]+)` \| (.*?) \| (.*) \|$", DOCS["settings.md"], re.MULTILINE)
     expected = [
         (field.validation_alias, f"`{field.default}`" if field.default not in (None, "") else "–", field.description)
         for field in Settings.model_fields.values()
@@ -30,52 +41,80 @@ def test_every_setting_stands_in_the_readme_as_it_is() -> None:
     assert rows == expected
 
 
+def test_every_setting_named_exists() -> None:
+    """Whatever a page calls by a setting's name is a setting; one that ends in `_` or `_*` stands for several."""
+    named = {name for text in PAGES.values() for name in re.findall(r"\bTAPE_[A-Z0-9_]*[A-Z0-9]\b(?!_)", text)}
+    assert named - set(setting_names()) == set()
+
+
 def shown_commands() -> list[str]:
-    """Each `tape …` that the README shows in a table or a block of commands."""
-    return sorted(set(re.findall(r"(?:`|… |^    )tape ([a-z]+(?: (?:add|list|remove))?)\b", README, re.MULTILINE)))
+    """Each `tape …` that the README or a page in docs/ shows in a table, in a text or in a block of commands."""
+    return sorted(set(re.findall(r"(?:`|… |^    )tape ([a-z]+(?: (?:add|list|remove))?)\b", SHOWN, re.MULTILINE)))
 
 
 @pytest.mark.parametrize("words", shown_commands())
 def test_every_command_shown_exists(words: str) -> None:
-    """Each command that the README names answers --help."""
+    """Each command that the README or a page in docs/ names answers --help."""
     result = CliRunner().invoke(app, [*words.split(), "--help"])
     assert result.exit_code == 0, result.output
 
 
 def test_every_command_is_shown() -> None:
-    """Each word of `tape` stands in the README's table."""
+    """Each command of `tape` is in the table of docs/commands.md."""
     words = set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert words <= {each.split()[0] for each in re.findall(r"^\| `tape ([a-z].*?)`", README, re.MULTILINE)}
+    table = re.findall(r"^\| `tape ([a-z].*?)`", DOCS["commands.md"], re.MULTILINE)
+    assert words == {each.split()[0] for each in table}
 
 
 def test_options_shown_exist() -> None:
-    """Each option in a row of the command table is one of that command's."""
-    rows = re.findall(r"^\| `tape ([a-z]+)(.*)$", README, re.MULTILINE)
-    assert any("--" in row for _, row in rows)
-    for word, row in rows:
-        shown = set(re.findall(r"--[a-z][a-z-]+", row))
-        text = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [word, "--help"]).output
-        assert {option for option in shown if option not in text} == set(), word
+    """Each option in a row of the command table, in a command line or in a text is one of that command's."""
+    rows = re.findall(r"^\| `tape ([a-z]+)(.*)$", DOCS["commands.md"], re.MULTILINE)
+    lines = re.findall(r"^    (?:[A-Z_]+=\S+ )?tape ([a-z]+)(.*)$", SHOWN, re.MULTILINE)
+    texts = re.findall(r"`tape ([a-z]+)([^`]*)`", SHOWN)
+    for shown in (rows, lines, texts):
+        assert any("--" in rest for _, rest in shown)
+    for word, rest in [*rows, *lines, *texts]:
+        if word != "symbols":
+            assert {option for option in options_in(rest) if option not in help_of(word)} == set(), (word, rest)
 
 
-def test_deployments_and_pictures_named_exist() -> None:
-    """The deployments that the README describes are those of prefect.yaml, and its pictures are there."""
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<!\w)--[a-z][a-z-]+", text))
+
+
+@cache
+def help_of(word: str) -> str:
+    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [word, "--help"]).output
+
+
+def test_deployments_named_exist() -> None:
+    """The deployments that docs/operations.md describes are those of prefect.yaml."""
     deployed = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
-    for deployment in deployed:
-        assert f"`{deployment['name']}`" in README
-    named = re.findall(r"\]\((docs/[^)]+)\)", README)
-    assert deployed
-    assert named
-    for picture in named:
-        assert (ROOT / picture).stat().st_size < 300_000
+    described = re.findall(r"^\| `([a-z-]+)` \|", DOCS["operations.md"], re.MULTILINE)
+    assert sorted(described) == sorted(each["name"] for each in deployed)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Each link to a file of ours finds it, each link to a heading finds the heading, and pictures are small."""
+    folder = ROOT / "docs" if page in DOCS else ROOT
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
+        name, _, heading = target.partition("#")
+        path = folder / name if name else folder / page
+        assert path.is_file(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings}, target
+        if path.suffix == ".png":
+            assert path.stat().st_size < 300_000
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
-    """The README's own lines, in order, in a fresh copy of the checkout: deployed, scheduled, with a worker."""
+    """The lines of docs/operations.md, in order, in a fresh copy of the checkout: deployed, scheduled, worked."""
     port = free_port()
-    steps = re.search(r"## Running it for real\n\n((?:    .*\n)+)", README)
+    steps = re.search(r"## Deploy\n\n.*\n\n((?:    .*\n)+)", DOCS["operations.md"])
     assert steps is not None
     lines = [line.split("  #")[0].strip().replace("4200", str(port)) for line in steps[1].splitlines()]
     folder = tmp_path / "clone"

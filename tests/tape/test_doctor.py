@@ -71,14 +71,14 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
     assert lines.pop("clock")[:5].strip() in ("ok", "note", "wrong")
     assert "chmod go= /proc" in lines.pop("exposed")
     for name, next_step in {
-        "key": "put it into .env",
+        "key": "put it in .env",
         "feed": "check network",
         "data folder": "TAPE_DATA_DIR",
         "disk": "TAPE_DISK_RESERVE",
         "calendar": "XNYS",
         "prefect": "prefect server start",
         "object store": "market-tape",
-        "schedules": "look at its log",
+        "schedules": "check its log",
     }.items():
         line = lines.pop(name)
         assert line.startswith("wrong"), line

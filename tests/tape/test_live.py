@@ -39,7 +39,7 @@ def test_the_view_fits_into_80_by_24(tmp_path: Path) -> None:
     lines = [line.rstrip() for line in shown.get().splitlines()]
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
-    assert "batches while it records: 0 sealed → 0 validated → 0 archived" in lines
+    assert "batches so far: 0 sealed → 0 validated → 0 archived" in lines
     assert {"cannot receive 1 symbol: connection lost", "the sender is held"} <= set(lines)
 
 

@@ -119,7 +119,7 @@ def test_show_tells_of_a_session_and_of_a_day(use: Use, what: str) -> None:
     assert list(shown["reasons"].values()) == [1]
     assert (shown["ledger"] is not None) == (what == SESSION)
     text = use("show", what)
-    for each in ("AAPL", "p99 5.0", "quarantined: 1", "the accounts balance"):
+    for each in ("AAPL", "p99 5.0", "quarantined: 1", "the ledger balances"):
         assert each in text
 
 
@@ -131,7 +131,7 @@ def test_show_of_what_is_not_there_says_where_to_look(use: Use) -> None:
         use("show", "2026-11-25")
     with pytest.raises(SettingsError, match="YYYY-MM-DD"):
         use("show", "the day before")
-    with pytest.raises(TerminalError, match="nothing of it"):
+    with pytest.raises(TerminalError, match="not found in"):
         use("show", "yesterday")
 
 
@@ -203,7 +203,7 @@ def test_query_in_three_forms(use: Use) -> None:
 
 def test_verify_remote_exits_0_only_where_all_holds(use: Use, in_bucket: Any, object_store: Any) -> None:
     """A whole bucket holds; with one object gone the key is printed and the exit status is 1."""
-    assert "all as their receipts say" in use("verify", "--remote")
+    assert "everything matches its receipt" in use("verify", "--remote")
     assert json.loads(use("verify", "--remote", "--json"))["holds"]
     key = f"trades/feed=finnhub/date=2026-11-24/{NAME.archived}"
     object_store.server.client().delete_object(Bucket=in_bucket.name, Key=key)
@@ -232,7 +232,7 @@ def test_everything_comes_back_into_an_empty_folder(use: Use, in_bucket: Any, st
     store.root.mkdir()
     said = use("restore")
     assert "everything: 1 batches restored" in said
-    assert "0 merged days and 1 sessions' records" in said
+    assert "0 merged days and 1 session records" in said
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == files
     assert json.loads(use("verify", "--json"))["holds"]
 

@@ -30,7 +30,7 @@ from tasks.validate.split import split
 from tasks.verify.laws import verify
 
 SealBatch = Callable[..., BatchName]
-README = (Path(__file__).parents[3] / "README.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "archive.md").read_text()
 T = 1_764_000_000_000_000_000
 ENCODINGS = [Encoding(), Encoding("max"), Encoding("plain", "csv.zst"), Encoding("plain", "csv.gz")]
 PRICES = [b"231.3", b"231.30", b"0.000000001", b"1e5", b"1E-7", b"100", b"100.0", b"0.1234567891",
@@ -164,15 +164,15 @@ def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch)
     assert [row[1] for row in rows] == pytest.approx(expected["price"].to_list(), rel=1e-15)
 
 
-def test_the_readme_restores_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
-    """The lines for polars and duckdb that the README shows give receive times and prices."""
+def test_the_docs_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
+    """The lines for polars and duckdb in docs/archive.md give receive times and prices."""
     lines = [line for number, line in enumerate(LINES) if PRICES[number % len(PRICES)] not in {b"00.5", b"5."}]
     lines = [re.sub(rb"^1,\d+|^2,\d+", b"1,%d" % seq, line) for seq, line in enumerate(lines, 1)]
     file = archived(store, sealed_batch(lines), Encoding("max"))
-    (block,) = (each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "recv_step" in each)
+    (block,) = (each for each in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL) if "recv_step" in each)
     shown = [each for each in ast.parse(block).body if isinstance(each, ast.Expr)]
     names = {"pl": pl, "duckdb": duckdb, "file": str(file)}
-    frame, relation = (eval(compile(ast.Expression(each.value), "README.md", "eval"), names) for each in shown)
+    frame, relation = (eval(compile(ast.Expression(each.value), "docs/archive.md", "eval"), names) for each in shown)
     expected = [(int(line.split(b",")[2]), float(line.split(b",")[5])) for line in lines]
     assert frame["ts_recv"].to_physical().to_list() == [each[0] for each in expected]
     assert frame["price"].to_list() == pytest.approx([each[1] for each in expected], rel=1e-15)

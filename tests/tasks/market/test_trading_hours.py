@@ -86,5 +86,5 @@ def test_days_that_no_calendar_tells_of_have_no_hours_and_the_others_have_theirs
 
 def test_a_calendar_that_does_not_exist_is_a_wrong_setting() -> None:
     """The hours of no exchange cannot be given."""
-    with pytest.raises(SettingsError, match="no exchange calendar"):
+    with pytest.raises(SettingsError, match="not an exchange calendar"):
         trading_hours(0, 1, "XNOPE")

@@ -100,7 +100,7 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) ->
     folder = tmp_path / "locks"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(TerminalError, match=f"{folder}: can be written by others; run `chmod 700 {folder}`"):
+    with pytest.raises(TerminalError, match=f"{folder}: is writable by others; run `chmod 700 {folder}`"):
         lock_folder([folder, tmp_path / "other"])
 
 
@@ -141,7 +141,9 @@ def test_a_full_disk_moves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(path, *arguments)
 
     monkeypatch.setattr(os, "open", full)
-    with pytest.raises(TransientError, match="takes no lock of the API key \\(No space left on device\\); make room"):
+    with pytest.raises(
+        TransientError, match="cannot hold the lock of the API key \\(No space left on device\\); make room"
+    ):
         lock_folder([tmp_path / "full", tmp_path / "other"])
 
 

@@ -177,7 +177,7 @@ def test_an_endless_object_fills_no_disk(uploaded: Store, bucket: Bucket, elsewh
 
 def test_a_record_of_any_size_is_not_read_whole() -> None:
     """What is larger than any record is refused by its length."""
-    with pytest.raises(CorruptionError, match="as no record is"):
+    with pytest.raises(CorruptionError, match="too large for a record"):
         decode(bytes((256 << 20) + 1), Day, "key")
 
 
