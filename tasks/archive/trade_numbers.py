@@ -61,8 +61,8 @@ class TradeNumbers:
 def missing_and_named(batches: Iterable[Report | BatchFacts], gaps: Iterable[Gap]) -> tuple[int, int]:
     """Return how many numbers are missing from a session, and how many of them lie in a named gap of their symbol.
 
-    `batches` are the reports, or the facts, of all of its batches. A missing number lies in a gap where the gap
-    overlaps the time between the trades before and after it.
+    `batches` are the reports, or the facts, of all of its batches, those of a lane in their order. A missing number
+    lies in a gap where the gap overlaps the time between the trades before and after it.
     """
     reports = list(batches)
     holes = [hole for report in reports for hole in report.missing_ids] + _between(reports)
@@ -81,12 +81,10 @@ def _is_named(hole: MissingIds, gaps: list[Gap]) -> bool:
 
 
 def _between(reports: list[Report | BatchFacts]) -> list[MissingIds]:
-    """The numbers that are missing between two batches."""
+    """The numbers that are missing between two batches; a symbol's batches are of one lane."""
     holes = []
     for symbol in sorted({symbol for report in reports for symbol in report.trade_ids}):
-        ranges = sorted(
-            (each for report in reports if (each := report.trade_ids.get(symbol))), key=lambda each: each.first_id
-        )
+        ranges = [each for report in reports if (each := report.trade_ids.get(symbol))]
         last = ranges[0]
         for each in ranges[1:]:
             if each.first_id > last.last_id + 1:

@@ -28,15 +28,13 @@ class GapBook:
         """
         self._note(Change(tuple(symbols), start_ns, reason))
 
+    def add(self, symbols: Iterable[str], start_ns: int, end_ns: int, reason: str) -> None:
+        """These symbols could not be heard between two times, as is found out later; a gap that lasts goes on."""
+        self._note(Change(tuple(symbols), start_ns, reason, end_ns))
+
     def close(self, symbols: Iterable[str], end_ns: int) -> None:
         """These symbols can be heard again from `end_ns` on."""
         self._note(Change(tuple(symbols), end_ns))
-
-    def close_before(self, symbols: Iterable[str], end_ns: int) -> None:
-        """As `close`, but only of gaps that began before: a late word of an earlier connection ends no later gap."""
-        open_gaps = (gap for gap in self.all() if gap.end_ns is None and gap.start_ns < end_ns)
-        earlier = {name for gap in open_gaps for name in gap.symbols}
-        self.close(earlier.intersection(symbols), end_ns)
 
     def finish(self, end_ns: int) -> None:
         """The session is over: gaps that last end here."""

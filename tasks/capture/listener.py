@@ -99,6 +99,11 @@ class Listener(threading.Thread):
         self._feed = feed_named(request.feed)
         self._subscriptions = Subscriptions(self._feed)
         self._orders: SimpleQueue[Callable[[Connection], object]] = SimpleQueue()
+        # What an acknowledgement, which may be read late, is judged by: when (UTC ns) each symbol was asked for on
+        # this connection, and from when and why this connection, or the one before, can no longer be heard.
+        self._judging = threading.Lock()
+        self._asked_ns: dict[str, int] = {}
+        self._lost: tuple[int, str] | None = None
         self._silent: tuple[str, int] | None = None
         self._crowded = False
         self._held_ns = self._held_until_ns = 0
@@ -142,7 +147,7 @@ class Listener(threading.Thread):
 
     def resubscribe(self, symbols: Sequence[str]) -> None:
         """Ask again for symbols that have fallen silent alone."""
-        self._orders.put(lambda connection: _send(connection, self._subscriptions.ask_again(symbols)))
+        self._orders.put(lambda connection: self._renew(connection, symbols))
         self._wake()
 
     def renew(self, reason: str, silent_from_ns: int) -> None:
@@ -152,9 +157,16 @@ class Listener(threading.Thread):
 
     def acknowledge(self, connection: int, symbols: Sequence[str], at_ns: int) -> None:
         """The vendor has acknowledged these subscriptions on that connection, by a message received at `at_ns`."""
-        if connection == self.connection:
-            self._gaps.close_before(symbols, at_ns)
-            self._order(connection, lambda _connection: self._subscriptions.acknowledge(symbols))
+        with self._judging:
+            if connection != self.connection:
+                return
+            served = [symbol for symbol in symbols if at_ns >= self._asked_ns.get(symbol, at_ns + 1)]
+            self._gaps.close(served, at_ns)
+            if self._lost is None:
+                self._order(connection, lambda _connection: self._subscriptions.acknowledge(served))
+            else:
+                listed = {*self._watch.current}
+                self._gaps.open([symbol for symbol in served if symbol in listed], *self._lost)
 
     def obey_errors(self, connection: int, errors: Sequence[VendorError]) -> None:
         """Do what follows from these errors of the vendor on that connection."""
@@ -176,7 +188,10 @@ class Listener(threading.Thread):
         why = refusals[0].kind
         self.notice = f"the feed refused {len(self.refused)} symbols: {why}"
         log.warning("%s: %s", self.notice, ", ".join(self.refused))
-        self._gaps.open(down, self._clock.wall_ns(), f"refused: {why}")
+        now_ns = self._now_ns()
+        if self._feed.acknowledges:  # Why it will not be acknowledged is known now.
+            self._gaps.close(down, now_ns)
+        self._gaps.open(down, now_ns, f"refused: {why}")
         if named and self._feed.acknowledges:  # The others of that request may have been refused with them.
             _send(connection, self._subscriptions.ask_singly())
 
@@ -184,14 +199,31 @@ class Listener(threading.Thread):
         """Ask for what the watch-list says; gives when (UTC ns) all of it was asked for."""
         new, requests = self._subscriptions.follow(self._watch.current)
         _send(connection, requests)
-        now_ns = self._clock.wall_ns()
+        now_ns = self._now_ns()
         if self._feed.acknowledges:
-            self._gaps.open(new, now_ns, NOT_ACKNOWLEDGED)
+            self._await_acknowledgement(new, now_ns)
         else:
             self._gaps.close(new, now_ns)
         if not self.refused and self.state == "recording":
             self.notice = None
         return now_ns
+
+    def _renew(self, connection: Connection, symbols: Sequence[str]) -> None:
+        """End and renew the subscriptions of these symbols."""
+        asked = [symbol for symbol in symbols if symbol in self._subscriptions.asked]
+        _send(connection, self._subscriptions.ask_again(asked))
+        if self._feed.acknowledges:
+            self._await_acknowledgement(asked, self._now_ns())
+
+    def _await_acknowledgement(self, symbols: Sequence[str], now_ns: int) -> None:
+        with self._judging:
+            self._asked_ns.update(dict.fromkeys(symbols, now_ns))
+        self._gaps.open(symbols, now_ns, NOT_ACKNOWLEDGED)
+
+    def _now_ns(self) -> int:
+        """The time (UTC ns), never after the receipt of what comes later, whatever becomes of the wall clock."""
+        self._stamped_ns = max(self._stamped_ns, self._clock.wall_ns())
+        return self._stamped_ns
 
     def run(self) -> None:
         try:
@@ -240,7 +272,9 @@ class Listener(threading.Thread):
 
     def _hear(self, connection: Connection) -> str:
         """Subscribe, and read until the connection is lost or the session ends; gives the reason."""
-        self.connection += 1
+        with self._judging:
+            self.connection += 1
+            self._asked_ns, self._lost = {}, None
         self._subscriptions, self._silent = Subscriptions(self._feed), None
         self._orders = SimpleQueue()  # Orders to an earlier connection; what they wanted is in the watch-list.
         self._cutter = FrameCutter(self._request.max_message_bytes)
@@ -276,7 +310,9 @@ class Listener(threading.Thread):
     def _unheard(self, from_ns: int, reason: str) -> None:
         """Nothing can be heard from then on. What ends because the session ends is no gap."""
         if not self._stopping.is_set():
-            self._gaps.open(self._watch.current, from_ns, reason)
+            with self._judging:
+                self._lost = self._lost or (from_ns, reason)
+                self._gaps.open(self._watch.current, from_ns, reason)
 
     def _read(self, connection: Connection) -> str:
         """Hand on what arrives until there is no more; gives the reason. Raises TransientError where it broke."""

@@ -34,22 +34,27 @@ class Sequence:
     """Follows the numbers of each symbol. Pure.
 
     A message that tells the newest number, such as a heartbeat, may overtake a trade: what it tells is missing where
-    the trade has not come by the next of these messages.
+    the trade has not come by the next of these messages. Where it has, nothing was missing when it was told: a later
+    hole begins there.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, int]] = {}
-        self._told: dict[str, int] = {}
+        self._told: dict[str, tuple[int, int]] = {}
 
     def holes(self, reading: Reading, ts_recv_ns: int) -> Iterator[Hole]:
         """Yield the holes that these messages, received at `ts_recv_ns` (UTC ns), show."""
+        for symbol, number in reading.before_ids.items():
+            self._last.setdefault(symbol, (number, ts_recv_ns))
         for symbol, number in zip(reading.symbols, reading.trade_ids, strict=True):
             yield from self._reach(symbol, number, number - 1, ts_recv_ns)
         for symbol, number in reading.last_ids.items():
-            told, self._told[symbol] = self._told.get(symbol, 0), number
-            if symbol not in self._last:
-                self._last[symbol] = (number, ts_recv_ns)
+            (told, told_ns), self._told[symbol] = self._told.get(symbol, (0, 0)), (number, ts_recv_ns)
+            self._last.setdefault(symbol, (number, ts_recv_ns))
             yield from self._reach(symbol, told, told, ts_recv_ns)
+            last, since_ns = self._last[symbol]
+            if last == told:
+                self._last[symbol] = (last, max(since_ns, told_ns))
 
     def _reach(self, symbol: str, number: int, missing_to: int, now_ns: int) -> Iterator[Hole]:
         last, since_ns = self._last.get(symbol, (missing_to, now_ns))
@@ -82,5 +87,4 @@ class MissingNumbers:
             return
         reason = f"the feed did not send trades {hole.first_id} to {hole.last_id}"
         log.warning("%s: %s", hole.symbol, reason)
-        self._gaps.open((hole.symbol,), hole.start_ns, reason)
-        self._gaps.close((hole.symbol,), hole.end_ns)
+        self._gaps.add((hole.symbol,), hole.start_ns, hole.end_ns, reason)

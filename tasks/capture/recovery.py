@@ -55,9 +55,22 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     if status is not None or _left_in(spool):
         gaps = GapBook(request.folder / GAPS_FILE)
         through_ns = _through_ns(store, request, status)
-        gaps.open(WatchList(request.folder / WATCHLIST_FILE, request.symbols).current, through_ns, _why(status))
+        symbols = WatchList(request.folder / WATCHLIST_FILE, request.symbols).current
+        gaps.open(symbols, through_ns, _why(status))
+        _name_unwritten(gaps, through_ns, status)
         recover_spool(store, request.session, now_ns, gaps)
     return past_of(store, request.session, request.lanes)
+
+
+def _name_unwritten(gaps: GapBook, through_ns: int, status: Status | None) -> None:
+    """Where a gap that lasts began later than that, what waited to be written when it began was lost too."""
+    if status is not None and status.boot == boot_id() and not status.queue_bytes:
+        through_ns = max(through_ns, status.updated_ns)  # Nothing waited then.
+    why, found = _why(status), gaps.all()
+    for gap in (each for each in found if each.end_ns is None and each.start_ns > through_ns and each.reason != why):
+        # A recovery that is run again knows less of when the journals ended, and has nothing to add.
+        named = {name for each in found if (each.end_ns, each.reason) == (gap.start_ns, why) for name in each.symbols}
+        gaps.add([symbol for symbol in gap.symbols if symbol not in named], through_ns, gap.start_ns, why)
 
 
 def close_killed(store: Store, session: str, now_ns: int, why: str | None = None) -> SessionRecord:

@@ -280,7 +280,10 @@ class Session:
         ended_ns = max(self._clock.wall_ns(), request.started_ns, listener.latest_ns)
         if self._failure is not None:
             # What was asked for and not recorded reaches to the deadline.
-            self._gaps.open(self._watch.current, max(request.started_ns, self._through_ns()), _describe(self._failure))
+            through_ns, why = max(request.started_ns, self._through_ns()), _describe(self._failure)
+            self._gaps.open(self._watch.current, through_ns, why)
+            if any(lane.queue.bytes for lane in self._lanes):  # Where a gap began later, this was lost before it.
+                self._gaps.add(self._watch.current, through_ns, max(ended_ns, through_ns), why)
             recover_spool(self._store, request.session, ended_ns, self._gaps)
             ended_ns = max(ended_ns, self._demand.until_ns)
         self._gaps.finish(ended_ns)

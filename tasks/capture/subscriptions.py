@@ -16,6 +16,7 @@ class Subscriptions:
         self.asked: dict[str, None] = {}
         self.refused: dict[str, None] = {}
         self.acknowledged: set[str] = set()
+        self._singly: set[str] = set()
 
     def follow(self, wanted: Iterable[str]) -> tuple[list[str], list[str]]:
         """Move to that list: gives the symbols newly asked for, and the requests to send.
@@ -29,6 +30,7 @@ class Subscriptions:
             self.asked.pop(symbol)
             self.refused.pop(symbol, None)
             self.acknowledged.discard(symbol)
+            self._singly.discard(symbol)
         new = [*again, *(symbol for symbol in wish if symbol not in self.asked and symbol not in again)]
         self.asked.update(dict.fromkeys(new))
         return new, [*self._feed.unsubscribe(gone), *self._feed.subscribe(new)]
@@ -51,8 +53,13 @@ class Subscriptions:
         self.acknowledged.update(symbol for symbol in symbols if symbol in self.asked)
 
     def ask_singly(self) -> list[str]:
-        """The requests, one a symbol, for what was neither acknowledged nor refused: one request may ask for many."""
-        waiting = [each for each in self.asked if each not in self.refused and each not in self.acknowledged]
+        """The requests, one a symbol, for what was neither acknowledged nor refused: one request may ask for many.
+
+        Each symbol is asked for once so: the refusal of one concerns no other then.
+        """
+        known = {*self.refused, *self.acknowledged, *self._singly}
+        waiting = [each for each in self.asked if each not in known]
+        self._singly.update(waiting)
         return [request for symbol in waiting for request in self._feed.subscribe([symbol])]
 
     def ask_again(self, symbols: Iterable[str]) -> list[str]:

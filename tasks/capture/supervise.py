@@ -195,7 +195,8 @@ def start_or_attach(session: CaptureRequest, key: str, wanted: Request | None = 
     """The recorder for what a run wants: the one that already records with this key, or a new one.
 
     A recorder that runs for others records for this run too, whatever its symbols and its end. Raises ConflictError
-    where the key is in use in another data folder, TerminalError where a recorder cannot be started.
+    where the key is in use in another data folder or for another feed, TerminalError where a recorder cannot be
+    started.
     """
     wanted = wanted or own_request(session)
     while True:
@@ -237,7 +238,13 @@ def _running(session: CaptureRequest, key: str) -> CaptureRequest | None:
             f"this API key is in use by the recorder of {folder}; a key allows one connection: wait for its end, "
             f"or stop process {(folder / SESSION_LOCK).read_text()}"
         )
-    return read_request(folder)
+    request = read_request(folder)
+    if request.feed != session.feed:
+        raise ConflictError(
+            f"the recorder of {folder} has this address and key, and records the feed {request.feed}, not "
+            f"{session.feed}: wait for its end, or stop process {(folder / SESSION_LOCK).read_text()}"
+        )
+    return request
 
 
 def _start(request: CaptureRequest, key: str, wanted: Request) -> Recorder:

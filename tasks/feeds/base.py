@@ -40,7 +40,8 @@ class Reading:
 
     `trade_frames`, `control_frames`, and `rejected` of kind "frame" add up to the messages read. `subscribed` has the
     symbols whose subscription the vendor acknowledged. If the vendor numbers its trades, `trade_ids` has the number of
-    each, and `last_ids` the newest number of a symbol from other messages, such as heartbeats.
+    each, `last_ids` the newest number of a symbol from other messages, such as heartbeats, and `before_ids` the number
+    of a symbol's last trade before its subscription.
     """
 
     lines: list[bytes] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Reading:
     subscribed: tuple[str, ...] = ()
     trade_ids: list[int] = field(default_factory=list)
     last_ids: dict[str, int] = field(default_factory=dict)
+    before_ids: dict[str, int] = field(default_factory=dict)
 
 
 class Parser(Protocol):

@@ -133,10 +133,12 @@ class Parser:
             self._read_match(text, line, first_seq + len(reading.lines), reading)
         elif kind == "last_match":  # The last trade before the subscription: numbers count from here.
             match = self._match.decode(text)
-            reading.last_ids[match.product_id] = match.trade_id
+            self._symbols.checked(match.product_id)
+            reading.before_ids[match.product_id] = reading.last_ids[match.product_id] = match.trade_id
             reading.control_frames += 1
         elif kind == "heartbeat":
             beat = self._heartbeat.decode(text)
+            self._symbols.checked(beat.product_id)  # Whoever follows numbers needs memory for each.
             if beat.last_trade_id:
                 reading.last_ids[beat.product_id] = beat.last_trade_id
             reading.control_frames += 1

@@ -23,11 +23,15 @@ _BEFORE = "gaps.json"
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One line: from `at_ns` (UTC ns) on these symbols cannot be received, or, without a reason, can be again."""
+    """One line: from `at_ns` (UTC ns) on these symbols cannot be received, or, without a reason, can be again.
+
+    With `until_ns` they could not be received from `at_ns` until then, whatever came after.
+    """
 
     symbols: tuple[str, ...]
     at_ns: int
     reason: str | None = None
+    until_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Gaps:
         """Apply a change; return whether anything is different now."""
         if change.reason is None:
             return self._close(set(change.symbols), change.at_ns)
+        if change.until_ns is not None:
+            return self._add(change.symbols, change.at_ns, change.until_ns, change.reason)
         return self._open(change.symbols, change.at_ns, change.reason)
 
     def _open(self, symbols: Iterable[str], start_ns: int, reason: str) -> bool:
@@ -63,6 +69,20 @@ class Gaps:
                 end_ns = None if to_ns == _EVER_NS else to_ns
                 self.all.append(Gap(symbols=tuple(some), start_ns=from_ns, end_ns=end_ns, reason=reason))
         return bool(new)
+
+    def _add(self, symbols: Iterable[str], start_ns: int, end_ns: int, reason: str) -> bool:
+        """What other gaps have of that time, those that last included, stays theirs."""
+        added = list[Gap]()
+        for symbol in symbols:
+            lost = (
+                (gap.start_ns, _EVER_NS if gap.end_ns is None else gap.end_ns)
+                for gap in self.all
+                if symbol in gap.symbols
+            )
+            for from_ns, to_ns in subtract(((start_ns, end_ns),), union(lost)):
+                added.append(Gap(symbols=(symbol,), start_ns=from_ns, end_ns=to_ns, reason=reason))
+        self.all += added
+        return bool(added)
 
     def _close(self, heard: set[str], end_ns: int) -> bool:
         changed: list[Gap] = []
@@ -82,7 +102,8 @@ class Gaps:
 
 def line_of(change: Change) -> bytes:
     """Return a change as a line of the file."""
-    return checked_line(msgspec.json.encode(change))
+    fields = msgspec.structs.astuple(change)
+    return checked_line(msgspec.json.encode(fields[:3] if change.until_ns is None else fields))
 
 
 def read_gaps(path: Path) -> tuple[Gaps, int]:

@@ -42,16 +42,16 @@ class Coinbase:
         last = [self._match(*self._last[each], "last_match") for each in new if each in self._last]
         return [*last, _subscriptions(symbols)]
 
-    def numbered(self, rows: list[TapeRow]) -> list[NumberedRow]:
+    def numbered(self, rows: list[TapeRow], times: EventTimes) -> list[NumberedRow]:
         numbered = []
         for row in rows:
             self._numbers[row[1]] += 1
             number = self._numbers[row[1]]
             numbered.append((*row, number, 10 * number))
+        self._last.update((row[1], (row, times)) for row in numbered)  # Whether or not anybody listens.
         return numbered
 
     def messages(self, rows: list[NumberedRow], times: EventTimes) -> list[bytes]:
-        self._last.update((row[1], (row, times)) for row in rows)
         return [self._match(row, times, "match").encode() for row in rows]
 
     def beat(self, symbols: set[str], now_ms: int) -> list[bytes]:

@@ -41,7 +41,7 @@ class Finnhub:
             symbols.add(request.symbol)
         return []
 
-    def numbered(self, rows: list[TapeRow]) -> list[TapeRow]:
+    def numbered(self, rows: list[TapeRow], times: EventTimes) -> list[TapeRow]:  # noqa: ARG002 - has no numbers.
         return rows
 
     def messages(self, rows: list[TapeRow], times: EventTimes) -> list[bytes]:

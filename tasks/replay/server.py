@@ -227,7 +227,7 @@ class ReplayServer:
             await self._clock.sleep(wait_ns / 1e9)
 
     def _offer(self, group: Group, times: EventTimes) -> None:
-        rows = self._vendor.numbered(group.rows)
+        rows = self._vendor.numbered(group.rows, times)
         for listener in self._listeners:
             if listener.symbols:
                 listener.offer(rows, times)

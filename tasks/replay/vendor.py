@@ -41,7 +41,7 @@ class Vendor(Protocol):
         """Handle a client's message and return the vendor's answers; it may subscribe to at most `most` symbols."""
         ...
 
-    def numbered(self, rows: list[TapeRow]) -> list[Any]:
+    def numbered(self, rows: list[TapeRow], times: EventTimes) -> list[Any]:
         """Return the tape's next rows, each with its number if the vendor numbers its trades."""
         ...
 

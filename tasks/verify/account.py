@@ -56,7 +56,8 @@ def balance(record: SessionRecord, batches: list[Batch], uploaded: int | None = 
     per_symbol = Counter[str]()
     for batch in batches:
         per_symbol.update(batch.manifest.report.per_symbol if batch.manifest else {})
-    return _ledger(record, [batch.facts for batch in batches], per_symbol, uploaded)
+    in_lanes = sorted(batches, key=lambda batch: batch.name)
+    return _ledger(record, [batch.facts for batch in in_lanes], per_symbol, uploaded)
 
 
 def _ledger(

@@ -54,11 +54,18 @@ def test_a_hole_within_one_receipt_needs_a_gap_of_its_own() -> None:
 
 
 def test_numbers_are_missing_between_batches_too() -> None:
-    """In whatever order the batches are given, and where one holds trades that came again."""
+    """Also where a batch holds trades that came again."""
     first, last = report(rows(("A", 1, 10), ("A", 2, 20))), report(rows(("A", 6, 50), ("A", 7, 60)))
     again = report(rows(("A", 1, 30), ("A", 2, 31)))
-    assert missing_and_named([last, again, first], [gap(25, 40)]) == (3, 3)
+    assert missing_and_named([first, again, last], [gap(25, 40)]) == (3, 3)
     assert missing_and_named([first, last], []) == (3, 0)
+
+
+def test_numbers_that_begin_anew_are_not_missing() -> None:
+    """What a restarted feed counts from one again leaves no hole up to where it had been, in one batch or in two."""
+    before, after = rows(("A", 900, 10), ("A", 901, 20)), rows(("A", 1, 30), ("A", 2, 40))
+    assert missing_and_named([report(before, after)], []) == (0, 0)
+    assert missing_and_named([report(before), report(after)], []) == (0, 0)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.data())

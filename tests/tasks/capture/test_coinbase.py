@@ -1,18 +1,24 @@
 """A feed that differs from the first in all that matters is recorded by the same recorder."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
-from faults import Close, Reset, StartServer, Text
-from recording import Answered, Until, Wait, sealed_rows
+from faults import TEXT, Close, Frame, Raw, Reset, Signal, Stall, StartServer, Text
+from recording import RESET, WITHIN_S, Answered, Until, Wait, sealed_rows
 
+from tasks.capture.clock import Clock
+from tasks.capture.listener import Backoff
 from tasks.capture.session import Session
 from tasks.compress.parquet import compress
 from tasks.records.coverage import NOT_ACKNOWLEDGED
 from tasks.records.ledger import Ledger, SessionRecord
 from tasks.records.manifest import Manifest, encode, read
 from tasks.records.names import BatchName
+from tasks.records.requests import change
+from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
@@ -53,6 +59,12 @@ def archived(store: Store, record: SessionRecord) -> Ledger:
 
 def numbers(store: Store, record: SessionRecord) -> list[str]:
     return [row.trade.price.removesuffix(".50") for row in sealed_rows(store, record.session)]
+
+
+def ask_for(recording: Any, *symbols: str) -> None:
+    """Change the list of the session, and wait until its recorder has taken that up."""
+    change(recording.request.folder, lambda _now: symbols, time.time_ns())
+    recording.when(lambda status: {*status.symbols} == {*symbols})
 
 
 def test_every_match_is_a_row_and_what_the_feed_left_out_is_a_gap(
@@ -151,3 +163,150 @@ def test_a_subscription_that_is_never_acknowledged_is_a_gap_to_the_end(
     assert isinstance(recording.session, Session)
     assert {symbol for gap in record.gaps for symbol in gap.symbols} == {BTC}
     assert max(gap.end_ns or 0 for gap in record.gaps) == record.ended_ns
+
+
+def test_an_acknowledgement_that_is_read_late_does_not_end_the_gap_of_the_loss(
+    store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
+) -> None:
+    """A slow disk holds up its reading until the connection is gone: what was not heard after that stays a gap."""
+    server = fault_server(
+        [Until("subscribe"), match(1), Answered(b"1"), acknowledged(BTC), match(2), Answered(b"2"), Reset()],
+        [Until("subscribe"), acknowledged(BTC), match(3), Wait("unsubscribe")],
+    )
+    pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
+    recording = session(server.url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
+    recording.when(lambda status: status.state == "reconnecting")
+    disk_goes.set()
+    recording.when(lambda status: status.trades == 3)
+    record = recording.end()
+    rows = sealed_rows(store, record.session)
+    assert [gap.reason for gap in record.gaps] == [NOT_ACKNOWLEDGED, RESET]
+    assert rows[1].ts_recv_ns <= record.gaps[1].start_ns <= rows[2].ts_recv_ns - NS_PER_S
+    assert (record.gaps[1].end_ns or 0) <= rows[2].ts_recv_ns
+
+
+def test_an_acknowledgement_counts_though_the_wall_clock_was_put_back(
+    store: Store, fault_server: StartServer, session: Any
+) -> None:
+    """The gap of the outage began, by the clock, after its end: it has no length, and does not last for ever."""
+    ahead_ns = [0]
+    step, goes = Signal(threading.Event()), threading.Event()
+    server = fault_server(
+        [Until("subscribe"), acknowledged(BTC), match(1), Answered(), step, Stall(goes), Reset()],
+        [Until("subscribe"), acknowledged(BTC), match(2), Wait("unsubscribe")],
+    )
+    clock = Clock(wall_ns=lambda: time.time_ns() + ahead_ns[0])
+    recording = session(server.url, (BTC,), feed="coinbase", root=store.root, clock=clock)
+    step.event.wait(WITHIN_S)
+    recording.when(lambda status: status.trades == 1)
+    ahead_ns[0] -= 30 * NS_PER_S
+    goes.set()
+    recording.when(lambda status: status.trades == 2 and not status.open_gaps)
+    assert all(gap.end_ns is not None and gap.end_ns <= gap.start_ns + NS_PER_S for gap in recording.end().gaps)
+
+
+def test_a_loss_after_an_outage_is_not_laid_to_the_outage(
+    store: Store, fault_server: StartServer, session: Any
+) -> None:
+    """Heartbeats of the new connection told that nothing was missing by then: what is missing later has a gap."""
+    server = fault_server(
+        [Until("subscribe"), acknowledged(BTC), match(1), Answered(), Reset()],
+        [
+            Until("subscribe"), acknowledged(BTC), Answered(b"1"), heartbeat(1), Answered(b"2"), heartbeat(1),
+            Answered(b"3"), match(4), Wait("unsubscribe"),
+        ],
+    )  # fmt: skip
+    recording = session(server.url, (BTC,), feed="coinbase", root=store.root)
+    recording.when(lambda status: status.trades == 2)
+    assert [gap.reason for gap in recording.end().gaps][1:] == [RESET, "the feed did not send trades 2 to 3"]
+
+
+def test_the_match_before_a_subscription_counts_whatever_came_with_it(
+    store: Store, fault_server: StartServer, session: Any
+) -> None:
+    """Also where the next match is read together with it."""
+    together = b"".join(
+        bytes(Frame(TEXT, each.text.encode())) for each in (match(9, kind="last_match"), acknowledged(BTC), match(12))
+    )
+    script = [Until("subscribe"), Raw(together), Wait("unsubscribe")]
+    recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
+    recording.when(lambda status: status.trades == 1)
+    assert "the feed did not send trades 10 to 11" in [gap.reason for gap in recording.end().gaps]
+
+
+def test_unknown_products_are_not_asked_for_again_and_again(
+    store: Store, fault_server: StartServer, session: Any
+) -> None:
+    """However many are refused, each of the others is asked for once more at most; a refusal is why there is a gap."""
+    symbols = tuple(f"X{n}-USD" for n in range(20))
+    errors = [said("error", message="Failed to subscribe", reason=f"{each} is not a valid product") for each in symbols]
+    script = [Wait("subscribe", 20), *errors[:10], Answered(), acknowledged(*symbols[10:]), Wait("unsubscribe")]
+    server = fault_server(script)
+    recording = session(server.url, symbols, feed="coinbase", root=store.root)
+    recording.when(lambda status: status.refused_symbols == symbols[:10] and len(status.open_gaps) >= 1)
+    record = recording.end()
+    assert sum(heard.kind == "subscribe" for heard in server.connection(0).heard) <= 40
+    assert {symbol for gap in record.gaps if gap.reason == "refused: unknown symbol" for symbol in gap.symbols} == {
+        *symbols[:10]
+    }
+
+
+def test_what_is_asked_for_again_counts_from_its_acknowledgement_on(
+    store: Store, fault_server: StartServer, session: Any
+) -> None:
+    """A silent symbol's subscription is renewed: until that is acknowledged nobody knows that it is served."""
+    script = [Until("subscribe"), acknowledged(BTC), match(1), Wait("subscribe", 2), Wait("unsubscribe", 2)]
+    recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
+    recording.when(lambda status: status.trades == 1 and not status.open_gaps)
+    recording.session._listener.resubscribe((BTC,))
+    recording.when(lambda status: status.open_gaps)
+    record = recording.end()
+    assert [gap.reason for gap in record.gaps] == [NOT_ACKNOWLEDGED] * 2
+    assert record.gaps[1].end_ns == record.ended_ns
+
+
+def test_an_acknowledgement_from_before_a_symbol_was_removed_does_not_count_for_its_return(
+    store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
+) -> None:
+    """It is read after the symbol was asked for anew, and speaks of the subscription that was ended."""
+    came, again = Signal(threading.Event()), threading.Event()
+    script = [
+        Until("subscribe"), match(1), Answered(b"1"), acknowledged(BTC), Answered(b"2"), came, Wait("subscribe", 3),
+        Stall(again), acknowledged(BTC, ETH), match(5), Wait("unsubscribe", 2),
+    ]  # fmt: skip
+    server = fault_server(script)
+    recording = session(server.url, (BTC,), feed="coinbase", root=store.root)
+    came.event.wait(WITHIN_S)
+    ask_for(recording, ETH)
+    Wait("unsubscribe").run(server.connection(0))
+    ask_for(recording, ETH, BTC)
+    Wait("subscribe", 3).run(server.connection(0))
+    disk_goes.set()
+    recording.when(lambda status: status.trades == 1)
+    assert {symbol for gap in recording.status().open_gaps for symbol in gap.symbols} == {BTC, ETH}
+    again.set()
+    recording.when(lambda status: status.trades == 2 and not status.open_gaps)
+    ledger = archived(store, recording.end())
+    assert (ledger.missing_ids, ledger.imbalances()) == ((3, 3), [])
+
+
+def test_numbers_that_are_read_late_do_not_end_the_gap_of_the_loss(
+    store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
+) -> None:
+    """A slow disk holds up their reading until the connection is gone: the hole before and the loss are both named."""
+    server = fault_server(
+        [Until("subscribe"), acknowledged(BTC), match(1), Answered(b"1"), match(4), Answered(b"2"), Reset()],
+        [Until("subscribe"), acknowledged(BTC), match(5), Wait("unsubscribe")],
+    )
+    pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
+    recording = session(server.url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
+    recording.when(lambda status: status.state == "reconnecting")
+    disk_goes.set()
+    recording.when(lambda status: status.trades == 3)
+    record = recording.end()
+    found = {gap.reason: gap for gap in record.gaps}
+    rows = sealed_rows(store, record.session)
+    assert found.keys() == {NOT_ACKNOWLEDGED, "the feed did not send trades 2 to 3", RESET}
+    assert rows[1].ts_recv_ns <= found[RESET].start_ns <= rows[2].ts_recv_ns - NS_PER_S
+    ledger = archived(store, record)
+    assert (ledger.missing_ids, ledger.imbalances()) == ((2, 2), [])

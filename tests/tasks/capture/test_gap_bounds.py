@@ -1,7 +1,9 @@
 """From when to when does a gap last? It begins no later than the first trade that is lost, however it is lost."""
 
+import errno
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -10,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from faults import Connection, Drop, Send, Stall, StartServer, Subscribed
-from recording import FIN, Answered, Fast, Stamp, StartSession, ask, sealed_rows, trades, wait_for
+from faults import Connection, Drop, Reset, Send, Stall, StartServer, Subscribed
+from recording import FIN, RESET, Answered, Fast, Stamp, StartSession, ask, sealed_rows, trades, wait_for
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Block, Heading, Journal
 from tasks.capture.keeper import JournalKeeper
+from tasks.capture.listener import Backoff
 from tasks.capture.recovery import KILLED, close_killed
 from tasks.capture.request import CaptureRequest, save_request
 from tasks.capture.supervise import Recorder, change_symbols, start_or_attach
@@ -423,3 +426,45 @@ def test_a_gap_that_a_clock_put_back_would_end_before_it_began_has_no_length(tmp
     book.open("A", 10, "lost")
     book.close("A", 5)
     assert [(gap.start_ns, gap.end_ns) for gap in book.all()] == [(10, 10)]
+
+
+def test_what_a_killed_recorder_had_not_written_before_a_loss_is_in_a_gap(
+    store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
+) -> None:
+    """The gap of the loss began when the connection was lost: what waited for the disk then is named too."""
+    before: list[int] = []
+    server = fault_server([Subscribed("A"), Stamp(before), Send(trades(5)), Answered(), Reset()])
+    never = Backoff(first_s=60.0, most_s=60.0, uniform=lambda _least, most: most)
+    recording = session(server.url, root=store.root, backoff=never)
+    recording.when(lambda status: status.state == "reconnecting" and status.open_gaps)
+    killed = Store(shutil.copytree(store.root, store.root.with_name("killed")))
+    disk_goes.set()
+    record = close_killed(killed, recording.request.session, time.time_ns())
+    assert sealed_rows(killed, record.session) == []
+    assert min(gap.start_ns for gap in record.gaps) <= before[0]
+    assert [gap.reason for gap in sorted(record.gaps, key=lambda gap: gap.start_ns)] == [KILLED, RESET]
+
+
+def test_what_a_failing_disk_had_not_taken_before_a_loss_is_in_a_gap(
+    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a killed recorder: the session's failure covers what was received before the gap of the loss began."""
+    before: list[int] = []
+    lost, real = threading.Event(), os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if threading.current_thread().name.startswith("lane-"):
+            lost.wait(20)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    server = fault_server([Subscribed("A"), Stamp(before), Send(trades(5)), Answered(), Reset()])
+    never = Backoff(first_s=60.0, most_s=60.0, uniform=lambda _least, most: most)
+    recording = session(server.url, root=store.root, backoff=never)
+    recording.when(lambda status: status.state == "reconnecting" and status.open_gaps)
+    lost.set()
+    record = recording.record()
+    assert record.outcome == "failed"
+    assert sealed_rows(store, record.session) == []
+    assert min(gap.start_ns for gap in record.gaps) <= before[0]

@@ -472,3 +472,14 @@ def test_stop_is_heard_at_any_moment(
     assert result.outcome == "stopped"
     rows = sealed_rows(tmp_path, result.session)
     assert [int(each.split(b",")[1]) for each in rows] == list(range(1, len(rows) + 1))
+
+
+def test_a_run_of_another_feed_does_not_join_the_recorder_that_has_the_key(
+    tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
+) -> None:
+    """It would be subscribed, and listened to, in the words of the wrong vendor."""
+    replay = served(tape(10))
+    first = record(ask(tmp_path, replay.url))
+    with pytest.raises(ConflictError, match=r"records the feed finnhub, not coinbase"):
+        record(ask(tmp_path, replay.url, feed="coinbase", symbols=("BTC-USD",)))
+    first.stop()

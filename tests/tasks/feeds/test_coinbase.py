@@ -138,3 +138,13 @@ def test_no_message_goes_uncounted(messages: list[bytes]) -> None:
     kinds = [each.kind for each in reading.rejected]
     assert reading.trade_frames + reading.control_frames + kinds.count("frame") == len(messages)
     assert len(reading.lines) + kinds.count("trade") == reading.trade_frames
+
+
+def test_heartbeats_of_invented_products_do_not_fill_the_memory() -> None:
+    """As of their trades, some thousand are taken; the others, and names that no field can hold, are rejected."""
+    names = [*(f"X{n}-USD" for n in range(10_050)), "A,B"]
+    beats = [json.dumps(HEARTBEAT | {"product_id": name}).encode() for name in names]
+    reading = read(*beats, message(type="last_match", product_id="C\n"))
+    assert len(reading.last_ids) == 10_000
+    assert len(reading.before_ids) == 0
+    assert (len(reading.rejected), reading.control_frames) == (52, 10_000)

@@ -56,6 +56,20 @@ def test_a_gap_ends_for_each_symbol_at_its_time() -> None:
     assert gaps.all == [gap("A", 10, 20), gap("AC", 30, 40, "silent"), gap("B", 30, 50, "silent")]
 
 
+def test_a_stretch_that_is_found_out_later_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    """It gets what no gap of its symbol has; one that lasts goes on, and the file tells the same."""
+    gaps, path = Gaps(), tmp_path / "gaps.log"
+    found_out = Change(("A", "B"), 5, "missing", 35)
+    changes = opened("A", 10), closed("A", 20), opened("A", 30, "again"), found_out
+    assert [gaps.apply(change) for change in (*changes, found_out)] == [True, True, True, True, False]
+    assert gaps.all == [
+        gap("A", 10, 20), gap("A", 30, None, "again"), gap("A", 5, 10, "missing"), gap("A", 20, 30, "missing"),
+        gap("B", 5, 35, "missing"),
+    ]  # fmt: skip
+    path.write_bytes(b"".join(map(line_of, changes)))
+    assert read_gaps(path)[0] == gaps
+
+
 def test_no_gap_ends_before_it_begins() -> None:
     """A clock that was put back makes an empty gap, not a negative one."""
     gaps = Gaps()
