@@ -21,7 +21,7 @@ from tasks.archive.line_blocks import line_blocks
 from tasks.archive.schema import SCHEMA, before_resent, completed
 from tasks.errors import CorruptionError
 
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP = b"\x1f\x8b"
 HEADER = ",".join(SCHEMA.names).encode() + b"\n"
 _OLD_HEADER = ",".join(before_resent(SCHEMA).names).encode() + b"\n"
 _TIMES = ("ts_recv", "ts_event")

@@ -85,6 +85,6 @@ class MissingNumbers:
         if self._named > _MOST_HOLES:
             self._gaps.open((hole.symbol,), hole.start_ns, _TOO_MANY)
             return
-        reason = f"the feed did not send trades {hole.first_id} to {hole.last_id}"
+        reason = f"trade numbers {hole.first_id} to {hole.last_id} are missing"
         log.warning("%s: %s", hole.symbol, reason)
         self._gaps.add((hole.symbol,), hole.start_ns, hole.end_ns, reason)

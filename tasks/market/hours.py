@@ -17,10 +17,6 @@ from tasks.errors import SettingsError
 _HOUR_NS = 3_600_000_000_000
 _DAY_NS = 24 * _HOUR_NS
 
-# US equities trade from 04:00 to 20:00 in New York, or to 17:00 if the regular close is 13:00.
-EXTENDED_BEFORE_NS = 5 * _HOUR_NS + _HOUR_NS // 2
-EXTENDED_AFTER_NS = 4 * _HOUR_NS
-
 # No exchange closes for longer, except in wars; the longest holidays in Asia are ten days.
 _LONGEST_REST_DAYS = 30
 
@@ -42,19 +38,14 @@ class TradingDay:
     close_ns: int
     early_close: bool
 
-    def is_open(self, ns: int) -> bool:
-        """Return whether the exchange trades at `ns` (UTC ns) on this day."""
-        return self.open_ns <= ns < self.close_ns
-
 
 def trading_day_for(
     date: datetime.date, calendar: str = "XNYS", before_open_ns: int = 0, after_close_ns: int = 0
 ) -> TradingDay | None:
     """Return the trading day of a date in the exchange's time zone, or None if it does not trade.
 
-    `before_open_ns` and `after_close_ns` widen it, for example to pre-market and after-hours trading with
-    `EXTENDED_BEFORE_NS` and `EXTENDED_AFTER_NS`. Raises SettingsError for an unknown calendar and for a date that the
-    calendar does not cover.
+    `before_open_ns` and `after_close_ns` widen it, for example to pre-market and after-hours trading. Raises
+    SettingsError for an unknown calendar and for a date that the calendar does not cover.
     """
     hours, day = _hours_around(calendar, date.year), date.isoformat()
     if day not in hours.sessions:

@@ -121,17 +121,6 @@ def asked_spans(request: Request) -> dict[str, Spans]:
     return _spans_by_symbol(request.symbols, request.changes, request.start_ns, request.end_ns)
 
 
-def touches(record: SessionRecord, day: str) -> bool:
-    """Return whether a session ran, or was due to run, on that day (YYYY-MM-DD) of any of its symbols."""
-    requests = requests_of_record(record)
-    first_ns = min(record.started_ns, *(each.start_ns for each in requests))
-    # The future of a running session does not belong to a day yet.
-    ends_ns = () if record.outcome == "recording" else (each.end_ns for each in requests)
-    last_ns = max(record.ended_ns, first_ns + 1, *ends_ns)
-    windows = {day_span(day, zone_of(record.feed, symbol, record.zone)) for symbol in record.symbols}
-    return any(start_ns < last_ns and first_ns < end_ns for start_ns, end_ns in windows)
-
-
 def clipped(gap: Gap, day: str, feed: str, zone: str) -> tuple[Gap, ...]:
     """Return the parts of a gap on that day (YYYY-MM-DD) of its symbols; an open gap stays open.
 

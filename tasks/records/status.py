@@ -11,7 +11,7 @@ from tasks.storage.store import begun
 STATUS_FILE = "status.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
-State = Literal["starting", "connecting", "recording", "reconnecting", "draining", "ended"]
+State = Literal["connecting", "recording", "reconnecting", "draining", "ended"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def test_a_hole_in_a_known_gap_is_explained_and_any_other_gets_a_gap(tmp_path: P
     missing.note(trades(8), 30)
     named = gaps.all()[1]
     assert (named.symbols, named.start_ns, named.end_ns) == (("A",), 20, 30)
-    assert named.reason == "the feed did not send trades 6 to 7"
+    assert named.reason == "trade numbers 6 to 7 are missing"
 
 
 def test_numbers_with_hole_after_hole_end_in_one_gap(tmp_path: Path) -> None:

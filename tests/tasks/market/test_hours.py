@@ -11,8 +11,6 @@ from exchange_calendars import get_calendar_names
 
 from tasks.errors import SettingsError
 from tasks.market.hours import (
-    EXTENDED_AFTER_NS,
-    EXTENDED_BEFORE_NS,
     TradingDay,
     date_in,
     exchange_zone,
@@ -62,7 +60,7 @@ def test_early_closes_end_at_one(date: str) -> None:
 @pytest.mark.parametrize(("date", "ends"), [("2026-11-24", "20:00"), ("2026-11-27", "17:00")])
 def test_extended_hours_reach_from_four_to_eight_or_five(date: str, ends: str) -> None:
     """With the extended offsets a day runs from 04:00 to 20:00, on an early close to 17:00."""
-    found = day(date, before_open_ns=EXTENDED_BEFORE_NS, after_close_ns=EXTENDED_AFTER_NS)
+    found = day(date, before_open_ns=19_800 * 10**9, after_close_ns=14_400 * 10**9)
     assert (found.open_ns, found.close_ns) == (instant(f"{date}T04:00"), instant(f"{date}T{ends}"))
 
 
@@ -75,13 +73,6 @@ def test_the_opening_follows_new_yorks_clock_change(before: str, after: str, hou
     moved = day(after).open_ns % of_day - day(before).open_ns % of_day
     assert moved == hour_shift * 3_600_000_000_000
     assert day(after).open_ns == instant(f"{after}T09:30")
-
-
-def test_a_day_is_open_from_its_opening_until_just_before_its_close() -> None:
-    """The opening instant is inside the day, the closing one is not."""
-    found = day("2026-11-24")
-    edges = (found.open_ns - 1, found.open_ns, found.close_ns - 1, found.close_ns)
-    assert [found.is_open(ns) for ns in edges] == [False, True, True, False]
 
 
 @pytest.mark.parametrize(

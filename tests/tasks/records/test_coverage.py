@@ -18,7 +18,6 @@ from tasks.records.coverage import (
     notable,
     requests_of_record,
     session_coverage,
-    touches,
 )
 from tasks.records.ledger import Coverage, CoveredTime, Gap, Request, SessionRecord, SymbolChange
 from tasks.records.trade import NS_PER_S
@@ -175,9 +174,6 @@ def test_a_day_goes_from_midnight_to_midnight_of_each_symbols_zone() -> None:
     assert {symbol: time.asked_ns // HOUR_NS for symbol, time in before.per_symbol.items()} == {"A": 6, "X:Y": 1}
     assert {symbol: time.asked_ns // HOUR_NS for symbol, time in after.per_symbol.items()} == {"A": 1, "X:Y": 6}
     assert (before.gaps, after.gaps) == ((), night.gaps)
-    assert [touches(night, f"2026-11-{day}") for day in (22, 23, 24, 25)] == [False, True, True, False]
-    stocks = replace(night, symbols=("A",), ended_ns=MIDNIGHT_NS, deadline_ns=MIDNIGHT_NS)
-    assert [touches(stocks, f"2026-11-{day}") for day in (23, 24)] == [True, False]
 
 
 def test_a_gap_is_clipped_to_the_day_of_its_symbols() -> None:
@@ -223,28 +219,6 @@ def test_each_gap_has_its_part_of_each_missing_stretch() -> None:
         ("A", 5, 10, "lost"), ("A", 20, 30, "lost"), ("A", 40, 50, "lost"), ("A", 60, 70, "lost"),
         ("A", 80, 85, "lost"), ("A", 87, 90, "again"),
     ]  # fmt: skip
-
-
-def test_a_session_touches_the_days_that_it_ran_or_was_to_run_in() -> None:
-    """From its first request to its last end, the midnight excluded; while it records, only up to now."""
-    days = ("2026-11-23", "2026-11-24")
-
-    def touched(of: SessionRecord) -> list[bool]:
-        return [touches(of, day) for day in days]
-
-    assert touched(record(MIDNIGHT_NS, MIDNIGHT_NS + 1)) == [False, True]
-    assert touched(record(MIDNIGHT_NS, MIDNIGHT_NS)) == [False, True]
-    assert touched(record(MIDNIGHT_NS - 1, MIDNIGHT_NS - 1)) == [True, False]
-    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS)) == [True, False]
-    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS + 1)) == [True, True]
-    assert touched(record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS)) == [True, False]
-    going = record(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1, deadline_ns=MIDNIGHT_NS + 9, outcome="recording")
-    assert touched(going) == [True, False]
-    assert touched(replace(going, ended_ns=MIDNIGHT_NS + 1)) == [True, True]
-    early = record(MIDNIGHT_NS + 2, MIDNIGHT_NS + 9, requests=(ask(MIDNIGHT_NS - 1, MIDNIGHT_NS + 5),))
-    assert touched(early) == [True, True]
-    late = record(MIDNIGHT_NS - 3, MIDNIGHT_NS + 9, requests=(ask(MIDNIGHT_NS - 2, MIDNIGHT_NS - 1),))
-    assert touched(late) == [True, True]
 
 
 def test_a_gap_that_only_meets_a_day_has_no_part_in_it() -> None:
