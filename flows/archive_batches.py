@@ -23,8 +23,8 @@ from tasks.records.ledger import Ledger
 from tasks.records.names import BatchName
 from tasks.records.sessions import is_recording
 from tasks.storage.store import Store
-from tasks.upload.sessions import sessions_awaiting_upload
-from tasks.upload.task import tidy, upload, upload_day, upload_session
+from tasks.upload.task import upload, upload_day, upload_session
+from tasks.upload.uploads import sessions_awaiting_upload
 from tasks.validate.schema import Limits
 from tasks.validate.task import validate
 from tasks.verify.account import ledger_for
@@ -69,10 +69,8 @@ def archive_batches() -> list[Ledger]:
     recovered = call(recover_sessions, store.root)
     names = waiting(store, settings)
     get_run_logger().info("%d batches to archive", len(names))
-    batches, bucket = [archive(name, settings) for name in names], bucket_of(settings)
+    batches = [archive(name, settings) for name in names]
     reason = finish(batches, send_records(settings, sessions_left(settings), days_left(settings)))
-    if bucket is not None:
-        tidy(bucket)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
     # Checked before the ledgers: a session that is neither recording nor waiting now is finished.
     recording = {session for session in sessions if is_recording(store.sessions / session)}

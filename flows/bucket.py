@@ -33,7 +33,6 @@ def bucket_of(settings: Settings) -> Bucket | None:
         storage_class=settings.s3_storage_class,
         sse=settings.s3_sse,
         ca_bundle=settings.s3_ca_bundle,
-        multipart_from_bytes=settings.s3_multipart_from_bytes,
     )
 
 

@@ -28,7 +28,7 @@ from tasks.retain.rule import Gone, Kept, Remote, Retained, Rule
 from tasks.retain.task import retain
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.proof import remove, stands
+from tasks.upload.object_store import object_matches, remove_objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _retained(settings: Settings) -> Retained:
     bucket = bucket_of(settings)
     remote = None
     if bucket is not None:
-        remote = Remote(str(bucket), bucket.place, partial(stands, bucket), partial(remove, bucket))
+        remote = Remote(str(bucket), bucket.place, partial(object_matches, bucket), partial(remove_objects, bucket))
     retained: Retained = call(retain, settings.data_dir, rule, remote)
     if retained.removed and not is_alone():
         show_retained(retained)

@@ -226,9 +226,6 @@ class Settings(BaseSettings):
     s3_ca_bundle: Annotated[Path, BeforeValidator(read.existing_file)] | None = _setting(
         "TAPE_S3_CA_BUNDLE", None, "/etc/ssl/own-ca.pem", "A file with the CA certificates of a private object store."
     )
-    s3_multipart_from_bytes: Annotated[int, BeforeValidator(read.size(at_least=5 << 20))] = _setting(
-        "TAPE_S3_MULTIPART_FROM", "5GiB", "512MiB", "Upload files of at least this size in parts; at most 5GiB."
-    )
     upload_retries: Annotated[int, BeforeValidator(read.count(at_least=0, at_most=100))] = _setting(
         "TAPE_UPLOAD_RETRIES", "8", "8", "How often to retry an upload, with growing delays, before it fails."
     )

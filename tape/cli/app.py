@@ -211,7 +211,7 @@ def verify(
 
     settings = load_settings(data_dir=data_dir)
     if remote:
-        if not query.verify_remote(settings, time.time_ns(), as_json):
+        if not query.verify_remote(settings, as_json):
             raise typer.Exit(FAILED)
         return
     with progress("sessions verified") as note:

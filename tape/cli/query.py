@@ -158,19 +158,17 @@ def restore(date: Date = None, data_dir: DataDir = None) -> None:
         report.line(("note", "yellow"), f" {note}")
 
 
-def verify_remote(settings: Settings, now_ns: int, as_json: bool) -> bool:
+def verify_remote(settings: Settings, as_json: bool) -> bool:
     """Compare the bucket with the local records and print the result; return whether all holds."""
     bucket = _bucket(settings)
     from tasks.upload.audit import audit
 
-    verdict = audit(_store(settings), bucket, now_ns)
+    verdict = audit(_store(settings), bucket)
     if as_json:
         print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
         return verdict.holds
     for wrong in verdict.wrong:
         report.line((wrong.kind, "red"), f" {wrong.key}: {wrong.message}")
-    for note in verdict.notes:
-        report.line(("note", "yellow"), f" {note}")
     how = "by the store's SHA-256" + (f", {verdict.downloaded:,} by download" if verdict.downloaded else "")
     merged = f" ({verdict.merged:,} only as part of their day)" if verdict.merged else ""
     count = (

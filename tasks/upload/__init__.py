@@ -1,1 +1,1 @@
-"""Upload: an archived batch becomes objects in a bucket, written once."""
+"""Upload: archived batches become objects in a bucket, written once, and come back from there."""

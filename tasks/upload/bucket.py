@@ -1,4 +1,4 @@
-"""Which bucket do archived batches go to, and how is it reached?"""
+"""The bucket that archived batches go to, and how it is reached."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,28 +9,24 @@ from tasks.errors import SettingsError
 from tasks.records.manifest import Place
 from tasks.records.names import BY_DAY, Keys
 
-# What one put takes at most, by the rules of S3.
-LARGEST_PUT_BYTES = 5 << 30
-_SMALLEST_PART_BYTES = 5 << 20
-
 
 class Secret(Protocol):
-    """Text that does not show itself, such as pydantic's SecretStr."""
+    """A text that hides itself, such as pydantic's SecretStr."""
 
     def get_secret_value(self) -> str:
-        """The text."""
+        """Return the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A bucket of an S3 store, and what it takes to write there.
+    """A bucket of an S3 store, and what it takes to write to it.
 
-    `prefix` is what every key starts with, without slashes at its ends. `endpoint_url` None is AWS. Without
-    `access_key_id` and `profile` boto3 finds credentials by itself (environment, files, the machine's role).
-    Secrets are left out of the repr, but a plain str would show in whatever else walks over fields: give a Secret.
-    A file of `multipart_from_bytes` or more is sent in parts of `part_bytes`.
-    `max_attempts` are the quick ones within one call; the long pauses are the orchestrator's.
-    Raises SettingsError for an endpoint or a prefix that cannot be.
+    Every key starts with `prefix`, which has no slash at its ends. `endpoint_url` None is AWS. Without `access_key_id`
+    and `profile`, boto3 finds credentials itself (environment, files, the machine's role). Secrets are left out of the
+    repr, but a plain str would show wherever else the fields are printed: use a Secret. `max_attempts` counts the quick
+    attempts within one call; the orchestrator makes the long pauses.
+
+    Raises SettingsError for an endpoint or a prefix that cannot be used.
     """
 
     name: str
@@ -48,30 +44,26 @@ class Bucket:
     max_attempts: int = 3
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
-    multipart_from_bytes: int = LARGEST_PUT_BYTES
-    part_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None:
             parts = urlsplit(self.endpoint_url)
-            # Not repeated: the user's part may hold a secret.
+            # The message does not repeat it: the part with the user may hold a secret.
             if "@" in parts.netloc or parts.query or parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise SettingsError("the object store's endpoint is no plain URL; give http(s)://HOST[:PORT] alone")
+                raise SettingsError("TAPE_S3_ENDPOINT_URL: is not a plain URL; set it to http(s)://HOST[:PORT] alone")
         if self.prefix.strip("/") != self.prefix or any(part in {"", ".", ".."} for part in self.prefix.split("/")):
-            raise SettingsError(f"{self.prefix!r} is no prefix of keys; give plain words such as trades or a/trades")
+            raise SettingsError(f"TAPE_S3_PREFIX: {self.prefix!r} is not plain words; set it to trades or a/trades")
         if self.prefix.endswith(BY_DAY):
-            raise SettingsError(f"TAPE_S3_PREFIX: {self.prefix!r} ends as the keys of closed days do; choose another")
-        if not self.part_bytes >= _SMALLEST_PART_BYTES or not 0 < self.multipart_from_bytes <= LARGEST_PUT_BYTES:
-            raise SettingsError("TAPE_S3_MULTIPART_FROM: no more than 5GiB fit one put; parts have 5MiB or more")
+            raise SettingsError(f"TAPE_S3_PREFIX: {self.prefix!r} ends like the keys of closed days; choose another")
 
     @property
     def place(self) -> Place:
-        """The bucket as receipts name it."""
+        """Return the bucket as receipts name it."""
         return Place(bucket=self.name, endpoint=self.endpoint_url, prefix=self.prefix)
 
     @property
     def keys(self) -> Keys:
-        """The keys of what goes there."""
+        """Return the keys of its objects."""
         return Keys(self.prefix)
 
     def __str__(self) -> str:
@@ -79,5 +71,5 @@ class Bucket:
 
 
 def reveal(secret: Secret | str | None) -> str | None:
-    """The secret itself, for the one call that needs it."""
+    """Return the secret itself, for the one call that needs it."""
     return secret if secret is None or isinstance(secret, str) else secret.get_secret_value()

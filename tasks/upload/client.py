@@ -1,12 +1,13 @@
-"""How is a connection to an S3 store set up, and which variable is wrong where it cannot be?
+"""Connect to an S3 store, or name the variable that is wrong.
 
-The only door to boto3, which listens to some fifty variables and two files of AWS's. What they say is used where our
-settings say nothing; what they get wrong is told by the variable's name, before anything is sent.
+This is the only place that uses boto3, which reads some fifty variables and two files of AWS. They count where our
+settings say nothing; a wrong value is reported by the variable's name, before anything is sent.
 """
 
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,20 @@ _WRONG = {
 }
 
 
-# One client for all threads, which boto3 allows: to make one takes ten times the CPU of a put, and its connections
+# One client for all threads, which boto3 allows: making one takes ten times the CPU of a put, and its connections
 # stay open.
 @lru_cache(maxsize=4)
 def client_of(bucket: Bucket) -> Any:
-    """A client for that bucket, whose credentials are there. Give what `connection` makes of the bucket.
+    """Return a client for what `connection` makes of a bucket, once its credentials are found.
 
-    Raises TerminalError, SettingsError among it, where something of settings or surroundings is wrong, and botocore's
-    errors where the credentials cannot be fetched.
+    Raises TerminalError (or SettingsError) if a setting, a variable or a file is wrong, and botocore's errors if the
+    credentials cannot be fetched.
     """
     core = botocore.session.Session()
-    with _naming(bucket, core):
+    with _wrong_variable_named(bucket, core):
         if bucket.access_key_id and core.profile not in (None, *core.available_profiles):
-            core.session_var_map["profile"] = _NOT_SET  # Whose keys are given needs no profile.
-        # Else each client reads the descriptions of S3 anew: 80 ms of CPU for each batch.
+            core.session_var_map["profile"] = _NOT_SET  # With keys of our own no profile is needed.
+        # Without this each client reads the descriptions of S3 anew: 80 ms of CPU.
         core.register_component("data_loader", _descriptions(core.get_config_variable("data_path")))
         session = boto3.session.Session(
             botocore_session=core,
@@ -72,13 +73,8 @@ def client_of(bucket: Bucket) -> Any:
 
 
 def connection(bucket: Bucket) -> Bucket:
-    """What of a bucket makes a connection: the rest says how its objects are named and kept."""
-    return Bucket(
-        name=bucket.name, endpoint_url=bucket.endpoint_url, region=bucket.region, access_key_id=bucket.access_key_id,
-        secret_access_key=bucket.secret_access_key, session_token=bucket.session_token, profile=bucket.profile,
-        addressing=bucket.addressing, ca_bundle=bucket.ca_bundle, max_attempts=bucket.max_attempts,
-        connect_timeout_s=bucket.connect_timeout_s, read_timeout_s=bucket.read_timeout_s,
-    )  # fmt: skip
+    """Return a bucket with only what makes a connection, and not how its objects are named and stored."""
+    return replace(bucket, prefix="any", storage_class=None, sse=None)
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +93,7 @@ def _config(bucket: Bucket) -> Config:
     target = bucket.endpoint_url or "https://s3.amazonaws.com"
     proxy = proxy_for(address_of(target), ("http", "https"))
     return Config(
-        # Left alone, boto3 signs for custom endpoints as of old, and adds checksums some stores refuse.
+        # By default boto3 uses old signatures for custom endpoints, and adds checksums that some stores refuse.
         signature_version="s3v4",
         s3={"addressing_style": bucket.addressing},
         request_checksum_calculation="when_required",
@@ -105,14 +101,14 @@ def _config(bucket: Bucket) -> Config:
         retries={"mode": "standard", "total_max_attempts": bucket.max_attempts},
         connect_timeout=bucket.connect_timeout_s,
         read_timeout=bucket.read_timeout_s,
-        # Left alone, it takes this machine too for a host behind the proxy.
+        # By default it would reach this machine itself through the proxy.
         proxies={} if proxy is None else {urlsplit(target).scheme.lower(): proxy.url},
     )
 
 
 @contextmanager
-def _naming(bucket: Bucket, core: Any) -> Iterator[None]:
-    """Have what botocore does not accept say which variable or file it comes from."""
+def _wrong_variable_named(bucket: Bucket, core: Any) -> Iterator[None]:
+    """Make an error of botocore say which variable or file it comes from."""
     try:
         yield
     except (aws.NoCredentialsError, aws.CredentialRetrievalError, aws.HTTPClientError):
@@ -120,7 +116,7 @@ def _naming(bucket: Bucket, core: Any) -> Iterator[None]:
     except aws.ConfigParseError as error:
         file = error.kwargs["path"]
         raise TerminalError(
-            f"{bucket}: {file} is no AWS configuration: mend it (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE)"
+            f"{bucket}: {file} is no AWS configuration: correct it (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE)"
         ) from error
     except OSError as error:
         raise TerminalError(
@@ -136,7 +132,7 @@ def _naming(bucket: Bucket, core: Any) -> Iterator[None]:
 
 
 def _mentioned(core: Any, text: str) -> str | None:
-    """The variables of those options of botocore's that its error names."""
+    """Return the variables of the options that an error of botocore names."""
     if "CA bundle" in text:
         return _CERTIFICATES
     if "Invalid endpoint" in text:
@@ -146,7 +142,7 @@ def _mentioned(core: Any, text: str) -> str | None:
 
 
 def _unconvertible(core: Any) -> str | None:
-    """The variable whose text is not what its option takes, a number for example."""
+    """Return the variable whose text its option does not accept, such as a word for a number."""
     for name in core.session_var_map:
         try:
             core.get_config_variable(name)
@@ -161,7 +157,7 @@ def _variable(core: Any, name: str) -> str | None:
 
 
 def _check_endpoint(bucket: Bucket, client: Any, session: Any) -> None:
-    """Receipts say where objects went: no variable may send them elsewhere than to the endpoint of our settings."""
+    """Refuse a variable that sends objects elsewhere than our settings say: receipts name the settings' endpoint."""
     of_aws = _client(bucket, session, _config(bucket).merge(Config(ignore_configured_endpoint_urls=True)))
     if client.meta.endpoint_url != of_aws.meta.endpoint_url:
         raise TerminalError(
@@ -171,12 +167,12 @@ def _check_endpoint(bucket: Bucket, client: Any, session: Any) -> None:
 
 
 def _check_certificates(bucket: Bucket, client: Any) -> None:
-    """What vouches for the store is read by each connection, whose failure would look like the network's."""
+    """Check the file of certificates now: when a connection reads it, an error looks like one of the network."""
     trusted = client._endpoint.http_session._verify
     if not client.meta.endpoint_url.startswith("https") or not isinstance(trusted, str):
         return
     try:
         where = {"capath": trusted} if Path(trusted).is_dir() else {"cafile": trusted}
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**where)
-    except OSError as error:  # ssl.SSLError is one.
+    except OSError as error:  # Includes ssl.SSLError.
         raise TerminalError(f"{bucket}: {trusted} holds no certificates: correct or unset {_CERTIFICATES}") from error

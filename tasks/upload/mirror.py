@@ -1,7 +1,7 @@
-"""How is what a query wants of the bucket brought into a cache, and no more than that?"""
+"""Bring what a query needs from the bucket into a cache, and no more."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +11,9 @@ from tasks.records.manifest import Manifest, decode, read
 from tasks.records.names import SESSION_RECORD, BatchName, feed_and_date
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.fetch import bring, content_of, put_here
+from tasks.upload.download import RemoteDay, keys_of_days, read_record, remote_days, write_record
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.remote_days import RemoteDay, keys_of_days, remote_days
-from tasks.upload.restore_batch import beside, place_of, say_merged
-from tasks.upload.restore_days import place_days
+from tasks.upload.restore_files import Transfer, batch_record, restore_days, restore_rows
 
 _Record = TypeVar("_Record")
 
@@ -23,60 +21,46 @@ _Record = TypeVar("_Record")
 def mirror(
     cache: Store, bucket: Bucket, wanted: Callable[[str, Manifest | None], bool], now_ns: Callable[[], int]
 ) -> list[Path]:
-    """Bring what is wanted of the bucket into a cache, which is laid out as a data folder; gives those manifests.
+    """Bring the batches that are wanted into a cache, which is laid out as a data folder; returns their manifests.
 
-    `wanted` is asked of each day (YYYY-MM-DD, None) before its manifests are fetched, then of each manifest before
+    `wanted` is called with each day (YYYY-MM-DD, None) before its manifests are fetched, then with each manifest before
     its file is. A batch whose object is gone comes as its day's file; with the batches come the records of their
-    sessions. What the cache holds is not fetched again: an object never changes. Raises as `restore`.
+    sessions. What the cache has is not fetched again: an object never changes. Raises as `restore`.
     """
     objects, found = ObjectStore(bucket), []
-    it = _Mirror(cache, objects, objects.keys(bucket.keys.batches), now_ns)
-    for key in sorted(filter(bucket.keys.holds_manifest, it.keys)):
-        path = place_of(cache, objects, key)
+    transfer = Transfer(cache, objects, objects.keys(bucket.keys.batches), now_ns)
+    for key in sorted(filter(bucket.keys.holds_manifest, transfer.listed)):
+        path = batch_record(cache, objects, key)
         _, date = feed_and_date(path.parent)
-        if wanted(date, None) and wanted(date, manifest := it.manifest(key, path)):
-            it.bring_file(key, path, manifest)
+        # A cache's manifest may be there before its file: it says what the bucket has, not what the cache has.
+        if wanted(date, None) and wanted(date, manifest := _record(objects, key, path, Manifest)):
+            restore_rows(transfer, path, manifest, partial(_bring_days, transfer, path, manifest))
             found.append(path)
-    it.bring_sessions({BatchName.parse(path.name).session for path in found})
+    _bring_sessions(transfer, {BatchName.parse(path.name).session for path in found})
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Mirror:
-    """A cache, the bucket that it is of, and the keys that the bucket holds under its prefix."""
+def _bring_days(transfer: Transfer, record: Path, manifest: Manifest) -> list[RemoteDay]:
+    """Bring the closed day of a batch unless it is in the cache; returns those that the bucket has."""
+    if Catalog(transfer.store).day_of_batch(record, manifest) is not None:
+        return []
+    listed = keys_of_days(transfer.objects, manifest.seal.feed, manifest.seal.date)
+    days = remote_days(transfer.objects, listed)
+    restore_days(transfer.store, transfer.objects, days, listed)
+    return days
 
-    cache: Store
-    objects: ObjectStore
-    keys: Collection[str]
-    now_ns: Callable[[], int]
 
-    def manifest(self, key: str, path: Path) -> Manifest:
-        # A cache's manifest may stand before its file: it says what the bucket holds, not what we do.
-        return self._record(key, path, Manifest)
+def _bring_sessions(transfer: Transfer, sessions: set[str]) -> None:
+    for session in sorted(sessions):
+        key = transfer.keys.of_session(session)
+        if key in transfer.listed:
+            _record(transfer.objects, key, transfer.store.sessions / session / SESSION_RECORD, SessionRecord)
 
-    def bring_file(self, key: str, path: Path, manifest: Manifest) -> None:
-        if manifest.file is None:
-            return
-        file, file_key = path.with_name(manifest.file), beside(key, manifest.file)
-        if file_key in self.keys or file.exists():
-            bring(self.objects, file_key, file, manifest.sha256)
-            return
-        days = list[RemoteDay]()
-        if Catalog(self.cache).day_of_batch(path, manifest) is None:
-            listed = keys_of_days(self.objects, manifest.seal.feed, manifest.seal.date)
-            days = remote_days(self.objects, listed)
-            place_days(self.cache, self.objects, days, listed)
-        say_merged(self.cache, self.objects, days, path, manifest, self.now_ns)
 
-    def bring_sessions(self, sessions: set[str]) -> None:
-        for session in sorted(sessions):
-            key = self.objects.bucket.keys.of_session(session)
-            if key in self.keys:
-                self._record(key, self.cache.sessions / session / SESSION_RECORD, SessionRecord)
-
-    def _record(self, key: str, path: Path, kind: type[_Record]) -> _Record:
-        if not path.exists():
-            content = content_of(self.objects, key)
-            decode(content, kind, f"{self.objects.bucket}: {key}")
-            put_here(self.objects, key, path, content)
-        return read(path, kind)
+def _record(objects: ObjectStore, key: str, path: Path, kind: type[_Record]) -> _Record:
+    """Return a record from the cache, and bring it there first if it is missing."""
+    if not path.exists():
+        content = read_record(objects, key)
+        decode(content, kind, f"{objects.bucket}: {key}")
+        write_record(objects, key, path, content)
+    return read(path, kind)

@@ -3,10 +3,10 @@
     python tests/benchmarks/upload.py [--repeats 9] [--mib 0.1 1 4 16 256] [--json]
 
 The store is SeaweedFS on loopback, started here. Ours is `upload` as the flow calls it: the file hashed and compared
-with its manifest, put create-only with its SHA-256, compared; then the manifest likewise, and a synced receipt; once
-with a single put, once in parts (then the whole is downloaded to compare). Beside it `boto3.upload_file` of the same
+with its manifest, put create-only with its SHA-256, compared; then the manifest likewise, and a synced receipt.
+Beside it `boto3.upload_file` of the same
 two files with its own defaults, one after the other, which compares nothing. Turn about, each to keys of its own;
-medians. The clients are open, and ours has seen what the store does, as from a process's third batch on.
+medians. The clients are open.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -34,11 +33,11 @@ from tasks.records.manifest import Manifest, Report, Seal, encode  # noqa: E402
 from tasks.records.names import BatchName  # noqa: E402
 from tasks.storage.store import Store, write_whole  # noqa: E402
 from tasks.upload.bucket import Bucket  # noqa: E402
-from tasks.upload.once import upload  # noqa: E402
+from tasks.upload.uploads import upload_batch  # noqa: E402
 
 NAME = BatchName("20261124T143000Z-9f3c01ab", 0, 0)
 MIB = 1 << 20
-# Rounds that warm the store's volumes and our descriptions of S3, and let us see the store's habits.
+# Rounds that warm the store's volumes and our descriptions of S3.
 WARMING = 3
 
 
@@ -72,9 +71,9 @@ def rates(server: WeedServer, folder: Path, size: int, repeats: int) -> dict[str
         secret_access_key=server.secret_access_key, addressing="path",
     )  # fmt: skip
 
-    def ours(number: int, **changes: Any) -> None:
+    def ours(number: int) -> None:
         file.with_name(NAME.receipt).unlink(missing_ok=True)
-        upload(Store(folder), NAME, replace(bucket, prefix=f"ours/{len(changes)}/{number}", **changes), time.time_ns)
+        upload_batch(Store(folder), NAME, replace(bucket, prefix=f"ours/{number}"), time.time_ns)
 
     def alone(number: int) -> None:
         for each in (file, file.with_name(NAME.manifest)):
@@ -82,10 +81,8 @@ def rates(server: WeedServer, folder: Path, size: int, repeats: int) -> dict[str
 
     ways: dict[str, Callable[[int], None]] = {
         "boto3.upload_file": alone,
-        "ours, one put": ours,
+        "ours": ours,
     }
-    if size >= 16 * MIB:
-        ways["ours, in parts of 8 MiB"] = lambda number: ours(number, multipart_from_bytes=8 * MIB, part_bytes=8 * MIB)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(WARMING + repeats):
         for name, way in ways.items():

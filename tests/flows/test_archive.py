@@ -170,7 +170,7 @@ def test_records_and_closed_days_go_to_the_bucket_with_the_batches(
     with tape.here(**bucket_settings):
         bucket = bucket_of(load_settings(data_dir=tape.data))
         assert bucket is not None
-        verdict = audit(tape.store, bucket, time.time_ns())
+        verdict = audit(tape.store, bucket)
         assert (verdict.wrong, verdict.sessions, verdict.days) == ((), 1, 1)
     before = {path: path.stat().st_mtime_ns for path in tape.data.rglob("*receipt.json")}
     assert archived_here(tape, **bucket_settings) == []

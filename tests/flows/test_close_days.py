@@ -16,7 +16,7 @@ from tasks.compress.parquet import compress
 from tasks.errors import SettingsError
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
-from tasks.upload.once import upload
+from tasks.upload.uploads import upload_batch
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -103,7 +103,7 @@ def test_uploaded_and_then_cleared_by_the_settings(
     assert all("`tape archive` uploads it" in each.reason for each in found.kept)
     for name in map(BatchName.parse, (each.name for each in tape.store.manifests())):
         with tape.here(**bucket_settings):
-            upload(tape.store, name, bucket_of(load_settings(data_dir=tape.data)), lambda: T)
+            upload_batch(tape.store, name, bucket_of(load_settings(data_dir=tape.data)), lambda: T)
     found = closing(tape, **bucket_settings, **at_once)
     assert (found.days, found.kept, len(found.removed)) == ((), (), 2)
     assert not list(path.parent.glob("*.parquet"))

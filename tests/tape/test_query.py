@@ -23,8 +23,7 @@ from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import encode
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
-from tasks.upload.once import upload
-from tasks.upload.sessions import upload_session
+from tasks.upload.uploads import upload_batch, upload_session
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -74,7 +73,7 @@ def in_bucket(use: Use, bucket_settings: dict[str, str], monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     bucket = bucket_of(load_settings())
     assert bucket is not None
-    upload(store, NAME, bucket, lambda: 1)
+    upload_batch(store, NAME, bucket, lambda: 1)
     upload_session(store, SESSION, bucket, lambda: 1)
     return bucket
 

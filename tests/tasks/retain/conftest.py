@@ -13,9 +13,8 @@ from tasks.records.names import BatchName
 from tasks.retain.rule import Remote
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import upload_day
-from tasks.upload.once import upload
-from tasks.upload.proof import remove, stands
+from tasks.upload.object_store import object_matches, remove_objects
+from tasks.upload.uploads import upload_batch, upload_day
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -70,13 +69,13 @@ def remote(bucket: Bucket) -> Remote:
 
 def remote_of(bucket: Bucket) -> Remote:
     """A bucket, as the flow hands it to the rule."""
-    return Remote(str(bucket), bucket.place, partial(stands, bucket), partial(remove, bucket))
+    return Remote(str(bucket), bucket.place, partial(object_matches, bucket), partial(remove_objects, bucket))
 
 
 def send(store: Store, bucket: Bucket, *dates: str) -> None:
     """Upload every batch, and the day files of these dates."""
     for path in store.manifests():
-        upload(store, BatchName.parse(path.name), bucket, lambda: T)
+        upload_batch(store, BatchName.parse(path.name), bucket, lambda: T)
     for date in dates:
         assert upload_day(store, "finnhub", date, bucket, lambda: T, pytest.fail) is not None
 

@@ -19,7 +19,7 @@ from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.once import upload
+from tasks.upload.uploads import upload_batch
 
 from .conftest import DATE, NAMES, SESSION, close, files, send
 
@@ -44,7 +44,7 @@ def test_an_earlier_merge_in_the_bucket_proves_nothing_for_a_late_batch(
     send(store, bucket, DATE)
     archived(LATE)
     again = close(store)
-    upload(store, LATE, bucket, lambda: 1)
+    upload_batch(store, LATE, bucket, lambda: 1)
     # Its own object is lost: then only the day could hold its rows there.
     key = f"trades/feed=finnhub/date={DATE}/{LATE.archived}"
     object_store.server.client().delete_object(Bucket=bucket.name, Key=key)

@@ -20,7 +20,7 @@ from tasks.retain.retain import retain
 from tasks.retain.rule import Remote, Retained, Rule
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import upload_day
+from tasks.upload.uploads import upload_day
 
 from .conftest import DATE, NAMES, SESSION, close, files, remote_of, send
 

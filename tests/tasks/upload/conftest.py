@@ -21,8 +21,9 @@ from tasks.records.manifest import ConnectionRange, Manifest, Report, Seal, enco
 from tasks.records.names import BatchName
 from tasks.records.trade import JOURNAL_HEADER
 from tasks.storage.store import Store, write_whole
-from tasks.upload import habits
+from tasks.upload import probe
 from tasks.upload.bucket import Bucket
+from tasks.upload.probe import PROBE
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -83,6 +84,11 @@ class OddStore:
     knows: bool = False
 
     @property
+    def puts(self) -> list[str]:
+        """The keys that were put, probes left out."""
+        return [key for method, key in self.requests if method == "PUT" and PROBE not in key]
+
+    @property
     def bucket(self) -> Bucket:
         return Bucket(
             name="odd", endpoint_url=f"http://127.0.0.1:{self.port}", access_key_id="k", addressing="path",
@@ -94,7 +100,7 @@ class OddStore:
 def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
     """A loopback server that knows neither conditions nor checksums, and of which nothing is known either."""
     odd = OddStore()
-    monkeypatch.setattr(habits, "_SEEN", {})
+    monkeypatch.setattr(probe, "_KNOWN", {})
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay import Relay
 
 from tasks.errors import TerminalError
 from tasks.merge.day import merge
@@ -15,10 +14,7 @@ from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
 from tasks.upload.audit import audit
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import upload_day
-from tasks.upload.multipart import ABANDONED_AFTER_NS
-from tasks.upload.once import upload
-from tasks.upload.sessions import upload_session
+from tasks.upload.uploads import upload_batch, upload_day, upload_session
 
 Archived = Callable[..., BatchName]
 FOLDER = "trades/feed=finnhub/date=2026-11-24"
@@ -32,17 +28,17 @@ NOW_NS = 1_795_000_000_000_000_000
 def uploaded(store: Store, archived: Archived, bucket: Bucket) -> BatchName:
     """A batch of which the bucket holds both objects."""
     name = archived()
-    upload(store, name, bucket, lambda: NOW_NS)
+    upload_batch(store, name, bucket, lambda: NOW_NS)
     return name
 
 
-def kinds(store: Store, bucket: Bucket, now_ns: int = 0) -> list[tuple[str, str]]:
-    return [(wrong.kind, wrong.key) for wrong in audit(store, bucket, now_ns).wrong]
+def kinds(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
+    return [(wrong.kind, wrong.key) for wrong in audit(store, bucket).wrong]
 
 
 def test_a_whole_bucket_holds_by_the_stores_own_checksums(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
     """Where all is as its receipts say nothing is wrong, and nothing had to be downloaded."""
-    verdict = audit(store, bucket, 0)
+    verdict = audit(store, bucket)
     assert verdict.wrong == ()
     assert verdict.holds
     assert (verdict.batches, verdict.objects, verdict.downloaded) == (1, 2, 0)
@@ -80,28 +76,6 @@ def test_what_is_of_no_batch_is_foreign_and_other_prefixes_are_not_ours(
     assert kinds(store, bucket) == [("foreign", f"{FOLDER}/stray.parquet")]
 
 
-def test_parts_that_a_killed_upload_left_are_named_once_they_are_old(
-    store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
-) -> None:
-    """A multipart of a day ago is abandoned, a young one may be a living upload's."""
-    begun = object_store.server.client().create_multipart_upload(Bucket=bucket.name, Key=f"{FOLDER}/part")
-    assert begun["UploadId"]
-    assert kinds(store, bucket) == []
-    assert kinds(store, bucket, 2 * NOW_NS + ABANDONED_AFTER_NS) == [("abandoned", f"{FOLDER}/part")]
-
-
-def test_a_store_that_cannot_list_multiparts_is_judged_without_and_that_is_said(
-    store: Store, uploaded: BatchName, bucket_by_relay: Bucket, relay: Relay
-) -> None:
-    """A 501 to that one question does not keep the objects from being compared."""
-    place = store.archive_folder("finnhub", "2026-11-24") / uploaded.receipt
-    write_whole(place, encode(replace(read(place, Receipt), endpoint=bucket_by_relay.endpoint_url)))
-    relay.answer = lambda method, path: (501, "NotImplemented") if "uploads" in path else None
-    verdict = audit(store, bucket_by_relay, 0)
-    assert (verdict.wrong, verdict.objects) == ((), 2)
-    assert "not looked for" in verdict.notes[0]
-
-
 def test_a_batch_without_a_receipt_of_this_bucket_is_not_uploaded(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
 ) -> None:
@@ -126,31 +100,28 @@ def test_a_receipt_that_is_not_its_manifests_is_named(store: Store, uploaded: Ba
     assert ("different", f"{FOLDER}/{uploaded.archived}") in kinds(store, bucket)
 
 
-def test_what_went_in_parts_is_downloaded_to_compare(
-    store: Store, archived: Archived, bucket: Bucket, object_store: Any
+def test_an_object_without_a_sha256_is_downloaded_to_compare(
+    store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
 ) -> None:
-    """Of a multipart the store has no SHA-256 of the whole: its bytes are read, which the verdict counts."""
-    name = archived(bytes(6 << 20))
-    small = replace(bucket, multipart_from_bytes=5 << 20, part_bytes=5 << 20)
-    upload(store, name, small, lambda: NOW_NS)
-    verdict = audit(store, bucket, 0)
-    assert (verdict.wrong, verdict.downloaded) == ((), 1)
-    key = f"{FOLDER}/{name.archived}"
-    object_store.server.client().put_object(
-        Bucket=bucket.name, Key=key, Body=bytes((6 << 20) - 1) + b"1", ChecksumAlgorithm="CRC32"
-    )
-    assert kinds(store, bucket) == [("different", key)]
+    """If another tool wrote it, and the store has no SHA-256 of it, its bytes are read, which the verdict counts."""
+    key, client = f"{FOLDER}/{uploaded.archived}", object_store.server.client()
+    body = object_store.body(key)
+    for content in (body, body[:-1] + b"2"):
+        client.put_object(Bucket=bucket.name, Key=key, Body=content, ChecksumAlgorithm="CRC32")
+        verdict = audit(store, bucket)
+        assert verdict.downloaded == 1
+        assert [each.key for each in verdict.wrong] == ([] if content == body else [key])
 
 
 def test_an_empty_archive_and_bucket_hold(store: Store, bucket: Bucket) -> None:
     """Where nothing was archived and nothing lies in the bucket nothing is wrong."""
-    assert audit(store, bucket, 0).wrong == ()
+    assert audit(store, bucket).wrong == ()
 
 
 def test_a_missing_bucket_says_so(store: Store, bucket: Bucket) -> None:
     """A bucket that cannot be listed is an error, not a verdict."""
     with pytest.raises(TerminalError, match="TAPE_S3_BUCKET"):
-        audit(store, replace(bucket, name="no-such-bucket"), 0)
+        audit(store, replace(bucket, name="no-such-bucket"))
 
 
 def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
@@ -165,7 +136,7 @@ def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, buc
 def all_uploaded(whole: Store, bucket: Bucket) -> Store:
     """A session with quarantine files and two closed days, all of it in the bucket."""
     for name in NAMES:
-        upload(whole, name, bucket, lambda: NOW_NS)
+        upload_batch(whole, name, bucket, lambda: NOW_NS)
     upload_session(whole, SESSION, bucket, lambda: NOW_NS)
     for date in ("2026-11-24", "2026-11-25"):
         merge(whole, "finnhub", date)
@@ -177,7 +148,7 @@ def test_everything_of_a_session_and_its_days_is_ours_and_compared(
     all_uploaded: Store, bucket: Bucket, object_store: Any
 ) -> None:
     """Quarantine, the session's record and merged days are counted, compared, and none of them is foreign."""
-    verdict = audit(all_uploaded, bucket, 0)
+    verdict = audit(all_uploaded, bucket)
     assert verdict.wrong == ()
     assert (verdict.batches, verdict.sessions, verdict.days, verdict.merged) == (3, 1, 2, 0)
     assert verdict.objects == len(object_store.keys()) == 3 * 5 + 1 + 2 * 2
@@ -201,14 +172,14 @@ def test_each_of_them_is_missed_and_seen_to_differ(all_uploaded: Store, bucket: 
 
 def test_what_was_not_sent_is_named_by_kind(whole: Store, bucket: Bucket) -> None:
     """A session's record, a day, and quarantine files that an earlier version left behind are not uploaded."""
-    receipt = upload(whole, NAMES[0], bucket, lambda: NOW_NS)
-    upload(whole, NAMES[1], bucket, lambda: NOW_NS)
-    upload(whole, NAMES[2], bucket, lambda: NOW_NS)
+    receipt = upload_batch(whole, NAMES[0], bucket, lambda: NOW_NS)
+    upload_batch(whole, NAMES[1], bucket, lambda: NOW_NS)
+    upload_batch(whole, NAMES[2], bucket, lambda: NOW_NS)
     merge(whole, "finnhub", "2026-11-24")
     manifest = whole.manifest_of(NAMES[0])
     assert manifest is not None
     write_whole(manifest.with_name(NAMES[0].receipt), encode(replace(receipt, beside=())))
-    wrong = audit(whole, bucket, 0).wrong
+    wrong = audit(whole, bucket).wrong
     assert {each.kind for each in wrong} == {"not uploaded"}
     keys = [each.key for each in wrong]
     assert f"trades/_sessions/{SESSION}/session.json" in keys
@@ -226,12 +197,12 @@ def test_a_batch_that_was_removed_here_is_compared_by_its_receipt(
     said = Removed(batch=str(NAMES[0]), file=NAMES[0].archived, removed_ns=1, why=why, held_in=("elsewhere",))
     write_whole(removed_record(manifest), encode(said))
     manifest.with_name(NAMES[0].archived).unlink()
-    assert audit(all_uploaded, bucket, 0).wrong == ()
+    assert audit(all_uploaded, bucket).wrong == ()
     key, client = f"{FOLDER}/{NAMES[0].archived}", object_store.server.client()
     client.put_object(Bucket=bucket.name, Key=key, Body=b"another's")
     assert kinds(all_uploaded, bucket) == [("different", key)]
     client.delete_object(Bucket=bucket.name, Key=key)
-    verdict = audit(all_uploaded, bucket, 0)
+    verdict = audit(all_uploaded, bucket)
     assert [(wrong.kind, wrong.key) for wrong in verdict.wrong] == ([] if why == "merged" else [("missing", key)])
     assert verdict.merged == (why == "merged")
     next(all_uploaded.days.rglob("_2026-11-24.receipt.json")).unlink()

@@ -17,9 +17,9 @@ from tasks.records.manifest import Day
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import day_keys, upload_day
-from tasks.upload.once import upload
+from tasks.upload.download import day_keys
 from tasks.upload.restore import restore
+from tasks.upload.uploads import upload_batch, upload_day
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -52,7 +52,7 @@ def send(store: Store, bucket: Bucket) -> None:
     """Every batch of that day, and the day."""
     for path in store.manifests():
         if path.parent == store.archive_folder("finnhub", DATE):
-            upload(store, BatchName.parse(path.name), bucket, now)
+            upload_batch(store, BatchName.parse(path.name), bucket, now)
     assert upload_day(store, "finnhub", DATE, bucket, now, pytest.fail) is not None
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_manifest_still_awaits_its_upload(
     path.write_bytes(damage)
     assert name in Catalog(store).awaiting_upload(odd_store.bucket.place)
     with pytest.raises(CorruptionError, match=path.name):
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert odd_store.requests == []
 
 
@@ -145,7 +145,7 @@ def test_a_wholly_rejected_batch_goes_up_and_comes_back(
     split(store, name, Limits(None, None))
     assert compress(store, name).file is None
     assert name in Catalog(store).awaiting_upload(bucket.place)
-    receipt = upload(store, name, bucket, now)
+    receipt = upload_batch(store, name, bucket, now)
     assert (receipt.object, len(receipt.beside)) == (None, 1)
     assert name not in Catalog(store).awaiting_upload(bucket.place)
     restore(elsewhere, bucket, DATE, now)

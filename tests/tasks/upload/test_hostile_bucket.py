@@ -20,10 +20,8 @@ from tasks.retain.retain import retain
 from tasks.retain.rule import Rule
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import upload_day
-from tasks.upload.once import upload
 from tasks.upload.restore import restore
-from tasks.upload.sessions import upload_session
+from tasks.upload.uploads import upload_batch, upload_day, upload_session
 
 DATE = "2026-11-24"
 FOLDER, DAY_FOLDER = f"trades/feed=finnhub/date={DATE}", f"trades-by-day/feed=finnhub/date={DATE}"
@@ -43,7 +41,7 @@ def contents(store: Store) -> dict[str, bytes]:
 def uploaded(whole: Store, bucket: Bucket) -> Store:
     """A session of three batches in the bucket, with its record and its first day, closed."""
     for manifest in whole.manifests():
-        upload(whole, BatchName.parse(manifest.name), bucket, now)
+        upload_batch(whole, BatchName.parse(manifest.name), bucket, now)
     merge(whole, "finnhub", DATE)
     upload_day(whole, "finnhub", DATE, bucket, now, lambda said: None)
     upload_session(whole, next(whole.sessions.iterdir()).name, bucket, now)

@@ -15,7 +15,8 @@ from tasks.records.manifest import Day, Receipt
 from tasks.records.names import BatchName, receipt_record
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import day_keys, upload_day
+from tasks.upload.download import day_keys
+from tasks.upload.uploads import upload_day
 
 MOST_KILLS = 40
 DATE = "2026-11-24"
@@ -24,7 +25,7 @@ PROGRAM = """
 from pydantic import SecretStr
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.days import upload_day
+from tasks.upload.uploads import upload_day
 import boto3, botocore.session  # Before the forks: they take a second.
 
 def work(folder, number):
@@ -93,6 +94,6 @@ def test_an_upload_of_a_day_killed_at_any_moment(
         assert send(store, place) is not None
         assert Catalog(store).days_awaiting_upload(place.place) == []
         keys: list[str] = object_store.keys()
-        mine = [key for key in keys if key.startswith(place.by_day)]
+        mine = [key for key in keys if key.startswith(place.keys.days)]
         assert mine == sorted(day_keys(place, second)), number
         assert_a_whole_day_stands(object_store, place, [second])

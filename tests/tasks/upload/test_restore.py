@@ -12,8 +12,8 @@ from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.mirror import mirror
-from tasks.upload.once import upload
 from tasks.upload.restore import Restored, restore
+from tasks.upload.uploads import upload_batch
 
 Archived = Callable[..., BatchName]
 DATE = "2026-11-24"
@@ -32,7 +32,7 @@ def files(store: Store, leaving: str = "receipt") -> dict[str, bytes]:
 
 def test_a_day_comes_back_byte_for_byte(store: Store, archived: Archived, bucket: Bucket, elsewhere: Store) -> None:
     """On another machine the day's files are what they were, and a second run finds them equal."""
-    upload(store, archived(), bucket, lambda: 1)
+    upload_batch(store, archived(), bucket, lambda: 1)
     restored = restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
     assert (restored.fetched, restored.equal) == (1, 0)
@@ -44,7 +44,7 @@ def test_a_batch_without_rows_comes_back_as_its_manifest(
     store: Store, archived: Archived, bucket: Bucket, elsewhere: Store
 ) -> None:
     """Where there was no file none is fetched."""
-    upload(store, archived(None), bucket, lambda: 1)
+    upload_batch(store, archived(None), bucket, lambda: 1)
     restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
 
@@ -53,7 +53,7 @@ def test_a_batch_without_rows_comes_back_as_its_manifest(
 def test_what_differs_here_is_never_overwritten(store: Store, archived: Archived, bucket: Bucket, file: str) -> None:
     """A local file with other bytes is named beside the object, and stays what it was."""
     name = archived()
-    upload(store, name, bucket, lambda: 1)
+    upload_batch(store, name, bucket, lambda: 1)
     path = store.archive_folder("finnhub", DATE) / getattr(name, file)
     path.write_bytes(b"mine")
     before = files(store)
@@ -69,7 +69,7 @@ def test_a_damaged_object_is_not_restored(
 ) -> None:
     """An object one bit apart from its manifest, or a manifest from its own digest, leaves nothing here."""
     name = archived()
-    upload(store, name, bucket, lambda: 1)
+    upload_batch(store, name, bucket, lambda: 1)
     key = f"{FOLDER}/{getattr(name, file)}"
     body = bytearray(object_store.body(key))
     body[len(body) // 2] ^= 1
@@ -81,7 +81,7 @@ def test_a_damaged_object_is_not_restored(
 
 def test_a_day_that_the_bucket_lacks_is_said(store: Store, archived: Archived, bucket: Bucket) -> None:
     """A day without a batch is an error that names it; an object without a manifest is no batch."""
-    upload(store, archived(), bucket, lambda: 1)
+    upload_batch(store, archived(), bucket, lambda: 1)
     with pytest.raises(TerminalError, match="2026-11-25"):
         restore(store, bucket, "2026-11-25", now)
 
@@ -90,7 +90,7 @@ def test_a_restore_that_broke_off_is_finished_by_the_next(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
     """A store that fails between manifest and file leaves no batch here; run again, the day is whole."""
-    upload(store, archived(), bucket_by_relay, lambda: 1)
+    upload_batch(store, archived(), bucket_by_relay, lambda: 1)
     relay.answer = lambda method, path: (503, "SlowDown") if method == "GET" and path.endswith(".parquet") else None
     with pytest.raises(TransientError):
         restore(elsewhere, bucket_by_relay, DATE, now)
@@ -103,13 +103,13 @@ def test_a_restore_that_broke_off_is_finished_by_the_next(
 def test_a_restored_batch_counts_as_archived_and_uploads_to_nothing_new(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """Its receipt is had from the bucket by comparison, without a put."""
+    """Its receipt comes from the bucket by comparison: each put is refused, and what exists is compared."""
     name = archived()
-    upload(store, name, bucket_by_relay, lambda: 1)
+    upload_batch(store, name, bucket_by_relay, lambda: 1)
     restore(elsewhere, bucket_by_relay, DATE, now)
     relay.seen.clear()
-    upload(elsewhere, name, bucket_by_relay, lambda: 1)
-    assert {method for method, _ in relay.seen} == {"HEAD"}
+    upload_batch(elsewhere, name, bucket_by_relay, lambda: 1)
+    assert [method for method, _ in relay.seen] == ["PUT", "HEAD"] * 2
 
 
 def test_a_mirror_fetches_what_is_wanted_once(
@@ -117,7 +117,7 @@ def test_a_mirror_fetches_what_is_wanted_once(
 ) -> None:
     """A day that is not wanted costs the listing alone, a batch that is not wanted no file, a second run nothing."""
     name = archived()
-    upload(store, name, bucket_by_relay, lambda: 1)
+    upload_batch(store, name, bucket_by_relay, lambda: 1)
 
     def fetched(wanted: Callable[[str, Manifest | None], bool]) -> tuple[int, list[str]]:
         relay.seen.clear()

@@ -1,8 +1,9 @@
-"""How few requests an upload takes once the store has shown its habits, and that a weaker store is never trusted."""
+"""How few requests an upload takes from a store that keeps both rules, and that a weaker store is never trusted."""
 
 import base64
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 from pydantic import SecretStr
 from relay import Relay
 
-from tasks.errors import ConflictError, TerminalError
+from tasks.errors import ConflictError, TerminalError, TransientError
 from tasks.upload import client as door
+from tasks.upload import probe
 from tasks.upload.bucket import Bucket
-from tasks.upload.habits import habits_of
 from tasks.upload.object_store import ObjectStore
-from tasks.upload.send import outgoing, send
+from tasks.upload.probe import PROBE, abilities_of
+from tasks.upload.send import outgoing, send, send_all
 
 Send = Callable[..., None]
 
@@ -33,35 +35,87 @@ def sent(tmp_path: Path) -> Send:
     return run
 
 
-def test_a_store_that_has_shown_its_habits_is_asked_once(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """At first look, put, look; once it was seen to refuse a second put, and to tell the truth, the put alone."""
+def test_a_store_that_keeps_both_rules_is_asked_once_for_each_object(
+    bucket_by_relay: Bucket, relay: Relay, sent: Send
+) -> None:
+    """The bucket is probed before the first object; from then on a put alone writes and proves each one."""
 
     def asked(key: str) -> list[str]:
         relay.seen.clear()
         sent(bucket_by_relay, key)
         return [method for method, _ in relay.seen]
 
-    careful = ["HEAD", "PUT", "HEAD"]
-    assert [asked(str(number)) for number in range(6)] == [
-        careful, careful, careful, [*careful, "PUT"], ["PUT"], ["PUT"],
-    ]  # fmt: skip
-    assert asked("5") == ["PUT", "HEAD"], "what stands already is refused, and compared"
+    assert asked("0") == ["PUT", "PUT", "HEAD", "DELETE", "PUT"]
+    assert [asked(str(number)) for number in range(1, 4)] == [["PUT"]] * 3
+    assert asked("3") == ["PUT", "HEAD"], "what exists is refused, and compared"
+
+
+def test_threads_probe_a_bucket_once(bucket_by_relay: Bucket, relay: Relay, object_store: Any) -> None:
+    """Uploads that begin at once wait for one probe, which leaves nothing behind."""
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: abilities_of(ObjectStore(bucket_by_relay)), range(8)))
+    assert [method for method, _ in relay.seen] == ["PUT", "PUT", "HEAD", "DELETE"]
+    assert [(each.conditional_put, each.checksums, each.left) for each in found] == [(True, True, None)]
+    assert object_store.keys() == []
+
+
+def test_a_probe_that_failed_is_made_again(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
+    """A store that asks for time leaves nothing known: the next upload probes anew, and then trusts."""
+    relay.answer = lambda method, path: (503, "SlowDown")
+    with pytest.raises(TransientError):
+        sent(bucket_by_relay, "a")
+    relay.answer = lambda method, path: None
+    sent(bucket_by_relay, "a")
+    relay.seen.clear()
+    sent(bucket_by_relay, "b")
+    assert [method for method, _ in relay.seen] == ["PUT"]
+
+
+def test_a_store_that_refuses_the_probe_fails_no_upload(
+    bucket_by_relay: Bucket, relay: Relay, sent: Send, object_store: Any
+) -> None:
+    """Where the probe's object may not be written, each key is looked up first and compared after."""
+    relay.answer = lambda method, path: (403, "AccessDenied") if PROBE in path else None
+    for key in "ab":
+        relay.seen.clear()
+        sent(bucket_by_relay, key)
+        assert [method for method, path in relay.seen if PROBE not in path] == ["HEAD", "PUT", "HEAD"]
+    with pytest.raises(ConflictError):
+        sent(bucket_by_relay, "a", b"others")
+    assert object_store.body("a") == b"trades"
+
+
+def test_a_bucket_whose_objects_cannot_be_read_back_at_once_is_probed(
+    bucket_by_relay: Bucket, relay: Relay, object_store: Any
+) -> None:
+    """Some storage classes refuse a GET: the store's own SHA-256 is enough, and the probe does not fail."""
+    relay.answer = lambda method, path: (403, "InvalidObjectState") if method == "GET" else None
+    found = abilities_of(ObjectStore(bucket_by_relay))
+    assert (found.conditional_put, found.checksums) == (True, True)
+
+
+def test_a_probe_object_that_may_not_be_removed_serves_the_next_process(
+    bucket_by_relay: Bucket, relay: Relay, object_store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the right to remove, one object stays however many processes probe, and tells each the same."""
+    relay.answer = lambda method, path: (403, "AccessDenied") if method == "DELETE" else None
+    for _ in range(3):
+        monkeypatch.setattr(probe, "_KNOWN", {})
+        found = abilities_of(ObjectStore(bucket_by_relay))
+        assert (found.conditional_put, found.checksums) == (True, True)
+    assert object_store.keys() == [f"trades/{PROBE}"]
 
 
 def test_another_object_is_found_also_without_the_look(bucket: Bucket, object_store: Any, sent: Send) -> None:
-    """A key that is taken by other bytes is a conflict whether they were looked for or not, and stays."""
-    for number in range(5):
-        sent(bucket, str(number))
-    assert habits_of(bucket).refuses_second
+    """A key that is taken by other bytes is a conflict though nobody looked it up, and the object stays."""
+    sent(bucket, "0")
     with pytest.raises(ConflictError):
         sent(bucket, "0", b"others")
     assert object_store.body("0") == b"trades"
 
 
-def test_a_large_file_is_looked_for_first(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """What stands already is not sent again in vain where that costs more than to ask."""
-    for number in range(5):
-        sent(bucket_by_relay, str(number))
+def test_a_large_file_is_looked_up_first(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
+    """What exists already is not sent again for nothing where that costs more than to ask."""
     large = bytes(9 << 20)
     sent(bucket_by_relay, "large", large)
     relay.seen.clear()
@@ -69,23 +123,58 @@ def test_a_large_file_is_looked_for_first(bucket_by_relay: Bucket, relay: Relay,
     assert [method for method, _ in relay.seen] == ["HEAD"]
 
 
+def test_a_file_that_no_put_takes_is_refused_before_anything_is_sent(odd_store: Any, tmp_path: Path) -> None:
+    """Above 5 GiB one line says what it is, where, and what to do; it is not even read."""
+    file = tmp_path / "large"
+    with file.open("wb") as sparse:
+        sparse.truncate((5 << 30) + 1)
+    with pytest.raises(TerminalError, match="TAPE_BATCH_BYTES") as refused:
+        send_all(odd_store.bucket, [outgoing(file, "large")], None)
+    assert str(refused.value).startswith(f"{file}: has 5,368,709,121 bytes")
+    assert "\n" not in str(refused.value)
+    assert odd_store.requests == []
+
+
 def test_a_store_that_ignores_the_condition_is_always_asked_first(odd_store: Any, sent: Send) -> None:
-    """It takes the second put, once, of the same bytes; from then on each key is looked for, and nothing is lost."""
-    for number in range(8):
-        sent(odd_store.bucket, str(number))
-    assert habits_of(odd_store.bucket).refuses_second is False
+    """The probe finds it out; from then on each key is looked up, and nothing is lost."""
+    sent(odd_store.bucket, "a")
+    assert not abilities_of(ObjectStore(odd_store.bucket)).conditional_put
     odd_store.objects["taken"] = b"others"
     odd_store.requests.clear()
     with pytest.raises(ConflictError):
         sent(odd_store.bucket, "taken")
-    assert "PUT" not in [method for method, _ in odd_store.requests]
+    assert odd_store.puts == []
     assert odd_store.objects["taken"] == b"others"
 
 
-def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: Any, sent: Send) -> None:
+def test_a_store_that_stops_taking_the_condition_is_looked_at_again(odd_store: Any, sent: Send) -> None:
+    """Whatever the probe found: a 501 to the condition leads to a look before, and a look after the plain put."""
+    odd_store.repeats = odd_store.knows = True
+
+    def answer(method: str, key: str, headers: Any) -> tuple[int, str] | None:
+        if method != "PUT" or headers["If-None-Match"] is None:
+            return None
+        return (412, "PreconditionFailed") if PROBE in key and key in odd_store.objects else (
+            None if PROBE in key else (501, "NotImplemented")
+        )  # fmt: skip
+
+    odd_store.answer = answer
+    sent(odd_store.bucket, "a")
+    assert [method for method, key in odd_store.requests if key == "a"] == ["PUT", "HEAD", "PUT", "HEAD"]
+    odd_store.objects["taken"] = b"others"
+    with pytest.raises(ConflictError):
+        sent(odd_store.bucket, "taken")
+    assert odd_store.objects["taken"] == b"others"
+
+
+@pytest.mark.parametrize("honors", [False, True], ids=["ignores the condition", "honors the condition"])
+def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: Any, sent: Send, honors: bool) -> None:
     """Without a SHA-256 of the object itself each one is downloaded, however often that went well."""
     odd_store.repeats = True
-    for number in range(8):
+    odd_store.answer = lambda method, key, headers: (
+        (412, "PreconditionFailed") if honors and method == "PUT" and key in odd_store.objects else None
+    )
+    for number in range(4):
         odd_store.requests.clear()
         sent(odd_store.bucket, str(number))
         assert ("GET", str(number)) in odd_store.requests
@@ -94,9 +183,8 @@ def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: A
 def test_a_store_that_ignores_the_condition_is_looked_at_after_each_put(odd_store: Any, sent: Send) -> None:
     """Whatever its checksums: another's object that came over ours is seen, and said."""
     odd_store.repeats = odd_store.knows = True
-    for number in range(8):
-        sent(odd_store.bucket, str(number))
-    assert habits_of(odd_store.bucket).tells_sha256
+    sent(odd_store.bucket, "a")
+    assert abilities_of(ObjectStore(odd_store.bucket)).checksums
     looks: list[str] = []
 
     def raced(method: str, key: str, headers: Any) -> None:
@@ -109,37 +197,22 @@ def test_a_store_that_ignores_the_condition_is_looked_at_after_each_put(odd_stor
         sent(odd_store.bucket, "raced")
 
 
-def test_a_bucket_teaches_nothing_about_another(bucket: Bucket, object_store: Any, sent: Send) -> None:
-    """Habits are of one bucket at one endpoint: some stores honour conditions in some buckets only."""
-    for number in range(5):
-        sent(bucket, str(number))
-    assert habits_of(bucket).refuses_second
-    for other in (replace(bucket, name="another"), replace(bucket, endpoint_url="http://127.0.0.1:1")):
-        assert habits_of(other).refuses_second is None
-
-
-def test_a_store_that_will_not_be_asked_twice_fails_no_upload(
-    bucket_by_relay: Bucket, relay: Relay, sent: Send
-) -> None:
-    """Where the second put is refused for another reason, the upload is done and the careful way is kept."""
-    for number in range(8):
-        relay.answer = lambda method, path: None
-        met: list[str] = []
-
-        def second(method: str, path: str, met: list[str] = met) -> tuple[int, str] | None:
-            met += [path] if method == "PUT" else []
-            return (403, "AccessDenied") if len(met) > 1 else None
-
-        relay.answer = second
-        sent(bucket_by_relay, str(number))
-    assert habits_of(bucket_by_relay).refuses_second is False
+def test_a_bucket_teaches_nothing_about_another(bucket_by_relay: Bucket, relay: Relay) -> None:
+    """What was found is of one bucket, endpoint and prefix: some stores honor conditions in some buckets only."""
+    abilities_of(ObjectStore(bucket_by_relay))
+    relay.seen.clear()
+    abilities_of(ObjectStore(bucket_by_relay))
+    assert relay.seen == []
+    abilities_of(ObjectStore(replace(bucket_by_relay, prefix="other")))
+    assert len(relay.seen) == 4
 
 
 def test_the_checksum_goes_with_every_put(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
     """Also where nothing is asked afterwards, the store is told the SHA-256 and refuses other bytes."""
     for number in range(6):
         sent(bucket_by_relay, str(number))
-    said = {each for (method, _), each in zip(relay.seen, relay.sha256s, strict=True) if method == "PUT"}
+    seen = zip(relay.seen, relay.sha256s, strict=True)
+    said = {sha256 for (method, path), sha256 in seen if method == "PUT" and PROBE not in path}
     assert said == {base64.b64encode(hashlib.sha256(b"trades").digest()).decode()}
 
 
@@ -147,7 +220,7 @@ def test_one_client_serves_a_bucket_until_its_credentials_fail(bucket: Bucket, s
     """Whatever prefix or form of storage: one client; after a refusal the next one reads credentials anew."""
     door.client_of.cache_clear()
     sent(bucket, "a")
-    sent(replace(bucket, prefix="other", storage_class="STANDARD", multipart_from_bytes=1 << 30), "b")
+    sent(replace(bucket, prefix="other", storage_class="STANDARD"), "b")
     assert door.client_of.cache_info().currsize == 1
     with pytest.raises(TerminalError):
         sent(replace(bucket, secret_access_key=SecretStr("wrong-secret")), "c")

@@ -16,7 +16,8 @@ from tasks.records.manifest import Manifest, Receipt, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.once import upload
+from tasks.upload.probe import PROBE
+from tasks.upload.uploads import upload_batch
 
 Archived = Callable[..., BatchName]
 FOLDER = "trades/feed=finnhub/date=2026-11-24"
@@ -37,7 +38,7 @@ def test_the_file_and_its_manifest_stand_in_the_bucket(
 ) -> None:
     """An upload leaves both objects under Hive-style keys, equal byte for byte, and a receipt that says so."""
     name = archived()
-    receipt = upload(store, name, bucket, now)
+    receipt = upload_batch(store, name, bucket, now)
     manifest = store.manifest_of(name)
     assert manifest is not None
     assert object_store.keys() == [f"{FOLDER}/{name.archived}", f"{FOLDER}/{name.manifest}"]
@@ -55,35 +56,35 @@ def test_a_batch_without_rows_is_its_manifest_alone(
 ) -> None:
     """Where no row was valid there is no file to send."""
     name = archived(None)
-    assert upload(store, name, bucket, now).object is None
+    assert upload_batch(store, name, bucket, now).object is None
     assert object_store.keys() == [f"{FOLDER}/{name.manifest}"]
 
 
 def test_a_second_run_gives_the_same_and_asks_nothing(store: Store, archived: Archived, odd_store: Any) -> None:
     """Where the receipt stands, the store is not even asked."""
     name = archived()
-    first = upload(store, name, odd_store.bucket, now)
+    first = upload_batch(store, name, odd_store.bucket, now)
     asked = len(odd_store.requests)
-    assert upload(store, name, odd_store.bucket, lambda: 0) == first
+    assert upload_batch(store, name, odd_store.bucket, lambda: 0) == first
     assert len(odd_store.requests) == asked
 
 
 def test_a_lost_receipt_is_written_again_without_a_second_put(store: Store, archived: Archived, odd_store: Any) -> None:
     """A run that was killed before its receipt finds the objects equal and sends nothing."""
     name = archived()
-    first = upload(store, name, odd_store.bucket, now)
+    first = upload_batch(store, name, odd_store.bucket, now)
     receipt_of(store, name).unlink()
     odd_store.requests.clear()
-    assert upload(store, name, odd_store.bucket, now) == first
-    assert "PUT" not in [method for method, _ in odd_store.requests]
+    assert upload_batch(store, name, odd_store.bucket, now) == first
+    assert odd_store.puts == []
 
 
 def test_a_damaged_receipt_is_replaced(store: Store, archived: Archived, bucket: Bucket) -> None:
     """A receipt that cannot be read counts as none."""
     name = archived()
-    first = upload(store, name, bucket, now)
+    first = upload_batch(store, name, bucket, now)
     receipt_of(store, name).write_bytes(b"{")
-    assert upload(store, name, bucket, now) == first
+    assert upload_batch(store, name, bucket, now) == first
 
 
 def test_a_receipt_of_another_bucket_counts_as_none(
@@ -91,9 +92,9 @@ def test_a_receipt_of_another_bucket_counts_as_none(
 ) -> None:
     """After a change of bucket a batch is uploaded to the new one."""
     name = archived()
-    upload(store, name, bucket, now)
+    upload_batch(store, name, bucket, now)
     object_store.server.client().create_bucket(Bucket=f"{bucket.name}-new")
-    receipt = upload(store, name, replace(bucket, name=f"{bucket.name}-new"), now)
+    receipt = upload_batch(store, name, replace(bucket, name=f"{bucket.name}-new"), now)
     assert receipt.bucket == f"{bucket.name}-new"
 
 
@@ -102,13 +103,13 @@ def test_a_run_killed_between_file_and_manifest_is_finished(store: Store, archiv
     name = archived()
     odd_store.answer = lambda method, key, headers: (503, "SlowDown") if "manifest" in key else None
     with pytest.raises(TransientError):
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert list(odd_store.objects) == [f"{FOLDER}/{name.archived}"]
     assert not receipt_of(store, name).exists()
     odd_store.answer = lambda method, key, headers: None
     odd_store.requests.clear()
-    upload(store, name, odd_store.bucket, now)
-    assert [key for method, key in odd_store.requests if method == "PUT"] == [f"{FOLDER}/{name.manifest}"]
+    upload_batch(store, name, odd_store.bucket, now)
+    assert odd_store.puts == [f"{FOLDER}/{name.manifest}"]
 
 
 def test_another_object_under_the_key_is_a_conflict(
@@ -119,7 +120,7 @@ def test_another_object_under_the_key_is_a_conflict(
     key = f"{FOLDER}/{name.archived}"
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=b"another's")
     with pytest.raises(ConflictError) as caught:
-        upload(store, name, bucket, now)
+        upload_batch(store, name, bucket, now)
     assert key in str(caught.value)
     assert str(store.archive) in str(caught.value)
     assert object_store.body(key) == b"another's"
@@ -133,7 +134,7 @@ def test_a_conflict_of_the_same_length_is_found_without_checksums(
     name = archived(b"ours")
     odd_store.objects[f"{FOLDER}/{name.archived}"] = b"hers"
     with pytest.raises(ConflictError):
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert odd_store.objects == {f"{FOLDER}/{name.archived}": b"hers"}
 
 
@@ -141,9 +142,9 @@ def test_two_uploaders_of_one_store_write_once(store: Store, archived: Archived,
     """Of two uploaders in one data folder the second waits and finds the work done."""
     name = archived()
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: upload(store, name, odd_store.bucket, now), range(2))
+        first, second = pool.map(lambda _: upload_batch(store, name, odd_store.bucket, now), range(2))
     assert first == second
-    assert [method for method, _ in odd_store.requests].count("PUT") == 2
+    assert len(odd_store.puts) == 2
 
 
 def test_two_machines_with_one_batch_leave_one_object(
@@ -154,7 +155,7 @@ def test_two_machines_with_one_batch_leave_one_object(
     shutil.copytree(store.root, tmp_path / "other")
     stores = [store, Store(tmp_path / "other")]
     with ThreadPoolExecutor(2) as pool:
-        receipts = list(pool.map(lambda each: upload(each, name, bucket, now), stores))
+        receipts = list(pool.map(lambda each: upload_batch(each, name, bucket, now), stores))
     assert receipts[0].object is not None
     assert receipts[1].object is not None
     assert receipts[0].object.sha256 == receipts[1].object.sha256
@@ -167,13 +168,14 @@ def test_the_loser_of_a_race_compares(store: Store, archived: Archived, odd_stor
     path = store.archive_folder("finnhub", "2026-11-24")
 
     def race(method: str, key: str, headers: Any) -> tuple[int, str] | None:
-        if method == "PUT" and headers["If-None-Match"] == "*" and key not in odd_store.objects:
+        is_ours = method == "PUT" and PROBE not in key
+        if is_ours and headers["If-None-Match"] == "*" and key not in odd_store.objects:
             odd_store.objects[key] = (path / key.rsplit("/", 1)[1]).read_bytes()
             return 412, "PreconditionFailed"
         return None
 
     odd_store.answer = race
-    assert upload(store, name, odd_store.bucket, now).object is not None
+    assert upload_batch(store, name, odd_store.bucket, now).object is not None
 
 
 def test_what_appears_between_the_look_and_the_put_is_not_overwritten(
@@ -189,7 +191,7 @@ def test_what_appears_between_the_look_and_the_put_is_not_overwritten(
 
     odd_store.answer = race
     with pytest.raises(ConflictError):
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert odd_store.objects == {f"{FOLDER}/{name.archived}": b"another's"}
 
 
@@ -204,7 +206,7 @@ def test_of_two_machines_with_different_bytes_one_wins_and_one_is_told(
 
     def attempt(each: Store) -> Receipt | ConflictError:
         try:
-            return upload(each, name, bucket, now)
+            return upload_batch(each, name, bucket, now)
         except ConflictError as error:
             return error
 
@@ -221,7 +223,7 @@ def test_a_store_without_conditional_put_is_written_by_the_weaker_rule(
     """A store that answers 501 to the condition is looked at first, written plainly, and read back."""
     name = archived()
     odd_store.answer = lambda method, key, headers: (501, "NotImplemented") if headers["If-None-Match"] else None
-    receipt = upload(store, name, odd_store.bucket, now)
+    receipt = upload_batch(store, name, odd_store.bucket, now)
     assert receipt.manifest.checked == "size, and sha256 of a download"
     assert len(odd_store.objects) == 2
 
@@ -234,11 +236,11 @@ def test_a_store_that_is_down_is_transient_and_loses_nothing(
     object_store.server.kill()
     try:
         with pytest.raises(TransientError, match="is it up"):
-            upload(store, name, bucket, now)
+            upload_batch(store, name, bucket, now)
         assert not receipt_of(store, name).exists()
     finally:
         object_store.server.start()
-    assert upload(store, name, bucket, now).object is not None
+    assert upload_batch(store, name, bucket, now).object is not None
     assert len(object_store.keys()) == 2
 
 
@@ -259,7 +261,7 @@ def test_what_a_person_must_mend_is_terminal_and_says_how(
     """Wrong credentials or a missing bucket end the upload at once, in one line that names the setting."""
     name = archived()
     with pytest.raises(TerminalError, match=says) as caught:
-        upload(store, name, replace(bucket, **change), now)
+        upload_batch(store, name, replace(bucket, **change), now)
     assert "\n" not in str(caught.value)
     assert not receipt_of(store, name).exists()
 
@@ -287,7 +289,7 @@ def test_each_refusal_is_classed_and_repeats_nothing_of_the_stores(
     name = archived()
     odd_store.answer = lambda method, key, headers: answer if method == "PUT" else None
     with pytest.raises(kind, match=answer[1]) as caught:
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert type(caught.value) is kind
     assert "not-to-be-seen" not in str(caught.value)
 
@@ -298,14 +300,14 @@ def test_a_damaged_file_is_never_sent(store: Store, archived: Archived, odd_stor
     file = store.archive_folder("finnhub", "2026-11-24") / name.archived
     file.write_bytes(file.read_bytes().replace(b"a", b"e", 1))
     with pytest.raises(CorruptionError, match=name.archived):
-        upload(store, name, odd_store.bucket, now)
+        upload_batch(store, name, odd_store.bucket, now)
     assert odd_store.requests == []
 
 
 def test_a_batch_that_is_not_archived_says_so(store: Store, odd_store: Any) -> None:
     """Without a manifest there is nothing to upload."""
     with pytest.raises(TerminalError, match="tape archive"):
-        upload(store, BatchName("20261124T143000Z-9f3c01ab", 0, 7), odd_store.bucket, now)
+        upload_batch(store, BatchName("20261124T143000Z-9f3c01ab", 0, 7), odd_store.bucket, now)
 
 
 def test_no_secret_shows_in_a_bucket_or_in_an_error(store: Store, archived: Archived, bucket: Bucket) -> None:
@@ -313,7 +315,7 @@ def test_no_secret_shows_in_a_bucket_or_in_an_error(store: Store, archived: Arch
     name = archived()
     plain = replace(bucket, secret_access_key="plain-secret", session_token="plain-token")
     with pytest.raises(TerminalError) as caught:
-        upload(store, name, plain, now)
+        upload_batch(store, name, plain, now)
     shown = "".join(traceback.format_exception(caught.value)) + repr(plain) + str(plain)
     assert "plain-secret" not in shown
     assert "plain-token" not in shown

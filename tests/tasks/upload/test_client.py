@@ -124,7 +124,7 @@ def test_a_configuration_that_cannot_be_read_is_told_by_its_path(
     """A file of AWS's that is none: its path stands in the error, with the variables that can name another."""
     path = file_of("[[not an ini file\n")
     monkeypatch.setenv(variable, path)
-    with pytest.raises(TerminalError, match=f"{path} is no AWS configuration: mend it \\(AWS_CONFIG_FILE, AWS_SHARED"):
+    with pytest.raises(TerminalError, match=f"{path} is no AWS configuration: correct it \\(AWS_CONFIG_FILE, "):
         ObjectStore(own)
 
 

@@ -11,8 +11,8 @@ from tasks.records.manifest import ObjectReceipt
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
-from tasks.upload.once import upload
-from tasks.upload.proof import remove, stands
+from tasks.upload.object_store import object_matches, remove_objects
+from tasks.upload.uploads import upload_batch
 
 Archived = Callable[..., BatchName]
 
@@ -20,14 +20,14 @@ Archived = Callable[..., BatchName]
 @pytest.fixture
 def receipt(store: Store, archived: Archived, bucket: Bucket) -> ObjectReceipt:
     """Of an object that stands in the bucket."""
-    found = upload(store, archived(), bucket, lambda: 1).object
+    found = upload_batch(store, archived(), bucket, lambda: 1).object
     assert found is not None
     return found
 
 
 def test_what_stands_stands(bucket: Bucket, receipt: ObjectReceipt) -> None:
     """By the store's own SHA-256."""
-    assert stands(bucket, receipt)
+    assert object_matches(bucket, receipt)
 
 
 def test_another_object_of_the_same_length_does_not(bucket: Bucket, receipt: ObjectReceipt, object_store: Any) -> None:
@@ -36,31 +36,31 @@ def test_another_object_of_the_same_length_does_not(bucket: Bucket, receipt: Obj
     for change in (lambda: body.__setitem__(0, body[0] ^ 1), lambda: body.append(0)):
         change()
         client.put_object(Bucket=bucket.name, Key=receipt.key, Body=bytes(body))
-        assert not stands(bucket, receipt)
+        assert not object_matches(bucket, receipt)
     client.delete_object(Bucket=bucket.name, Key=receipt.key)
-    assert not stands(bucket, receipt)
+    assert not object_matches(bucket, receipt)
 
 
 def test_a_store_without_checksums_is_read(store: Store, archived: Archived, odd_store: Any) -> None:
     """Where the store tells no SHA-256 the object is downloaded and hashed."""
-    receipt = upload(store, archived(), odd_store.bucket, lambda: 1).manifest
+    receipt = upload_batch(store, archived(), odd_store.bucket, lambda: 1).manifest
     odd_store.requests.clear()
-    assert stands(odd_store.bucket, receipt)
+    assert object_matches(odd_store.bucket, receipt)
     assert [method for method, _ in odd_store.requests] == ["HEAD", "GET"]
     odd_store.objects[receipt.key] = odd_store.objects[receipt.key].replace(b"finnhub", b"finnhuc")
-    assert not stands(odd_store.bucket, receipt)
+    assert not object_matches(odd_store.bucket, receipt)
 
 
 def test_a_store_that_cannot_be_asked_is_no_answer(odd_store: Any, receipt: ObjectReceipt) -> None:
     """A refusal and a store that is away are errors: neither yes nor no."""
     odd_store.answer = lambda method, key, headers: (403, "AccessDenied")
     with pytest.raises(TerminalError):
-        stands(odd_store.bucket, receipt)
+        object_matches(odd_store.bucket, receipt)
     odd_store.answer = lambda method, key, headers: (503, "SlowDown")
     with pytest.raises(TransientError):
-        stands(odd_store.bucket, receipt)
+        object_matches(odd_store.bucket, receipt)
     with pytest.raises(TransientError):
-        stands(replace(odd_store.bucket, endpoint_url="http://127.0.0.1:1"), receipt)
+        object_matches(replace(odd_store.bucket, endpoint_url="http://127.0.0.1:1"), receipt)
 
 
 def test_what_is_removed_is_gone_and_may_be_removed_again(
@@ -69,5 +69,5 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(
     """Only the keys that were named; a second time is no error."""
     others = [key for key in object_store.keys() if key != receipt.key]  # noqa: SIM118 - a list of the bucket's
     for _ in range(2):
-        remove(bucket, [receipt.key])
+        remove_objects(bucket, [receipt.key])
         assert object_store.keys() == others

@@ -14,7 +14,7 @@ from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Receipt, encode, read
 from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
-from tasks.upload.sessions import sessions_awaiting_upload, upload_session
+from tasks.upload.uploads import sessions_awaiting_upload, upload_session
 
 SESSION = "20261124T143000Z-9f3c01ab"
 KEY = f"trades/_sessions/{SESSION}/session.json"
