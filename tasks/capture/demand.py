@@ -1,6 +1,6 @@
 """What do the runs that share a session want of it by now: which symbols, and until when?
 
-Looked at several times a second from the recorder's main thread; a look at requests that have not changed costs one
+Looked at twice a second from the recorder's main thread; a look at requests that have not changed costs one
 system call.
 """
 

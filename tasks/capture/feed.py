@@ -12,6 +12,8 @@ import select
 import socket
 import ssl
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import websocket
@@ -27,7 +29,15 @@ from tasks.proxies import proxy_for
 # One recv takes at most this much: some hundred trades for one system call, and what is made of them (messages,
 # objects, lines) still fits into the processor's cache. 256 KiB cost a tenth more, 1 MiB a third (`make bench`).
 _RECV_BYTES = 32 << 10
+# To hand on what was read costs a wake-up and a write, however much it is: it is gathered for so long, or until it is
+# so much. Nobody waits for a line in a journal that is synced once a second. A read near the end of the time ends it:
+# another wake-up, only to find that the time is over, costs more than a shorter wait.
+_GATHER_NS, _GATHER_END_NS, _GATHER_BYTES = 30_000_000, 5_000_000, 256 << 10
 _SEND_TIMEOUT_S = 10.0
+
+
+# What one `recv` gave: when (UTC ns), the bytes, and whether nothing had waited to be read before them.
+Chunk = tuple[int, bytes, bool]
 
 
 class TooManyConnections(TransientError):
@@ -43,8 +53,9 @@ class Connection:
         self._websocket = opened
         self._socket: socket.socket = opened.sock
         self._socket.setblocking(False)
-        self._tls = isinstance(self._socket, ssl.SSLSocket)
+        self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         self._broken: OSError | None = None
+        self._unread: TransientError | None = None
         self._unanswered: TransientError | None = None
         self.was_empty = True
         self._wake_read, self._wake_write = socket.socketpair()
@@ -59,20 +70,54 @@ class Connection:
 
         Raises TransientError where the connection broke. `was_empty` then says whether nothing had waited to be read.
         """
-        chunk = self._take()
-        self.was_empty = chunk is None
-        if chunk is None and self._ready(0.0 if self._unanswered else timeout_s):
+        if self._unread is not None:
+            raise self._unread
+        self.was_empty = not self._has_bytes()
+        chunk = None
+        if not self.was_empty or self._ready(0.0 if self._unanswered else timeout_s):
             chunk = self._take()
         if not chunk and self._unanswered is not None:
             raise self._unanswered
         return chunk
 
+    def gather(self, first: bytes, now_ns: Callable[[], int]) -> list[Chunk]:
+        """What `read` has just given, and what comes in the next moments, each with the time at which it was read.
+
+        Ends early at `wake`, at much, and at an end or an error, which the next `read` tells.
+        """
+        chunks, size = [(now_ns(), first, self.was_empty)], len(first)
+        ends_ns = time.monotonic_ns() + _GATHER_NS
+        poll, only_bytes = self._poll.poll, [(self._socket.fileno(), select.POLLIN)]
+        while size < _GATHER_BYTES and (left_ns := ends_ns - time.monotonic_ns()) > _GATHER_END_NS:
+            ready = only_bytes if self._tls and self._tls.pending() else poll(0)
+            was_empty = not ready
+            if (ready or poll(left_ns / 1e6)) != only_bytes:
+                self._ready(0.0)  # A `wake` that stays would end every gathering while the feed is busy.
+                break
+            try:
+                chunk = self._take()
+            except TransientError as error:
+                self._unread = error
+                break
+            if chunk:
+                chunks.append((now_ns(), chunk, was_empty))
+                size += len(chunk)
+            elif chunk is not None:  # None is half a TLS record.
+                break
+        return chunks
+
+    def _has_bytes(self) -> bool:
+        """Whether something waits to be read, an error included. To ask costs less than to read in vain."""
+        if self._broken is not None or (self._tls and self._tls.pending()):
+            return True
+        return any(descriptor == self._socket.fileno() for descriptor, _ in self._poll.poll(0))
+
     def _ready(self, timeout_s: float) -> bool:
-        events = self._poll.poll(max(0.0, timeout_s) * 1000)
-        if any(descriptor == self._wake_read.fileno() for descriptor, _ in events):
+        ready = [descriptor for descriptor, _ in self._poll.poll(max(0.0, timeout_s) * 1000)]
+        if self._wake_read.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._wake_read.recv(4096)
-        return any(descriptor == self._socket.fileno() for descriptor, _ in events)
+        return self._socket.fileno() in ready
 
     def _take(self) -> bytes | None:
         try:

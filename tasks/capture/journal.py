@@ -151,7 +151,8 @@ class Journal:
         self.trades_refused = 0
         self.refused_reasons: Counter[str] = Counter()
         self.not_kept: Counter[str] = Counter()
-        self.ranges: dict[int, ConnectionRange] = {}
+        self._ranges: dict[int, ConnectionRange] = {}
+        self._last: dict[int, tuple[int, int, int]] = {}
         self._room = room
         self._digest = sha256()
         self._refused_digest = sha256()
@@ -169,20 +170,26 @@ class Journal:
         """Whether nothing has come in: no row, and no frame that would have to be accounted for."""
         return not self.rows and not self.frames.received
 
+    @property
+    def ranges(self) -> tuple[ConnectionRange, ...]:
+        """The trades of each connection so far."""
+        return tuple(
+            replace(self._ranges[connection], rows=rows, last_seq=last_seq, last_recv_ns=last_ns)
+            for connection, (rows, last_seq, last_ns) in self._last.items()
+        )
+
     def take(self, connection: int, first_seq: int, ts_recv_ns: int, symbols: Sequence[str], last_seq: int) -> None:
         """Note the trades of one receipt that the next `append` writes: their range and their symbols."""
         self.per_symbol.update(symbols)
-        known = self.ranges.get(connection)
-        if known is None:
+        if connection not in self._ranges:
             before_seq, before_ns = self.heading.before.get(connection, (0, 0))
-            self.ranges[connection] = ConnectionRange(
-                connection=connection, rows=len(symbols), first_seq=first_seq, last_seq=last_seq,
+            self._ranges[connection] = ConnectionRange(
+                connection=connection, rows=0, first_seq=first_seq, last_seq=last_seq,
                 first_recv_ns=ts_recv_ns, last_recv_ns=ts_recv_ns, before_seq=before_seq, before_recv_ns=before_ns,
             )  # fmt: skip
-        else:
-            self.ranges[connection] = replace(
-                known, rows=known.rows + len(symbols), last_seq=last_seq, last_recv_ns=ts_recv_ns
-            )
+        # What changes with each receipt: to make the frozen range anew for each would cost more than the rest.
+        rows = self._last[connection][0] if connection in self._last else 0
+        self._last[connection] = (rows + len(symbols), last_seq, ts_recv_ns)
 
     def append(self, block: Block) -> None:
         """Write a block whose trades `take` has noted."""
@@ -266,7 +273,7 @@ class Journal:
             batch=heading.batch, feed=heading.feed, date=heading.date, symbols=symbols, lanes=heading.lanes,
             opened_ns=heading.opened_ns, sealed_ns=sealed_ns, rows=self.rows, bytes=self.bytes,
             sha256=self._digest.hexdigest(), frames=self.frames, trades_refused=self.trades_refused,
-            connections=tuple(self.ranges.values()), per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
+            connections=self.ranges, per_symbol=dict(sorted(self.per_symbol.items())), gaps=gaps,
             quarantine={self.name.rejected_frames: self._refused_digest.hexdigest()} if self._frames_bytes else {},
             refused_reasons=dict(self.refused_reasons.most_common()), not_kept=dict(+self.not_kept),
             extra_columns=heading.extra_columns,

@@ -23,12 +23,13 @@ from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.zones import date_in, day_span
 
-# After a write the lane waits this long before the next: one write then holds what many receipts brought.
-_LINGER_S = 0.003
-_BLOCK_BYTES = 4 << 20
+# A block that a full disk tears is lost as a whole; beyond this size a larger one saves nothing.
+_BLOCK_BYTES = 256 << 10
+# How often a journal into which nothing comes is asked for its age.
+_LOOK_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received:
     """What one `recv` completed, as the socket's thread hands it on.
 
@@ -80,48 +81,55 @@ class ByteQueue:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._filled, self._emptied = threading.Condition(self._lock), threading.Condition(self._lock)
         self._items: list[Item] = []
         self._closed = False
         self.bytes = 0
         self.blocked_s = 0.0
 
-    def put(self, item: Item) -> None:
-        """Add an item; waits while the queue is full. Raises LaneClosed."""
-        with self._changed:
-            if item.size_bytes and self._is_full_for(item):
-                start = time.monotonic()
-                while self._is_full_for(item):
-                    self._changed.wait()
-                self.blocked_s += time.monotonic() - start
-            if self._closed:
-                raise LaneClosed
-            self._items.append(item)
-            self.bytes += item.size_bytes
-            self._changed.notify_all()
+    def put(self, *items: Item) -> None:
+        """Add items, and wake the taker once for all; waits while the queue is full. Raises LaneClosed."""
+        with self._lock:
+            for item in items:
+                if item.size_bytes and self._is_full_for(item):
+                    self._await_room(item)
+                if self._closed:
+                    raise LaneClosed
+                self._items.append(item)
+                self.bytes += item.size_bytes
+            self._filled.notify()
+
+    def _await_room(self, item: Item) -> None:
+        start = time.monotonic()
+        self._filled.notify()  # It may not know yet of the items before.
+        while self._is_full_for(item):
+            self._emptied.wait()
+        self.blocked_s += time.monotonic() - start
 
     def _is_full_for(self, item: Item) -> bool:
         return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self._closed
 
     def take_all(self, timeout_s: float) -> list[Item]:
         """Everything that waits, waiting up to `timeout_s` for a first item. Then `taken` must be told."""
-        with self._changed:
+        with self._lock:
             if not self._items and not self._closed:
-                self._changed.wait(timeout_s)
+                self._filled.wait(timeout_s)
             items, self._items = self._items, []
             return items
 
     def taken(self, size_bytes: int) -> None:
         """So much of what was taken is written: there is room for more."""
-        with self._changed:
+        with self._lock:
             self.bytes -= size_bytes
-            self._changed.notify_all()
+            self._emptied.notify_all()
 
     def close(self) -> None:
         """Refuse further items; those that wait can still be taken."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._filled.notify()
+            self._emptied.notify_all()
 
     @property
     def closed(self) -> bool:
@@ -237,15 +245,13 @@ class Lane(threading.Thread):
     def run(self) -> None:
         try:
             while True:
-                items = self.queue.take_all(timeout_s=0.25)
+                items = self.queue.take_all(_LOOK_EVERY_S)
                 if items:
                     self._write(items)
                 elif self.queue.closed:
                     break
                 if self._journal is not None and self._is_due(self._journal):
                     self._hand_over()
-                if items and not self.queue.closed:
-                    time.sleep(_LINGER_S)
             self._hand_over()
         except BaseException as error:
             self.queue.close()

@@ -14,8 +14,8 @@ from queue import SimpleQueue
 from tasks.address import address_of
 from tasks.capture.clock import Clock
 from tasks.capture.dial import Dialer
-from tasks.capture.feed import Connection, TooManyConnections, connect
-from tasks.capture.frames import CLOSE, PING, PONG, FrameCutter
+from tasks.capture.feed import Chunk, Connection, TooManyConnections, connect
+from tasks.capture.frames import CLOSE, PING, PONG, Cut, FrameCutter
 from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed, Received
 from tasks.capture.request import CaptureRequest
@@ -70,7 +70,7 @@ class Listener(threading.Thread):
         self,
         request: CaptureRequest,
         key: str,
-        put: Callable[[Received], None],
+        put: Callable[[Sequence[Received]], None],
         gaps: GapBook,
         clock: Clock,
         on_failure: Callable[[BaseException], None],
@@ -334,7 +334,7 @@ class Listener(threading.Thread):
                     return self._silent[0]
                 self._obey(connection)
                 continue
-            reason = self._take(connection, chunk)
+            reason = self._take(connection, connection.gather(chunk, self._clock.wall_ns))
             if reason is not None:
                 self._ended_in_order = True
                 return reason
@@ -349,26 +349,43 @@ class Listener(threading.Thread):
         while not self._orders.empty():
             self._orders.get_nowait()(connection)
 
-    def _take(self, connection: Connection, chunk: bytes) -> str | None:
-        """Stamp a chunk, hand on what it completes, answer pings; gives the reason where the peer ends."""
-        # The wall clock may be stepped back; receipt within a connection has one order.
-        self._stamped_ns = self.heard_ns = max(self._stamped_ns, self._clock.wall_ns())
-        if connection.was_empty:
-            self._fresh_ns = self._stamped_ns
-        if not chunk:
-            return "the feed ended the connection without a close frame"
-        was_within = self._cutter.is_within_message
-        cut = self._cutter.cut(chunk)
-        if cut.texts or cut.binaries or not was_within:
-            self._begun_ns = self._stamped_ns
-        if cut.frames:
-            self.frames += cut.frames
-            before_ns = self._clock.monotonic_ns()
-            self._put(Received(self.connection, self._stamped_ns, cut, len(chunk), self._through_ns()))
-            after_ns = self._clock.monotonic_ns()
-            self._blocked_ns += after_ns - before_ns
-            if after_ns - before_ns > NS_PER_S:  # The queues were full: back-pressure, felt by the vendor too.
-                self._held_ns, self._held_until_ns = after_ns - before_ns, after_ns
+    def _take(self, connection: Connection, chunks: Sequence[Chunk]) -> str | None:
+        """Hand on what these chunks complete, answer pings; gives the reason where the peer ends."""
+        cuts: list[Cut] = []
+        waiting: list[Received] = []
+        for read_ns, chunk, was_empty in chunks:
+            # The wall clock may be stepped back; receipt within a connection has one order.
+            self._stamped_ns = self.heard_ns = max(self._stamped_ns, read_ns)
+            if was_empty:
+                self._fresh_ns = self._stamped_ns
+            if not chunk:
+                return "the feed ended the connection without a close frame"
+            was_within = self._cutter.is_within_message
+            cut = self._cutter.cut(chunk)
+            if cut.texts or cut.binaries or not was_within:
+                self._begun_ns = self._stamped_ns
+            if frames := cut.frames:
+                self.frames += frames
+                waiting.append(Received(self.connection, self._stamped_ns, cut, len(chunk), self._through_ns()))
+                if cut.controls or cut.violation is not None:
+                    cuts.append(cut)
+                if cut.violation is not None:
+                    break
+        if waiting:
+            self._hand_on(waiting)
+        reasons = (self._answer(connection, cut) for cut in cuts)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _hand_on(self, waiting: Sequence[Received]) -> None:
+        before_ns = self._clock.monotonic_ns()
+        self._put(waiting)
+        after_ns = self._clock.monotonic_ns()
+        self._blocked_ns += after_ns - before_ns
+        if after_ns - before_ns > NS_PER_S:  # The queues were full: back-pressure, felt by the vendor too.
+            self._held_ns, self._held_until_ns = after_ns - before_ns, after_ns
+
+    def _answer(self, connection: Connection, cut: Cut) -> str | None:
+        """Answer what is not a message; gives the reason where the connection ends with it."""
         for opcode, payload in cut.controls:
             if opcode == PING:
                 connection.pong(payload)
@@ -408,7 +425,7 @@ class Listener(threading.Thread):
         ends_ns = self._clock.monotonic_ns() - self._blocked_ns + int(_LEAVE_S * NS_PER_S)
         with contextlib.suppress(TransientError):
             while (chunk := connection.read(0.0)) and self._clock.monotonic_ns() - self._blocked_ns < ends_ns:
-                if self._take(connection, chunk) is not None:
+                if self._take(connection, [(self._clock.wall_ns(), chunk, connection.was_empty)]) is not None:
                     return
 
     def _drain(self, connection: Connection, ends_ns: int, until_pong: bytes | None) -> bool:
@@ -426,7 +443,7 @@ class Listener(threading.Thread):
             if chunk is None:
                 log.warning("the feed did not answer the goodbye within %g s", _GOODBYE_S)
                 return until_pong is not None
-            if self._take(connection, chunk) is not None:
+            if self._take(connection, [(self._clock.wall_ns(), chunk, connection.was_empty)]) is not None:
                 return False
         return True
 

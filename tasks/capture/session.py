@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from tasks.storage.store import Store, sync, write_whole
 
 log = logging.getLogger(__name__)
 
-_STATUS_EVERY_S = 0.25
+_STATUS_EVERY_S = 0.5
 _VENDOR_TEXT_CHARS, _MOST_VENDOR_TEXTS = 200, 50
 # Enough for a torn write, which is kept in quarantine, and for seals, gaps and record of thousands of symbols.
 _ROOM_BYTES = 8 << 20
@@ -60,6 +61,7 @@ class Session:
         self._settling: set[str] = set()
         self._lanes_settled: Counter[str] = Counter()
         self._vendor_errors: Counter[str] = Counter()
+        self._boot = boot_id()
         self._wake = threading.Event()
         self._stopped = False
         self._counted: Counter[str] = Counter()
@@ -196,12 +198,13 @@ class Session:
             thread.join(_STATUS_EVERY_S)
             self._report("draining")
 
-    def _put(self, received: Received) -> None:
+    def _put(self, received: Sequence[Received]) -> None:
         if len(self._lanes) == 1:
-            self._lanes[0].queue.put(received)
+            self._lanes[0].queue.put(*received)
             return
-        for number, portion in self._router.split(received):
-            self._lanes[number].queue.put(portion)
+        for each in received:
+            for number, portion in self._router.split(each):
+                self._lanes[number].queue.put(portion)
 
     def _on_control(self, connection: int, ts_recv_ns: int, reading: Reading) -> None:
         """Act on what the vendor says of the subscriptions and of the connection."""
@@ -250,7 +253,7 @@ class Session:
         status = Status(
             session=request.session, pid=os.getpid(), state=state or listener.state, started_ns=request.started_ns,
             deadline_ns=self._demand.until_ns, updated_ns=self._clock.wall_ns(), listening_ns=listener.listening_ns,
-            through_ns=self._through_ns(), durable_ns=self._keeper.durable_ns, boot=boot_id(),
+            through_ns=self._through_ns(), durable_ns=self._keeper.durable_ns, boot=self._boot,
             connection=listener.connection,
             frames=listener.frames + self._past.frames,
             trades=self._past.per_symbol.total() + sum(lane.rows for lane in self._lanes),

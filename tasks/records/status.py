@@ -1,4 +1,4 @@
-"""The current status of a session, `sessions/<session>/status.json`, replaced several times a second."""
+"""The current status of a session, `sessions/<session>/status.json`, replaced twice a second."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -58,7 +58,7 @@ def latency(rate: int, seconds: int) -> list[Row]:
     late_ns.sort()
     p50, p99, worst = (late_ns[int(len(late_ns) * part) - 1] / 1e6 for part in (0.5, 0.99, 1.0))
     measured = f"p50 {p50:.1f}, p99 {p99:.1f}, worst {worst:.1f} ms over {len(late_ns):,} trades"
-    return [(f"receive stamp → line in the journal at {rate:,} trades/s", "p99 ≤ 20 ms", measured)]
+    return [(f"receive stamp → line in the journal at {rate:,} trades/s", "p99 ≤ 50 ms", measured)]
 
 
 def tailed(folder: Path, process: "subprocess.Popen[bytes]") -> list[int]:

@@ -28,7 +28,7 @@ session = Session(request, token)
 
 def stop_when_the_server_has_closed() -> None:
     while (status := read_status(request.folder)) is None or status.state != "reconnecting":
-        time.sleep(0.05)
+        time.sleep(0.5)
     session.stop()
 
 

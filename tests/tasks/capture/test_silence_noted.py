@@ -38,7 +38,7 @@ class Watched:
         )  # fmt: skip
         clock = Clock(lambda: self.now_ns, lambda: self.now_ns - START_NS + NS_PER_S, lambda: 0)
         took, failed = list[Received](), list[BaseException]()
-        self.listener = Listener(request, "key", took.append, GapBook(folder / "gaps.json"), clock, failed.append)
+        self.listener = Listener(request, "key", took.extend, GapBook(folder / "gaps.json"), clock, failed.append)
         self.listener.state, self.listener.connection = "recording", 1
         self._watch = SilenceWatch(self.listener, clock, request, Finnhub())
 
