@@ -235,7 +235,7 @@ def test_the_vendors_own_words_and_odd_conditions_stand_in_the_account(tape: Any
     done = tape.run(*words, **ANY_TIME)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the feed reported 2 times: You don't have access to this resource." in done.stdout
-    assert "1 with odd conditions" in done.stdout
+    assert "1 with unexpected conditions" in done.stdout
     (session,) = json.loads(tape.run("ls", "--json").stdout)["sessions"]
     ledger = tape.json("show", session["session"])["ledger"]
     assert ledger["vendor_errors"] == {said["msg"]: 2}

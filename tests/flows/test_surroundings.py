@@ -94,7 +94,7 @@ def test_a_machine_that_trusts_nobody_is_told_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FINNHUB_API_KEY", "key")
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "certificates"))
     monkeypatch.setattr(ssl.SSLContext, "get_ca_certs", lambda _context: [])
-    with pytest.raises(SettingsError, match="SSL_CERT_FILE: neither this nor SSL_CERT_DIR has an authority's"):
+    with pytest.raises(SettingsError, match="SSL_CERT_FILE: neither this nor SSL_CERT_DIR has a CA certificate"):
         check_feed(load_settings(feed_url="wss://feed.invalid"))
     check_feed(load_settings(feed_url="ws://127.0.0.1:1"))
     (tmp_path / "certificates" / "0a1b2c3d.0").touch()
@@ -121,12 +121,12 @@ def test_a_file_of_tls_that_cannot_be_used_is_told_whatever_the_feed(
 def test_a_folder_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home of no user, a working folder that was removed, one that a deployment names and is gone: one line each."""
     monkeypatch.setenv("FINNHUB_API_KEY", "key")
-    with pytest.raises(SettingsError, match="TAPE_DATA_DIR: ~nobody-at-all/x begins with a home that nobody knows"):
+    with pytest.raises(SettingsError, match="TAPE_DATA_DIR: ~nobody-at-all/x begins with an unknown home folder"):
         load_settings(data_dir="~nobody-at-all/x")
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(SettingsError, match="TAPE_DATA_DIR: data begins in the working folder, which is gone"):
+    with pytest.raises(SettingsError, match="TAPE_DATA_DIR: data is relative to the working folder, which no longer"):
         load_settings(data_dir="data")
     monkeypatch.setenv("STOCK_TRACING_FOLDER", str(tmp_path / "gone"))
     with pytest.raises(SettingsError, match=f"{tmp_path}/gone: was deployed from, and cannot be entered"):

@@ -72,7 +72,7 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
     assert "chmod go= /proc" in lines.pop("exposed")
     for name, next_step in {
         "key": "put it in .env",
-        "feed": "check network",
+        "feed": "check the network",
         "data folder": "TAPE_DATA_DIR",
         "disk": "TAPE_DISK_RESERVE",
         "calendar": "XNYS",
