@@ -211,10 +211,13 @@ def trust(folder: Path, name: BatchName) -> Trusted | None:
                 entry = msgspec.json.decode(line, type=Sum)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 break
-            block = content.read(entry.length)
-            if entry.offset != end or len(block) != entry.length or zlib.crc32(block) != entry.crc32:
+            grown = entry.frames_bytes - frames_end
+            if entry.offset != end or entry.length < 0 or grown < 0:  # A damaged line may say anything.
                 break
-            frames_crc32 = zlib.crc32(refused.read(entry.frames_bytes - frames_end), frames_crc32)
+            block = content.read(entry.length)
+            if len(block) != entry.length or zlib.crc32(block) != entry.crc32:
+                break
+            frames_crc32 = zlib.crc32(refused.read(grown), frames_crc32)
             if refused.tell() != entry.frames_bytes or frames_crc32 != entry.frames_crc32:
                 break
             end, frames_end = end + entry.length, entry.frames_bytes

@@ -129,7 +129,7 @@ def test_a_folder_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(SettingsError, match="TAPE_DATA_DIR: data is relative to the working folder, which no longer"):
         load_settings(data_dir="data")
     monkeypatch.setenv("STOCK_TRACING_FOLDER", str(tmp_path / "gone"))
-    with pytest.raises(SettingsError, match=f"{tmp_path}/gone: was deployed from, and cannot be entered"):
+    with pytest.raises(SettingsError, match=f"{tmp_path}/gone: is where this was deployed from, and cannot be entered"):
         load_settings()
 
 
