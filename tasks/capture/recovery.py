@@ -41,6 +41,8 @@ class Trusted:
 
 # Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
 ROOM_FILE = ".room.tmp"
+# Longer than a connection gathers what it has read (`feed.py`).
+_GATHERED_NS = 100_000_000
 KILLED = "the recorder was killed"
 WENT_DOWN = "the machine went down"
 
@@ -65,7 +67,8 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
 def _name_unwritten(gaps: GapBook, through_ns: int, status: Status | None) -> None:
     """Where a gap that lasts began later than that, what waited to be written when it began was lost too."""
     if status is not None and status.boot == boot_id() and not status.queue_bytes:
-        through_ns = max(through_ns, status.updated_ns)  # Nothing waited then.
+        # Nothing waited then but, at most, what had just been read and was not handed on yet.
+        through_ns = max(through_ns, status.updated_ns - _GATHERED_NS)
     why, found = _why(status), gaps.all()
     for gap in (each for each in found if each.end_ns is None and each.start_ns > through_ns and each.reason != why):
         # A recovery that is run again knows less of when the journals ended, and has nothing to add.

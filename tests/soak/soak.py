@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from pathlib import Path
 
@@ -164,8 +164,15 @@ def judge_gaps(
         assert not heard, f"{event}: no gap for {heard} among {record.gaps}"
     for gap in record.gaps:
         kinds = {kind for kind, reasons in REASONS.items() if any(reason in gap.reason for reason in reasons)}
-        causes = [each for each, end_ns in until_ns.items() if each.kind in kinds and _meets(gap, each.at_ns, end_ns)]
+        whole = _with_next(gap, record.gaps) if "kill" in kinds else gap
+        causes = [each for each, end_ns in until_ns.items() if each.kind in kinds and _meets(whole, each.at_ns, end_ns)]
         assert causes, f"a gap without its cause: {gap}"
+
+
+def _with_next(gap: Gap, gaps: Iterable[Gap]) -> Gap:
+    """The gap and that which begins where it ends: a kill during an outage loses what waited before the outage too."""
+    ends = [each.end_ns or 0 for each in gaps if each.start_ns == gap.end_ns and {*gap.symbols} & {*each.symbols}]
+    return replace(gap, end_ns=max(ends)) if ends else gap
 
 
 def _meets(gap: Gap, from_ns: int, to_ns: int) -> bool:

@@ -26,7 +26,7 @@ def test_the_demo_needs_nothing_and_shows_everything(tape: Any, until: Any) -> N
     assert tape.status(data)["state"] == "recording"
     out, err = showing.communicate(timeout=60)
     assert showing.returncode == 0, err[-3000:]
-    next_steps = ("what to type next", "tape verify --data-dir demo-data")
+    next_steps = ("what to try next", "tape verify --data-dir demo-data")
     for said in ("ws://127.0.0.1:", "the ledger balances", "gaps: 0", *next_steps):
         assert said in out
     assert "archived" in err
