@@ -20,16 +20,28 @@ from faults import FaultServer, Step
 from prefect_server import PrefectServer, shared
 from pydantic import SecretStr
 
+from tasks.compress.parquet import compress
 from tasks.records.ledger import FrameCounts
 from tasks.records.manifest import ConnectionRange, Seal, encode
 from tasks.records.names import BatchName
 from tasks.records.trade import JOURNAL_HEADER
 from tasks.storage.store import Store, write_whole
 from tasks.upload.bucket import Bucket
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
 pytest_plugins = ["tape_command"]
 
 SealBatch = Callable[..., BatchName]
+
+
+def archive_sealed(store: Store, name: BatchName) -> Path:
+    """Validate and compress a sealed batch; gives its manifest."""
+    split(store, name, Limits(None, None))
+    compress(store, name)
+    path = store.manifest_of(name)
+    assert path is not None
+    return path
 
 
 @pytest.fixture

@@ -71,13 +71,10 @@ def missing_and_named(batches: Iterable[Report | BatchFacts], gaps: Iterable[Gap
         for symbol in gap.symbols:
             of_symbol.setdefault(symbol, []).append(gap)
     unlisted = sum(report.missing_ids_unlisted for report in reports)
-    named = sum(hole.count for hole in holes if _is_named(hole, of_symbol.get(hole.symbol, [])))
+    named = sum(
+        hole.count for hole in holes if any(overlaps(gap, *hole.span_ns) for gap in of_symbol.get(hole.symbol, ()))
+    )
     return sum(hole.count for hole in holes) + unlisted, named
-
-
-def _is_named(hole: MissingIds, gaps: list[Gap]) -> bool:
-    end_ns = max(hole.before_ns, hole.after_ns + 1)  # Two trades of one receipt have one time.
-    return any(overlaps(gap, hole.after_ns, end_ns) for gap in gaps)
 
 
 def _between(reports: list[Report | BatchFacts]) -> list[MissingIds]:

@@ -6,28 +6,17 @@ its own from the trade before the missing number to the trade after it.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tasks.capture.gaps import GapBook
 from tasks.feeds.base import Reading
 from tasks.records.gaps import overlaps
+from tasks.records.manifest import MissingIds
 
 log = logging.getLogger(__name__)
 
 # A feed whose numbers have holes again and again must not fill the disk with gaps: then one gap lasts.
 _MOST_HOLES = 1_000
 _TOO_MANY = "trade numbers are missing again and again"
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Numbers of one symbol that did not come between two times (UTC ns)."""
-
-    symbol: str
-    first_id: int
-    last_id: int
-    start_ns: int
-    end_ns: int
 
 
 class Sequence:
@@ -42,7 +31,7 @@ class Sequence:
         self._last: dict[str, tuple[int, int]] = {}
         self._told: dict[str, tuple[int, int]] = {}
 
-    def holes(self, reading: Reading, ts_recv_ns: int) -> Iterator[Hole]:
+    def holes(self, reading: Reading, ts_recv_ns: int) -> Iterator[MissingIds]:
         """Yield the holes that these messages, received at `ts_recv_ns` (UTC ns), show."""
         for symbol, number in reading.before_ids.items():
             self._last.setdefault(symbol, (number, ts_recv_ns))
@@ -56,11 +45,10 @@ class Sequence:
             if last == told:
                 self._last[symbol] = (last, max(since_ns, told_ns))
 
-    def _reach(self, symbol: str, number: int, missing_to: int, now_ns: int) -> Iterator[Hole]:
+    def _reach(self, symbol: str, number: int, missing_to: int, now_ns: int) -> Iterator[MissingIds]:
         last, since_ns = self._last.get(symbol, (missing_to, now_ns))
         if missing_to > last:
-            # Two trades of one receipt have one time; a gap has a length.
-            yield Hole(symbol, last + 1, missing_to, since_ns, max(now_ns, since_ns + 1))
+            yield MissingIds(symbol, last + 1, missing_to, since_ns, now_ns)
         if number > last or symbol not in self._last:
             self._last[symbol] = (number, now_ns)
 
@@ -76,15 +64,14 @@ class MissingNumbers:
     def note(self, reading: Reading, ts_recv_ns: int) -> None:
         """Name what these messages show to be missing. Raises OSError where the gaps cannot be written."""
         for hole in self._sequence.holes(reading, ts_recv_ns):
-            known = self._gaps.touching(hole.start_ns, hole.end_ns)
-            if not any(hole.symbol in gap.symbols and overlaps(gap, hole.start_ns, hole.end_ns) for gap in known):
+            if not any(hole.symbol in gap.symbols and overlaps(gap, *hole.span_ns) for gap in self._gaps.all()):
                 self._name(hole)
 
-    def _name(self, hole: Hole) -> None:
+    def _name(self, hole: MissingIds) -> None:
         self._named += 1
         if self._named > _MOST_HOLES:
-            self._gaps.open((hole.symbol,), hole.start_ns, _TOO_MANY)
+            self._gaps.open((hole.symbol,), hole.after_ns, _TOO_MANY)
             return
         reason = f"trade numbers {hole.first_id} to {hole.last_id} are missing"
         log.warning("%s: %s", hole.symbol, reason)
-        self._gaps.add((hole.symbol,), hole.start_ns, hole.end_ns, reason)
+        self._gaps.add((hole.symbol,), *hole.span_ns, reason)

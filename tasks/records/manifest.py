@@ -107,6 +107,11 @@ class MissingIds:
         """How many numbers are missing."""
         return self.last_id - self.first_id + 1
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Start and end (UTC ns) of their gap. Two trades of one receipt have one time; a gap has a length."""
+        return self.after_ns, max(self.before_ns, self.after_ns + 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:

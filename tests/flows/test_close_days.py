@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import archive_sealed
 from typer.main import get_command
 
 from flows.settings import load_settings
 from tape.cli.app import app
 from tasks.archive.side_records import removed
-from tasks.compress.parquet import compress
 from tasks.errors import SettingsError
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.upload.uploads import upload_batch
-from tasks.validate.schema import Limits
-from tasks.validate.split import split
 
 T = 1_764_000_000_000_000_000
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
@@ -33,11 +31,7 @@ def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[.
         name = BatchName(f"{date.replace('-', '')}T143000Z-{len(feed):08x}", 0, number)
         lines = [b"1,%d,%d,%d,SPY,%d.5,1,\n" % (n, T + n, T, n) for n in range(1, 21)]
         sealed_batch(lines, name=name, date=date, feed=feed)
-        split(store, name, Limits(None, None))
-        compress(store, name)
-        path = store.manifest_of(name)
-        assert path is not None
-        return path
+        return archive_sealed(store, name)
 
     return archive
 

@@ -7,19 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import archive_sealed
 
 from tasks.archive.catalog import Catalog
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import read_groups
 from tasks.archive.side_records import removed
-from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.merge.day import merge
 from tasks.records.manifest import Manifest, Removed, encode, read
 from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
-from tasks.validate.schema import Limits
-from tasks.validate.split import split
 
 T = 1_764_000_000_000_000_000
 DATE = "2026-11-24"
@@ -37,11 +35,7 @@ def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[[
             for n in range(80)
         ]  # fmt: skip
         sealed_batch(lines, name=name, symbols=["A", "AB", "B"])
-        split(store, name, Limits(None, None))
-        compress(store, name)
-        path = store.manifest_of(name)
-        assert path is not None
-        return path
+        return archive_sealed(store, name)
 
     return archive
 

@@ -67,6 +67,17 @@ def ask_for(recording: Any, *symbols: str) -> None:
     recording.when(lambda status: {*status.symbols} == {*symbols})
 
 
+def read_after_the_loss(session: Any, url: str, store: Store, disk_goes: threading.Event) -> SessionRecord:
+    """Record three trades; the disk takes what the first connection brought only once that is lost."""
+    pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
+    recording = session(url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
+    recording.when(lambda status: status.state == "reconnecting")
+    disk_goes.set()
+    recording.when(lambda status: status.trades == 3)
+    record: SessionRecord = recording.end()
+    return record
+
+
 def test_every_match_is_a_row_and_what_the_feed_left_out_is_a_gap(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
@@ -173,12 +184,7 @@ def test_an_acknowledgement_that_is_read_late_does_not_end_the_gap_of_the_loss(
         [Until("subscribe"), match(1), Answered(b"1"), acknowledged(BTC), match(2), Answered(b"2"), Reset()],
         [Until("subscribe"), acknowledged(BTC), match(3), Wait("unsubscribe")],
     )
-    pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
-    recording = session(server.url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
-    recording.when(lambda status: status.state == "reconnecting")
-    disk_goes.set()
-    recording.when(lambda status: status.trades == 3)
-    record = recording.end()
+    record = read_after_the_loss(session, server.url, store, disk_goes)
     rows = sealed_rows(store, record.session)
     assert [gap.reason for gap in record.gaps] == [NOT_ACKNOWLEDGED, RESET]
     assert rows[1].ts_recv_ns <= record.gaps[1].start_ns <= rows[2].ts_recv_ns - NS_PER_S
@@ -298,12 +304,7 @@ def test_numbers_that_are_read_late_do_not_end_the_gap_of_the_loss(
         [Until("subscribe"), acknowledged(BTC), match(1), Answered(b"1"), match(4), Answered(b"2"), Reset()],
         [Until("subscribe"), acknowledged(BTC), match(5), Wait("unsubscribe")],
     )
-    pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
-    recording = session(server.url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
-    recording.when(lambda status: status.state == "reconnecting")
-    disk_goes.set()
-    recording.when(lambda status: status.trades == 3)
-    record = recording.end()
+    record = read_after_the_loss(session, server.url, store, disk_goes)
     found = {gap.reason: gap for gap in record.gaps}
     rows = sealed_rows(store, record.session)
     assert found.keys() == {NOT_ACKNOWLEDGED, "trade numbers 2 to 3 are missing", RESET}

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.capture.gaps import GapBook
-from tasks.capture.numbers import _MOST_HOLES, Hole, MissingNumbers, Sequence
+from tasks.capture.numbers import _MOST_HOLES, MissingNumbers, Sequence
 from tasks.feeds.base import Reading
+from tasks.records.manifest import MissingIds
 
 
 def trades(*numbers: int, symbol: str = "A") -> Reading:
@@ -18,7 +19,7 @@ def told(number: int, symbol: str = "A") -> Reading:
     return Reading(last_ids={symbol: number})
 
 
-def holes(*readings: Reading) -> list[Hole]:
+def holes(*readings: Reading) -> list[MissingIds]:
     """The holes that these messages show, received at 10, 20, 30, … ns."""
     sequence = Sequence()
     return [hole for at, reading in enumerate(readings, 1) for hole in sequence.holes(reading, 10 * at)]
@@ -26,7 +27,7 @@ def holes(*readings: Reading) -> list[Hole]:
 
 def test_a_jump_is_a_hole_between_its_neighbors() -> None:
     """The numbers that were left out, from the trade before them to the trade after."""
-    assert holes(trades(5, 6), trades(9), trades(10)) == [Hole("A", 7, 8, 10, 20)]
+    assert holes(trades(5, 6), trades(9), trades(10)) == [MissingIds("A", 7, 8, 10, 20)]
 
 
 def test_the_first_number_and_numbers_from_before_show_nothing() -> None:
@@ -37,20 +38,22 @@ def test_the_first_number_and_numbers_from_before_show_nothing() -> None:
 def test_the_match_from_before_a_subscription_shows_what_came_after_it() -> None:
     """Numbers count from it on: the next trade has the next number."""
     assert holes(told(7), trades(8)) == []
-    assert holes(told(7), trades(10)) == [Hole("A", 8, 9, 10, 20)]
+    assert holes(told(7), trades(10)) == [MissingIds("A", 8, 9, 10, 20)]
 
 
 def test_what_a_heartbeat_tells_is_missing_if_it_has_not_come_by_the_next() -> None:
     """A heartbeat may overtake a trade; one that tells 0 tells nothing, and is not passed on."""
     assert holes(trades(5), told(6), trades(6), told(6)) == []
     assert holes(trades(5), told(8)) == []
-    assert holes(trades(5), told(8), told(8)) == [Hole("A", 6, 8, 10, 30)]
-    assert holes(trades(5), told(8), told(9), told(9)) == [Hole("A", 6, 8, 10, 30), Hole("A", 9, 9, 30, 40)]
+    assert holes(trades(5), told(8), told(8)) == [MissingIds("A", 6, 8, 10, 30)]
+    assert holes(trades(5), told(8), told(9), told(9)) == [MissingIds("A", 6, 8, 10, 30), MissingIds("A", 9, 9, 30, 40)]
 
 
 def test_symbols_are_numbered_apart() -> None:
     """One symbol's jump says nothing of another."""
-    assert holes(trades(5), trades(50, symbol="B"), trades(6), trades(52, symbol="B")) == [Hole("B", 51, 51, 20, 40)]
+    assert holes(trades(5), trades(50, symbol="B"), trades(6), trades(52, symbol="B")) == [
+        MissingIds("B", 51, 51, 20, 40)
+    ]
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=30))

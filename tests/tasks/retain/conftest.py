@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import archive_sealed
 
-from tasks.compress.parquet import compress
 from tasks.merge.day import merge
 from tasks.records.names import BatchName
 from tasks.retain.rule import Remote
@@ -15,8 +15,6 @@ from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import object_matches, remove_objects
 from tasks.upload.uploads import upload_batch, upload_day
-from tasks.validate.schema import Limits
-from tasks.validate.split import split
 
 T = 1_764_000_000_000_000_000
 DATE = "2026-11-24"
@@ -32,11 +30,7 @@ def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[.
         first = name.number * 50
         lines = [b"1,%d,%d,%d,A%d,%d.5,%d,1\n" % (n, T + n * 7, T, n % 3, n, n) for n in range(first + 1, first + 51)]
         sealed_batch([*lines, b"rubbish\n"], name=name, symbols=["A0", "A1", "A2"], date=date)
-        split(store, name, Limits(None, None))
-        compress(store, name)
-        path = store.manifest_of(name)
-        assert path is not None
-        return path
+        return archive_sealed(store, name)
 
     return archive
 

@@ -43,9 +43,13 @@ def merged(store: Store, batches: int = 2) -> Day:
     return day
 
 
-def whole_again(store: Store) -> None:
+def merged_anew(store: Store, bucket: Bucket) -> tuple[Day, Day]:
+    """A day of one batch, which is in the bucket, and the same day merged again here with both."""
+    first = merged(store, 1)
+    send(store, bucket)
     for path in store.root.glob(f"*{SESSION}*"):
         path.rename(store.archive_folder("finnhub", DATE) / path.name)
+    return first, merged(store)
 
 
 def keys_of(day: Day) -> list[str]:
@@ -88,10 +92,7 @@ def test_a_day_that_is_not_closed_or_has_no_rows_is_none(whole: Store, bucket: B
 
 def test_a_day_merged_anew_takes_the_place_of_the_one_before(whole: Store, bucket: Bucket, object_store: Any) -> None:
     """The new objects stand before the old ones go, and in the end each trade is there once."""
-    first = merged(whole, 1)
-    send(whole, bucket)
-    whole_again(whole)
-    second = merged(whole)
+    first, second = merged_anew(whole, bucket)
     assert second.file != first.file
     assert Catalog(whole).days_awaiting_upload(bucket.place) == [("finnhub", DATE)]
     send(whole, bucket)
@@ -103,10 +104,7 @@ def test_a_store_that_denies_removal_is_a_warning(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
     """What is superseded stays beside the new one, which has its receipt; the warning says what that means."""
-    first = merged(whole, 1)
-    send(whole, bucket_by_relay)
-    whole_again(whole)
-    second, said = merged(whole), list[str]()
+    (first, second), said = merged_anew(whole, bucket_by_relay), list[str]()
     relay.answer = lambda method, path: (403, "AccessDenied") if method == "DELETE" else None
     receipt = send(whole, bucket_by_relay, said)
     assert receipt is not None
@@ -119,10 +117,7 @@ def test_nothing_is_removed_for_a_day_that_does_not_stand(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
     """Where the new file is another one when it is asked for again, the old one stays."""
-    first = merged(whole, 1)
-    send(whole, bucket_by_relay)
-    whole_again(whole)
-    second = merged(whole)
+    first, second = merged_anew(whole, bucket_by_relay)
     client = object_store.server.client()
 
     def spoil(method: str, path: str) -> tuple[int, str] | None:
@@ -165,10 +160,7 @@ def test_a_store_killed_between_file_and_record_is_transient(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
     """No record is listed before its file; the next try ends it, and then only is the old day removed."""
-    first = merged(whole, 1)
-    send(whole, bucket_by_relay)
-    whole_again(whole)
-    second = merged(whole)
+    first, second = merged_anew(whole, bucket_by_relay)
 
     def kill(method: str, path: str, sent_bytes: int) -> None:
         if method == "PUT" and "day.json" in path:
