@@ -16,6 +16,7 @@ from tasks.errors import SettingsError
 from tasks.feeds.registry import FEEDS
 from tasks.feeds.symbols import read_symbols
 
+# pydantic's ByteSize reads `1,000` as one byte and ignores whatever follows the unit.
 _BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 _POWERS = " kmgt"
 

