@@ -46,7 +46,7 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = [Trade(now_ns + n, symbols[n % 5], f"{n}.5", str(n + 1), ("1",) if n % 5 < 4 else ()) for n in range(600)]
     messages = (step for n in range(0, 600, 20) for step in (Send(given[n : n + 20]), Answered()))
     with FaultServer([Subscribed(*symbols), *messages]) as server:
-        recording = Recording(ask(Store(folder).prepare().root, server.url, symbols, lanes=4, batch_bytes=3_000))
+        recording = Recording(ask(Store(folder).prepare().root, server.url, symbols, lanes=4, batch_bytes=1_500))
         recording.when(lambda status: status.trades == len(given))
         recording.end()
     assert len(Store(folder).sealed_batches()) > 10
