@@ -13,10 +13,11 @@ from pathlib import Path
 from dotenv.parser import Binding, parse_stream
 
 from tasks.errors import SettingsError
+from tasks.feeds.registry import KEY_SETTINGS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_OURS = ("TAPE_", "FINNHUB_")
-_OURS_BEGUN = re.compile(r"\n\s*(?:export\s+)?(?:TAPE_|FINNHUB_)[A-Z0-9_]+\s*=", re.IGNORECASE)
+_OURS = ("TAPE_", *KEY_SETTINGS)
+_OURS_BEGUN = re.compile(rf"\n\s*(?:export\s+)?(?:{'|'.join(_OURS)})[A-Z0-9_]*\s*=", re.IGNORECASE)
 
 
 def check_env_file(path: Path) -> None:

@@ -13,6 +13,7 @@ from flows.orchestrator import run as start
 from flows.settings import chosen
 from tape import report
 from tape.live import session_shown
+from tasks.feeds.registry import KEY_SETTINGS
 from tasks.replay.generate import SYMBOLS, generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -67,5 +68,5 @@ def _leave_settings_alone(data_dir: Path) -> None:
     `.env` is read from the working folder, so the demo moves to a folder of its own.
     """
     os.chdir(data_dir)
-    for name in [name for name in os.environ if name.upper().startswith(("TAPE_", "FINNHUB_"))]:
+    for name in [name for name in os.environ if name.upper().startswith(("TAPE_", *KEY_SETTINGS))]:
         del os.environ[name]

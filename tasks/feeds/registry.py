@@ -8,6 +8,8 @@ from tasks.zones import UTC
 
 DEFAULT = "finnhub"
 FEEDS: dict[str, Feed] = {feed.name: feed for feed in (Finnhub(), Coinbase())}
+# The settings that hold the feeds' API keys.
+KEY_SETTINGS = tuple(feed.key_setting for feed in FEEDS.values() if feed.key_setting is not None)
 
 
 def feed_named(name: str) -> Feed:
