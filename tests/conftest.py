@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from faults import FaultServer, Step
 from prefect_server import PrefectServer, shared
@@ -31,6 +32,10 @@ from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
 pytest_plugins = ["tape_command"]
+
+# An example that takes long on a busy machine is no failure.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 SealBatch = Callable[..., BatchName]
 
