@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tape import report
-from tasks.records.names import BatchName
 from tasks.shown import plain
 from tasks.storage.store import Store
 
@@ -31,6 +30,9 @@ _LIVE_EVERY_S = 0.25
 _LINE_EVERY_S = 5.0
 _SYMBOLS_SHOWN = 12
 
+# Returns the status of the session to show, and its data folder, or None before there is one.
+Current = Callable[[], "tuple[Status, Store] | None"]
+
 
 @contextmanager
 def session_shown(*, live: bool) -> Iterator[None]:
@@ -38,11 +40,25 @@ def session_shown(*, live: bool) -> Iterator[None]:
 
     With a live view, the terminal shows only logged warnings; Prefect keeps the complete log of the run.
     """
+    from tasks.capture.supervise import watched
+
     if live:
         for handler in _console_handlers():
             handler.setLevel(logging.WARNING)
+
+    def current() -> tuple[Status, Store] | None:
+        status = watched[-1].status() if watched else None
+        return None if status is None else (status, Store(watched[-1].request.data_dir))
+
+    with session_watched(current, live=live):
+        yield
+
+
+@contextmanager
+def session_watched(current: Current, *, live: bool) -> Iterator[None]:
+    """Show a session, as a live view or as lines, while the block runs."""
     over = threading.Event()
-    thread = threading.Thread(target=_show_live if live else _show_lines, args=(over,), daemon=True)
+    thread = threading.Thread(target=_show_live if live else _show_lines, args=(current, over), daemon=True)
     thread.start()
     try:
         yield
@@ -79,22 +95,20 @@ def _logged_above(view: Live) -> Iterator[None]:
             handler.console = console
 
 
-def _statuses(over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
-    """Yield the status of the watched session at each step, and once more after the end."""
-    from tasks.capture.supervise import watched
-
+def _statuses(current: Current, over: threading.Event, every_s: float) -> Iterator[tuple[Status, Store]]:
+    """Yield the status of the session at each step, and once more after the end."""
     ended = False
     while not ended:
         ended = over.wait(every_s)
-        if watched and (status := watched[-1].status()) is not None:
-            yield status, Store(watched[-1].request.data_dir)
+        if (found := current()) is not None:
+            yield found
 
 
-def _show_lines(over: threading.Event) -> None:
+def _show_lines(current: Current, over: threading.Event) -> None:
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     rate = _Rate()
-    for status, store in _statuses(over, _LINE_EVERY_S):
-        sealed, validated, archived = _batches(store, status.session)
+    for status, store in _statuses(current, over, _LINE_EVERY_S):
+        sealed, validated, archived = batches_of(store, status.session)
         console.print(
             f"{_left(status)} left: {status.state}, {status.trades:,} trades, {rate.of(status):,.0f}/s, "
             f"{_speaking(status)} of {len(status.per_symbol)} symbols, queue {_percent(status):.0f} %, "
@@ -103,15 +117,15 @@ def _show_lines(over: threading.Event) -> None:
         )
 
 
-def _show_live(over: threading.Event) -> None:
+def _show_live(current: Current, over: threading.Event) -> None:
     rate = _Rate()
     with Live(Text("starting the recorder …"), refresh_per_second=4, transient=True) as view, _logged_above(view):
-        for status, store in _statuses(over, _LIVE_EVERY_S):
+        for status, store in _statuses(current, over, _LIVE_EVERY_S):
             view.update(_picture(status, store, rate))
 
 
 def _picture(status: Status, store: Store, rate: _Rate) -> Group:
-    sealed, validated, archived = _batches(store, status.session)
+    sealed, validated, archived = batches_of(store, status.session)
     head = Table.grid(padding=(0, 3))
     head.add_row("[b]left[/b]", "[b]state[/b]", "[b]trades[/b]", "[b]trades/s[/b]", "[b]symbols[/b]", "[b]queue[/b]", "[b]gaps[/b]")  # fmt: skip # noqa: E501
     head.add_row(
@@ -160,11 +174,11 @@ class _Rate:
         return (now - before) / (now_s - since_s) if now_s > since_s else 0.0
 
 
-def _batches(store: Store, session: str) -> tuple[int, int, int]:
+def batches_of(store: Store, session: str) -> tuple[int, int, int]:
     """Count the session's batches that wait for validation, wait for compression, and are archived."""
     sealed = sum(name.session == session for name in store.sealed_batches())
     validated = sum(name.session == session for name in store.validated_batches())
-    archived = sum(BatchName.parse(path.name).session == session for path in store.manifests())
+    archived = len(store.manifests(session=session))
     return sealed, validated, archived
 
 

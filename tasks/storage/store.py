@@ -102,9 +102,9 @@ class Store:
         """Return the batches that wait for compression, oldest first."""
         return _names(self.validated.glob("*.report.json"))
 
-    def manifests(self, feed: str = "*", date: str = "*") -> list[Path]:
-        """Return the manifests of archived batches, of one feed and day or of all, in order of recording."""
-        paths = self.archive.glob(f"{names.day_folder(feed, date)}/{names.MANIFESTS}")
+    def manifests(self, feed: str = "*", date: str = "*", session: str = "") -> list[Path]:
+        """Return the manifests of archived batches, of one feed, day, and session or of all, in order of recording."""
+        paths = self.archive.glob(f"{names.day_folder(feed, date)}/{session}{names.MANIFESTS}")
         return sorted(paths, key=lambda path: BatchName.parse(path.name))
 
     def manifest_of(self, name: BatchName) -> Path | None:

@@ -29,6 +29,8 @@ LINES = [b"1,1,1764081000000000000,1764081000000000000,SPY,10.5,3,\n"]
         ("symbols list", 1),
         ("symbols add IBM", 1),
         ("symbols remove IBM", 1),
+        ("status", 1),
+        ("watch", 1),
         ("restore", 1),  # No store answers on that port.
         ("verify --remote", 1),
     ],
