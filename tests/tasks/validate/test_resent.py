@@ -1,4 +1,4 @@
-"""Does `resent` mark what was delivered again, and leave the equal prints of real days alone?"""
+"""`resent` marks redelivered trades and not the equal prints of real days."""
 
 import gzip
 import os

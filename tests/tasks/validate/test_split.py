@@ -1,4 +1,4 @@
-"""Does the split give every line to one part, whole, and each bad line all of its reasons?"""
+"""The split puts every line unchanged into one part, and gives all reasons for each bad line."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Does the validation's page in the UI say what the report says?"""
+"""The validation's page in the Prefect UI matches the report."""
 
 from tasks.records.manifest import Report
 from tasks.validate.task import markdown

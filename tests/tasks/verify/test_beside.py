@@ -1,4 +1,4 @@
-"""Does `tape verify` judge rightly beside an archive that is at work?"""
+"""`tape verify` gives correct results while an archive run moves batches."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Is whatever is wrong with a day's merged file found, and by name?"""
+"""Any fault in a day's merged file is found and names the file."""
 
 from collections.abc import Callable
 from dataclasses import replace

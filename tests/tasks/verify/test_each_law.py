@@ -1,4 +1,4 @@
-"""Is each law of verify held by itself: is one forged case of it found, and said in its own words?"""
+"""Each law of `tape verify` by itself: one forged violation is found and reported in that law's words."""
 
 import hashlib
 import shutil
@@ -118,7 +118,7 @@ GAPS = [
         ({"report": {"quarantined": 9}}, "rows _{}: 3 lines in quarantine, its report says 9"),
         ({"report": {"per_symbol": {"AAPL": 1}}}, "counts _{}: rows valid (22) ≠ their sum over the symbols (1)"),
         ({"report": {"per_symbol": {"AAPL": 21, "MSFT": 1}}}, "rows {}: holds other symbols or times"),
-        ({"report": {"quarantine_sha256": None}}, f"quarantine {NAME.rejected_rows}: is told of by no record"),
+        ({"report": {"quarantine_sha256": None}}, f"quarantine {NAME.rejected_rows}: is listed in no record"),
         ({"report": {"quarantine_sha256": "00"}}, f"sha256 {NAME.rejected_rows}: is "),
         ({"sha256": "00"}, "sha256 {}: is "),
         ({"seal": {"batch": OTHER, "quarantine": {}}}, f"name _{{}}: speaks of {NAME} and {OTHER}"),
@@ -131,7 +131,7 @@ GAPS = [
          f"quarantine {NAME.rejected_frames}: holds "),
         ({"seal": {"trades_refused": 2}}, f"quarantine {NAME.rejected_frames}: holds "),
         ({"seal": {"cut_bytes": 5}}, "quarantine _{}: 0 bytes were cut, 5 by the seal"),
-        ({"seal": {"quarantine": {}}}, f"quarantine {NAME.rejected_frames}: is told of by no record"),
+        ({"seal": {"quarantine": {}}}, f"quarantine {NAME.rejected_frames}: is listed in no record"),
         ({"seal": {"quarantine": {NAME.rejected_frames: "00"}}}, f"sha256 {NAME.rejected_frames}: is "),
         ({"seal": {"sha256": "00"}}, "journal _{}: archive and quarantine together are not the journal"),
         ({"seal": {"bytes": 1}}, "journal _{}: archive and quarantine together are not the journal"),
@@ -225,7 +225,7 @@ def forged_cut(store: Store) -> None:
         (left_in_the_spool, f"sealed {BatchName(SESSION, 0, 3).journal}: was left in the spool"),
         (lambda store: second_copy(store, NAME.archived), f"place {NAME.archived}: is a second copy beside "),
         (lambda store: (store.quarantine / f"{NAME}.other").write_bytes(b""),
-         f"quarantine {NAME}.other: is told of by no record"),
+         f"quarantine {NAME}.other: is listed in no record"),
         (lambda store: (store.quarantine / NAME.rejected_rows).unlink(), f"present {NAME.rejected_rows}: is missing"),
         (lambda store: (store.quarantine / NAME.rejected_frames).unlink(), f"present {NAME.rejected_frames}: is miss"),
         (lambda store: manifest_path(store).with_name(NAME.archived).unlink(), f"present {NAME.archived}: is missing"),

@@ -7,7 +7,7 @@ from tasks.verify.order import Order
 
 def take(order: Order, seqs: list[int], times_ns: list[int] | None = None, connection: int = 1) -> list[str]:
     times = [seq * 10 for seq in seqs] if times_ns is None else times_ns
-    return order.take(connection, np.array(seqs, np.int64), np.array(times, np.int64))
+    return order.add(connection, np.array(seqs, np.int64), np.array(times, np.int64))
 
 
 def test_numbers_from_one_on_in_any_batches_break_nothing() -> None:

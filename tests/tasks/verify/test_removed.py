@@ -1,4 +1,4 @@
-"""Are batches whose files were removed still judged: by their day's file, or as what the bucket alone holds?"""
+"""Batches whose files were removed are still checked, by their day's file or as held only by the bucket."""
 
 import hashlib
 from collections.abc import Callable
