@@ -1,4 +1,4 @@
-"""Is a length of time read and shown as a person means it?"""
+"""Durations are parsed and formatted as a person would expect."""
 
 import pytest
 from hypothesis import given

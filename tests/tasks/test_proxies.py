@@ -1,4 +1,4 @@
-"""Which proxy do the variables name for a host, and what is said where they name none that can be used?"""
+"""The proxy that the variables select for a host, and the error if it cannot be used."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Is a text from outside shown as it is, and is it nothing else?"""
+"""Untrusted text is displayed literally and has no other effect."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Is the archived file equal to the batch, readable by anyone, and the same on every run?"""
+"""The archived file equals the batch, is readable by other tools, and is the same on every run."""
 
 import hashlib
 import json
@@ -131,7 +131,7 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
     before = files(store)
-    with pytest.raises(CorruptionError, match=f"{path.name}: its bytes are not those of its report"):
+    with pytest.raises(CorruptionError, match=f"{path.name}: does not match its report"):
         compress(store, name)
     assert files(store) == before
 

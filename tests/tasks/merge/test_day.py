@@ -1,4 +1,4 @@
-"""Is a day's one file the same trades as its batches, by symbol and time, and are the batches what they were?"""
+"""A day's file has the same trades as its batches, sorted by symbol and time, and leaves the batches alone."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Killed at any moment, on a full disk, twice at once: is there always a copy of every row, and the same end?"""
+"""After a kill, on a full disk, or with two runs at once, every row has a copy and the end state is the same."""
 
 import hashlib
 import os

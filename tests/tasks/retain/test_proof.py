@@ -1,4 +1,4 @@
-"""What proves a copy, when a time begins and in which order a removal is made: is each as the rule says?"""
+"""What proves a copy, when ages start to count, and the order of the steps of a removal follow the rule."""
 
 import os
 import time

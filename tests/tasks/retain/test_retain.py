@@ -1,4 +1,4 @@
-"""Is what is held twice removed when it is time, with its record, and never the only copy?"""
+"""Due files with a second copy are removed and recorded, and never the only copy."""
 
 import os
 import time
