@@ -1,4 +1,4 @@
-"""Does the recorder of system calls see what our code asks of the disk, and tell what a loss of power could undo?"""
+"""The recorder of system calls sees what our code asks of the disk, and finds what a power loss could undo."""
 
 import os
 from pathlib import Path

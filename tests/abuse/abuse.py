@@ -1,4 +1,4 @@
-"""What does each attack cost, and does the recorder end in order with every law held?
+"""Measures what each attack costs, and checks that the recorder ends in order with every law intact.
 
     python tests/abuse/abuse.py [--seconds 20] [attack ...]
 

@@ -1,4 +1,4 @@
-"""Does every attack of `make abuse`, in its short form, stay within its bounds?"""
+"""Every attack of `make abuse`, in its short form, stays within its bounds."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Is nothing lost where the disk is full at any byte of any stage, and does the next run finish the work?"""
+"""Nothing is lost if the disk fills at any byte of any stage, and the next run finishes the work."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ for limit in [int(text) for text in sys.argv[4:]]:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """Every file of the data folder but locks."""
+    """Every file of the data folder except locks."""
     found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 

@@ -1,4 +1,4 @@
-"""Does a recording go on where Prefect cannot keep its own house: a full disk under its home, a server that fails?"""
+"""A recording continues while Prefect fails: its home's disk is full, or its server returns errors."""
 
 import http.server
 import shutil

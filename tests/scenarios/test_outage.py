@@ -1,4 +1,4 @@
-"""Does a recording notice that Prefect's API is away?"""
+"""A recording is not affected by an outage of Prefect's API."""
 
 import signal
 from collections.abc import Iterator

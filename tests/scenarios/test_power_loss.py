@@ -1,4 +1,4 @@
-"""Can a loss of power undo what a later step relies on? Each stage is run under a record of its system calls."""
+"""A power loss cannot undo what a later step relies on, judged by each stage's recorded system calls."""
 
 import threading
 from collections.abc import Callable

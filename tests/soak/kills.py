@@ -1,4 +1,4 @@
-"""Does what a killed recorder leaves ever lie? Random `kill -9` into journals, each judged byte by byte.
+"""Kills recorders at random with `kill -9`, and checks byte by byte what they leave.
 
     python tests/soak/kills.py [--kills 1000] [--seed S]
 

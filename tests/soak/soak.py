@@ -1,4 +1,4 @@
-"""Does a recording in a storm hold exactly what was sent, less what was cut, less what lies in a gap with a cause?
+"""Checks that a recording in a storm has exactly what was sent, except for cuts and gaps with a cause.
 
     python tests/soak/soak.py [--minutes 3] [--seconds N] [--seed S]
 

@@ -1,4 +1,4 @@
-"""Which faults does a stormy feed play, and what does it know of them afterwards?
+"""Plays random faults as a stormy feed, and logs what it sent.
 
 `Storm` is a step for `FaultServer`: on each connection random messages, then a random end. Each trade's price is a
 running number, so that loss, doubling and disorder can be told apart. What it does, it notes as `Event`s.

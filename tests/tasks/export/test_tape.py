@@ -1,4 +1,4 @@
-"""Does the archive come back as the tape that was recorded?"""
+"""An export gives back the tape that was recorded."""
 
 import gzip
 import random

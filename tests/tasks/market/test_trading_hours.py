@@ -1,4 +1,4 @@
-"""Which stretches of a time lie in an exchange's hours, whatever days they begin on?"""
+"""The parts of an interval within an exchange's trading hours, across days."""
 
 import datetime
 from zoneinfo import ZoneInfo

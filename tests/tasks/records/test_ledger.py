@@ -1,4 +1,4 @@
-"""Does each law of the ledger, by itself, find the count that does not fit?"""
+"""Each law of the ledger, by itself, finds a wrong count."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Is there one lock for a key on this machine, wherever a process is told that its home and its temporary files are?"""
+"""There is one lock per key on a machine, wherever a process has its home and temporary folders."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""A lock whose file is removed while others wait for it: is it still held by one alone?"""
+"""A lock whose file is removed while others wait for it is still held by only one."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Does a fuller day stay, is what cannot be read or has no row still sent, and do records outlive their files?"""
+"""A fuller day stays, files that are unreadable or without rows are still sent, and records outlive their files."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What does a restore keep, where others can write to the bucket?"""
+"""A restore accepts nothing harmful from a bucket that others can write to."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Killed before any one change here or request to the store, is the day always in the bucket, and once in the end?"""
+"""Killed before any change or request, the bucket always has the day, and exactly once in the end."""
 
 import hashlib
 import shutil
