@@ -70,7 +70,7 @@ def failing_api() -> Iterator[str]:
 
 
 def test_a_server_that_fails_is_no_reason_not_to_record(tape: Any, failing_api: str) -> None:
-    """One that answers, and cannot note a run, is told of in a line; the session is recorded and archived without."""
+    """A server that answers but cannot create runs is reported in one line; recording and archiving go on."""
     with serve_in_thread(generate(38, 60), ReplayOptions(speed=1.0)) as server:
         done = tape.run(
             "record", "SPY", "NVDA", "--for", "4s", "--batch-for", "1s", "--feed-url", server.url,

@@ -125,7 +125,7 @@ def test_a_missing_bucket_says_so(store: Store, bucket: Bucket) -> None:
 
 
 def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
-    """A local manifest that cannot be read is told of by its batch; its objects are not called foreign."""
+    """An unreadable local manifest is reported with its batch; its objects are not called foreign."""
     manifest = store.manifest_of(uploaded)
     assert isinstance(manifest, Path)
     manifest.write_bytes(manifest.read_bytes().replace(b"finnhub", b"finnhuc", 1))
@@ -155,7 +155,7 @@ def test_everything_of_a_session_and_its_days_is_ours_and_compared(
 
 
 def test_each_of_them_is_missed_and_seen_to_differ(all_uploaded: Store, bucket: Bucket, object_store: Any) -> None:
-    """One bit, or nothing at all, under any of their keys is told of by that key."""
+    """A flipped bit or a missing object is reported with its key."""
     keys = [f"trades/_quarantine/{NAMES[0].rejected_rows}", f"trades/_quarantine/{NAMES[0].cut}"]
     keys += [key for key in [*object_store.keys()] if key.startswith(("trades/_sessions", DAY_FOLDER))]
     assert len(keys) == 5

@@ -208,7 +208,7 @@ def test_a_bucket_teaches_nothing_about_another(bucket_by_relay: Bucket, relay: 
 
 
 def test_the_checksum_goes_with_every_put(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """Also where nothing is asked afterwards, the store is told the SHA-256 and refuses other bytes."""
+    """The SHA-256 is sent with the upload, so that the store rejects other bytes even without a later check."""
     for number in range(6):
         sent(bucket_by_relay, str(number))
     seen = zip(relay.seen, relay.sha256s, strict=True)

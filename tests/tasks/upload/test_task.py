@@ -54,7 +54,7 @@ def run_flow(tmp_path: Path, store: Store, odd_store: Any, prefect_server: Prefe
     return run
 
 
-def test_only_what_may_mend_is_tried_again_and_no_secret_is_stored(
+def test_only_transient_errors_are_retried_and_no_secret_is_stored(
     store: Store, archived: Callable[..., BatchName], odd_store: Any, run_flow: Callable[..., str],
     prefect_server: PrefectServer,
 ) -> None:  # fmt: skip
