@@ -1,6 +1,6 @@
-"""How is a day's file written from its batches, and proven to hold their rows and no others?
+"""Writes a day's file from its batches, and proves that it contains exactly their rows.
 
-Both in passes over the batches and over the file, however large the day is; memory is bounded by `external_sort`.
+Both are streamed, however large the day is; memory is bounded by `external_sort`.
 """
 
 import base64
@@ -16,17 +16,17 @@ from tasks.archive.day_files import DAY_SCHEMA, ROW
 from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import WRITER_OPTIONS
 from tasks.archive.same_rows import Source, check_same_rows, rows_of
-from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, plain
+from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, without_dictionaries
 from tasks.archive.sorting import external_sort, regrouped
 from tasks.errors import CorruptionError
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
-# Of a day of five million trades and a hundred symbols, one symbol is in two or three of these.
+# On a day of five million trades and a hundred symbols, a symbol is in two or three row groups.
 ROWS_PER_GROUP = 50_000
 _BATCH = DAY_SCHEMA.field("batch")
 _OPTIONS = WRITER_OPTIONS | {
     "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "batch"],
-    # A day is written once, and kept: more pays where a text dictionary's indices or times stand.
+    # A day is written once and kept, so stronger compression pays off for dictionary indices and times.
     "compression_level": {name: 6 if name in {"ts_event", "price", "size"} else 3 for name in DAY_SCHEMA.names},
     "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_recv": "DELTA_BINARY_PACKED"},
 }
@@ -35,13 +35,13 @@ _OPTIONS = WRITER_OPTIONS | {
 def write(
     target: Path, facts: dict[str, str], sources: Sequence[Source], symbols: Iterable[str], aside: Path, *, ms: bool
 ) -> None:
-    """Write the rows of all sources by symbol and time; `ms`: every event time is a whole millisecond.
+    """Write the rows of all sources, sorted by symbol and time; `ms`: all event times are whole milliseconds.
 
-    Of more rows than memory holds the rest lies in `aside` meanwhile, an empty folder.
+    Rows that do not fit in memory are spilled to `aside`, an empty folder.
     """
     coded = CODED_SCHEMA.append(_BATCH.with_type(CODED_SCHEMA.field("symbol").type))
     coded = in_ms(coded) if ms else coded
-    said = plain(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
+    said = without_dictionaries(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
     by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
     codes, names = DictionaryEncoder(symbols), text_array(each.batch for each in sources)
     ordered = regrouped(external_sort(rows_of(sources, codes), ORDER, aside), ROWS_PER_GROUP)
@@ -49,14 +49,14 @@ def write(
         writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
         for rows in ordered:
             batch = pa.DictionaryArray.from_arrays(rows["place"].to_arrow(), names)
-            table = codes.table(rows).append_column(coded.field("batch"), batch)
+            table = codes.decode(rows).append_column(coded.field("batch"), batch)
             writer.write_table(table.cast(coded), row_group_size=ROWS_PER_GROUP)
 
 
 def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path) -> None:
-    """Read the file back, checksums and all, in the order of the sources beside them, value by value.
+    """Read the file back, verifying checksums, and compare it with the sources value by value.
 
-    Raises CorruptionError where it is not the same rows, so many, or not in order.
+    Raises CorruptionError if the rows or their number differ, or are not in order.
     """
     seen = check_same_rows(written, sources, aside)
     if seen != rows or pq.read_metadata(written).num_rows != rows:

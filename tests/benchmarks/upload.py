@@ -1,4 +1,4 @@
-"""How fast does an archived batch go up, checked, beside what `boto3.upload_file` alone reaches on the same store?
+"""Measures a checked upload of an archived batch, next to plain `boto3.upload_file` on the same store.
 
     python tests/benchmarks/upload.py [--repeats 9] [--mib 0.1 1 4 16 256] [--json]
 
@@ -42,7 +42,7 @@ WARMING = 3
 
 
 def archived(folder: Path, size: int) -> Path:
-    """A data folder with one archived batch, whose file is noise of that size; gives the file."""
+    """Make a data folder with one archived batch of random bytes; return its file."""
     store = Store(folder).prepare()
     place = store.archive_folder("finnhub", "2026-11-24")
     place.mkdir(parents=True, exist_ok=True)
