@@ -19,7 +19,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -122,17 +122,27 @@ class Room:
         return size <= _SAMPLE_BYTES and self._beyond % _SAMPLE_EVERY == 0
 
 
-@dataclass(slots=True)
-class Block:
-    """What one write adds: lines of one connection at one receive time after another, and what was rejected."""
+@dataclass(slots=True, kw_only=True)
+class Receipt:
+    """What one read from one connection brought, or one lane's part of it: a stamp, trades, and counts.
 
-    lines: list[bytes] = field(default_factory=list)
-    rows: int = 0
+    `block` holds one line per trade and `symbols` their symbols; their `recv_seq` run from `first_seq` to `last_seq`.
+    `received`, `trade`, and `control` count frames; rejected ones are counted from `rejected`. `through_ns` is the time
+    (UTC ns) up to which everything sent has then been received; it is earlier than `ts_recv_ns` while older data waits.
+    """
+
+    connection: int
+    ts_recv_ns: int
+    through_ns: int
+    block: bytes = b""
+    symbols: Sequence[str] = ()
+    first_seq: int = 0
+    last_seq: int = 0
     received: int = 0
     trade: int = 0
     control: int = 0
-    rejected: list[tuple[int, int, Rejected]] = field(default_factory=list)
-    through_ns: int = 0
+    rejected: Sequence[Rejected] = ()
+    size_bytes: int = 0
 
 
 class Journal:
@@ -178,45 +188,59 @@ class Journal:
             for connection, (rows, last_seq, last_ns) in self._last.items()
         )
 
-    def take(self, connection: int, first_seq: int, ts_recv_ns: int, symbols: Sequence[str], last_seq: int) -> None:
-        """Note the trades of one receipt that the next `append` writes: their range and their symbols."""
-        self.per_symbol.update(symbols)
+    def append(self, receipts: Sequence[Receipt]) -> None:
+        """Write these receipts, at least one, as one block."""
+        received = trade = control = 0
+        for receipt in receipts:
+            received, trade, control = received + receipt.received, trade + receipt.trade, control + receipt.control
+            if receipt.symbols:
+                self._count_trades(receipt)
+        rejected = [(each, rejected) for each in receipts for rejected in each.rejected]
+        if rejected:
+            self._append_rejected(rejected)
+        self.frames += FrameCounts(received=received, trade=trade, control=control)
+        content = b"".join([receipt.block for receipt in receipts])
+        # Counted from what is written, the ranges from what was parsed: the ledger compares the two.
+        rows = content.count(b"\n")
+        self.rows += rows
+        self._append(content, rows, receipts[-1].through_ns)
+
+    def _count_trades(self, receipt: Receipt) -> None:
+        self.per_symbol.update(receipt.symbols)
+        connection = receipt.connection
         if connection not in self._ranges:
             before_seq, before_ns = self.heading.before.get(connection, (0, 0))
             self._ranges[connection] = ConnectionRange(
-                connection=connection, rows=0, first_seq=first_seq, last_seq=last_seq,
-                first_recv_ns=ts_recv_ns, last_recv_ns=ts_recv_ns, before_seq=before_seq, before_recv_ns=before_ns,
+                connection=connection, rows=0, first_seq=receipt.first_seq, last_seq=receipt.last_seq,
+                first_recv_ns=receipt.ts_recv_ns, last_recv_ns=receipt.ts_recv_ns,
+                before_seq=before_seq, before_recv_ns=before_ns,
             )  # fmt: skip
-        # What changes with each receipt: to make the frozen range anew for each would cost more than the rest.
+        # Only what changes with each receipt: building a frozen range for each would cost more than all the rest.
         rows = self._last[connection][0] if connection in self._last else 0
-        self._last[connection] = (rows + len(symbols), last_seq, ts_recv_ns)
+        self._last[connection] = (rows + len(receipt.symbols), receipt.last_seq, receipt.ts_recv_ns)
 
-    def append(self, block: Block) -> None:
-        """Write a block whose trades `take` has noted."""
-        rejected = 0
-        if block.rejected:
-            for _, _, each in block.rejected:
-                if each.kind == "frame":
-                    rejected += 1
-                else:
-                    self.trades_refused += 1
-                    count_reason(self.refused_reasons, each.reason)
-            lines = b"".join(self._kept(block.rejected))
-            self._write(self._refused, lines)
-            self._refused_digest.update(lines)
-            self._frames_bytes += len(lines)
-            self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
-        self.frames += FrameCounts(received=block.received, trade=block.trade, control=block.control, rejected=rejected)
-        self.rows += block.rows
-        self._append(b"".join(block.lines), block.rows, block.through_ns)
+    def _append_rejected(self, items: Sequence[tuple[Receipt, Rejected]]) -> None:
+        frames = 0
+        for _, rejected in items:
+            if rejected.kind == "frame":
+                frames += 1
+            else:
+                self.trades_refused += 1
+                count_reason(self.refused_reasons, rejected.reason)
+        lines = b"".join(self._kept(items))
+        self._write(self._refused, lines)
+        self._refused_digest.update(lines)
+        self._frames_bytes += len(lines)
+        self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
+        self.frames += FrameCounts(rejected=frames)
 
-    def _kept(self, rejected: Sequence[tuple[int, int, Rejected]]) -> Iterator[bytes]:
-        for item in rejected:
-            line = _rejected_line(*item)
+    def _kept(self, items: Sequence[tuple[Receipt, Rejected]]) -> Iterator[bytes]:
+        for receipt, rejected in items:
+            line = _rejected_line(receipt.connection, receipt.ts_recv_ns, rejected)
             if self._room is None or self._room.has(len(line)):
                 yield line
             else:
-                self.not_kept[item[2].kind] += 1
+                self.not_kept[rejected.kind] += 1
 
     def _append(self, content: bytes, rows: int, through_ns: int) -> None:
         self._write(self._csv, content)

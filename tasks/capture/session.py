@@ -13,6 +13,8 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tasks.capture.clock import Clock
@@ -20,13 +22,13 @@ from tasks.capture.demand import Demand
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Room
 from tasks.capture.keeper import JournalKeeper
-from tasks.capture.lanes import Lane, LaneClosed, Received, Roll, Router
+from tasks.capture.lanes import Lane, LaneClosed, Roll
 from tasks.capture.listener import Backoff, Listener
 from tasks.capture.numbers import MissingNumbers
 from tasks.capture.past import past_of
 from tasks.capture.recovery import ROOM_FILE, recover_spool, resume
 from tasks.capture.request import CaptureRequest
-from tasks.capture.routes import Routes
+from tasks.capture.routes import Received, Router, Routes
 from tasks.capture.silence import SilenceWatch
 from tasks.capture.watchlist import WatchList
 from tasks.errors import RecorderError, TerminalError
@@ -89,7 +91,6 @@ class Session:
                 number,
                 request,
                 zone,
-                self._router,
                 self._keeper,
                 self._clock,
                 self._fail,
@@ -199,18 +200,15 @@ class Session:
             self._report("draining")
 
     def _put(self, received: Sequence[Received]) -> None:
-        if len(self._lanes) == 1:
-            self._lanes[0].queue.put(*received)
-            return
-        for each in received:
-            for number, portion in self._router.split(each):
-                self._lanes[number].queue.put(portion)
+        """Parse, and queue each lane's part in order of receipt; consecutive parts of one lane wake it once."""
+        for lane, parts in groupby(self._router.route(received), key=itemgetter(0)):
+            self._lanes[lane].queue.put(*(receipt for _, receipt in parts))
 
-    def _on_control(self, connection: int, ts_recv_ns: int, reading: Reading) -> None:
+    def _on_control(self, ts_recv_ns: int, reading: Reading) -> None:
         """Act on what the vendor says of the subscriptions and of the connection."""
         if reading.subscribed:
-            self._listener.acknowledge(connection, reading.subscribed, ts_recv_ns)
-        self._listener.obey_errors(connection, reading.errors)
+            self._listener.acknowledge(reading.subscribed, ts_recv_ns)
+        self._listener.obey_errors(reading.errors)
         for error in reading.errors:
             self._count_vendor_error(error.text[:_VENDOR_TEXT_CHARS])
             if error.kind == "key refused":

@@ -48,9 +48,11 @@ class Subscriptions:
         self.refused = dict.fromkeys(symbol for symbol in self.asked if symbol in {*self.refused, *down})
         return down
 
-    def acknowledge(self, symbols: Iterable[str]) -> None:
-        """The vendor serves these symbols."""
-        self.acknowledged.update(symbol for symbol in symbols if symbol in self.asked)
+    def acknowledge(self, symbols: Iterable[str]) -> list[str]:
+        """Note that the vendor serves these symbols; return those of them that were requested."""
+        served = [symbol for symbol in symbols if symbol in self.asked]
+        self.acknowledged.update(served)
+        return served
 
     def ask_singly(self) -> list[str]:
         """The requests, one a symbol, for what was neither acknowledged nor refused: one request may ask for many.

@@ -357,7 +357,7 @@ def test_a_feed_that_never_stops_sending_cannot_keep_a_session_open(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the peer hears neither unsubscription nor close and sends on, the session ends all the same."""
-    monkeypatch.setattr("tasks.capture.listener._LEAVE_S", 0.3)
+    monkeypatch.setattr("tasks.capture.receiver._LEAVE_S", 0.3)
     server = fault_server([Subscribed("A"), Babble(0.005, deaf=True)])
     recording = session(server.url)
     recording.when(lambda status: status.trades > 10)

@@ -17,7 +17,7 @@ from recording import FIN, RESET, Answered, Fast, Stamp, StartSession, ask, seal
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal
+from tasks.capture.journal import Heading, Journal, Receipt
 from tasks.capture.keeper import JournalKeeper
 from tasks.capture.listener import Backoff
 from tasks.capture.recovery import KILLED, close_killed
@@ -179,9 +179,13 @@ def journal_of(store: Store, name: BatchName, opened_ns: int) -> Journal:
 
 def write(journal: Journal, ts_recv_ns: int, seq: int = 1) -> None:
     """Write one trade."""
-    journal.take(1, seq, ts_recv_ns, ["A"], seq)
     line = b"1,%d,%d,1575526691134000000,A,1.10,3,1\n" % (seq, ts_recv_ns)
-    journal.append(Block(lines=[line], rows=1, received=1, trade=1, through_ns=ts_recv_ns))
+    journal.append([
+        Receipt(
+            connection=1, ts_recv_ns=ts_recv_ns, through_ns=ts_recv_ns, block=line, symbols=["A"],
+            first_seq=seq, last_seq=seq, received=1, trade=1,
+        )
+    ])  # fmt: skip
 
 
 def left(store: Store, request: CaptureRequest, lane: int, after_s: int) -> int:

@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import (
-    Block,
     Heading,
     Journal,
+    Receipt,
     Room,
     count_reason,
     discard,
@@ -49,17 +50,25 @@ def line(seq: int) -> bytes:
     return b"1,%d,%d,1575526691134000000,%s,1.10,3,1;12\n" % (seq, seq * 10, b"AAPL" if seq % 3 else b"MSFT")
 
 
+def receipt(ts_recv_ns: int, connection: int = 1, **fields: Any) -> Receipt:
+    return Receipt(connection=connection, ts_recv_ns=ts_recv_ns, through_ns=ts_recv_ns, **fields)
+
+
 def write(journal: Journal, blocks: list[int], first_seq: int = 5) -> list[bytes]:
     """Write blocks of so many rows, each with a frame that was refused; gives the blocks."""
     written = []
     for rows in blocks:
-        lines = [line(seq) for seq in range(first_seq, first_seq + rows)]
-        block = Block(lines=lines, rows=rows, received=2, trade=1, through_ns=(first_seq + rows) * 10)
-        for seq in range(first_seq, first_seq + rows):
-            journal.take(1, seq, seq * 10, ["AAPL" if seq % 3 else "MSFT"], seq)
-        block.rejected.append((1, first_seq * 10, Rejected("frame", "not a message", b"\xff,\n")))
-        journal.append(block)
-        written.append(b"".join(lines))
+        receipts = [
+            Receipt(
+                connection=1, ts_recv_ns=seq * 10, through_ns=(first_seq + rows) * 10, block=line(seq),
+                symbols=["AAPL" if seq % 3 else "MSFT"], first_seq=seq, last_seq=seq,
+            )
+            for seq in range(first_seq, first_seq + rows)
+        ]  # fmt: skip
+        receipts[0].received, receipts[0].trade = 2, 1
+        receipts[0].rejected = [Rejected("frame", "not a message", b"\xff,\n")]
+        journal.append(receipts)
+        written.append(b"".join(receipt.block for receipt in receipts))
         first_seq += rows
     return written
 
@@ -213,13 +222,14 @@ def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
     journal = Journal(tmp_path, NAME, HEADING, Room(50_000))
     assert journal.is_empty
     assert (tmp_path / NAME.sums).read_bytes().startswith(heading_line(HEADING))
-    refused = [(1, 60, Rejected("frame", "no JSON", b"{")), (1, 61, Rejected("trade", "no price", b"{}"))]
-    journal.append(
-        Block(lines=[b"a\n", b"bc\n"], rows=2, received=3, trade=1, control=1, rejected=refused, through_ns=70)
-    )
+    refused = [Rejected("frame", "no JSON", b"{"), Rejected("trade", "no price", b"{}")]
+    journal.append([
+        receipt(60, block=b"a\n", symbols="A", received=1, control=1, rejected=refused),
+        receipt(70, block=b"bc\n", symbols="B", received=2, trade=1),
+    ])  # fmt: skip
     assert not journal.is_empty
-    journal.append(Block(lines=[], rows=0, received=1, trade=0, control=1, through_ns=80))
-    journal.append(Block(lines=[b"d\n"], rows=1, received=1, trade=1, rejected=refused[1:], through_ns=90))
+    journal.append([receipt(80, received=1, control=1)])
+    journal.append([receipt(90, block=b"d\n", symbols="A", received=1, trade=1, rejected=refused[1:])])
     journal.close()
     frames = (tmp_path / frames_open(NAME)).read_bytes()
     first = b"".join(frames.splitlines(keepends=True)[:2])
@@ -238,8 +248,8 @@ def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
 def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
     """As text where it is UTF-8, in base64 where it is not, with its connection, time, kind and reason."""
     journal = Journal(tmp_path, NAME, HEADING)
-    refused = [(3, 60, Rejected("frame", "no JSON", "grüße".encode())), (4, 61, Rejected("trade", "odd", b"\xff{"))]
-    journal.append(Block(received=2, rejected=refused))
+    first, second = Rejected("frame", "no JSON", "grüße".encode()), Rejected("trade", "odd", b"\xff{")
+    journal.append([receipt(60, 3, received=1, rejected=[first]), receipt(61, 4, received=1, rejected=[second])])
     journal.close()
     assert [json.loads(each) for each in (tmp_path / frames_open(NAME)).read_bytes().splitlines()] == [
         {"kind": "frame", "connection": 3, "ts_recv": 60, "reason": "no JSON", "text": "grüße"},
@@ -254,13 +264,16 @@ def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
     journal = Journal(tmp_path, NAME, HEADING)
     empty = journal.sealed_as(9, (), ())
     assert (empty.quarantine, empty.connections, empty.not_kept, empty.refused_reasons) == ({}, (), {}, {})
-    journal.take(1, 5, 50, ["MSFT", "AAPL"], 6)
-    journal.take(2, 1, 51, ["AAPL"], 1)
-    journal.take(1, 7, 52, ["AAPL", "AAPL"], 9)
-    journal.append(Block(
-        lines=[b"a\n"], rows=5, received=4, trade=2, control=1,
-        rejected=[(1, 1, Rejected("trade", why, b"")) for why in ("odd", "none", "none")],
-    ))  # fmt: skip
+    rejected = [Rejected("trade", why, b"") for why in ("odd", "none", "none")]
+    journal.append([
+        receipt(
+            50, block=b"a\nb\n", symbols=["MSFT", "AAPL"], first_seq=5, last_seq=6, received=1, rejected=rejected
+        ),
+        receipt(51, 2, block=b"c\n", symbols=["AAPL"], first_seq=1, last_seq=1, received=1, trade=1),
+    ])  # fmt: skip
+    journal.append([
+        receipt(52, block=b"d\ne\n", symbols=["AAPL", "AAPL"], first_seq=7, last_seq=9, received=2, trade=1, control=1)
+    ])  # fmt: skip
     journal.close()
     lost = (Gap(symbols=("A",), start_ns=1, end_ns=2, reason="lost"),)
     csv, frames = (tmp_path / NAME.journal).read_bytes(), (tmp_path / frames_open(NAME)).read_bytes()
@@ -301,7 +314,7 @@ def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
     """Its counts are in the sums and in the seal; the file holds what was kept."""
     journal = Journal(tmp_path, NAME, HEADING, Room(0))
     kinds = ("frame", "trade", "trade")
-    journal.append(Block(received=3, rejected=[(1, 1, Rejected(kind, "odd", b"x")) for kind in kinds]))
+    journal.append([receipt(1, received=3, rejected=[Rejected(kind, "odd", b"x") for kind in kinds])])
     journal.close()
     assert (tmp_path / frames_open(NAME)).read_bytes() == b""
     assert json.loads((tmp_path / NAME.sums).read_bytes().splitlines()[-1])[-2:] == [1, 2]
@@ -383,7 +396,7 @@ def test_a_journal_without_refused_frames_leaves_no_file_of_them(tmp_path: Path)
     store = new_store(tmp_path)
     folder = store.spool / NAME.session
     journal = Journal(folder, NAME, HEADING)
-    journal.append(Block(lines=[line(5)], rows=1, received=1, trade=1))
+    journal.append([receipt(50, block=line(5), symbols=["AAPL"], received=1, trade=1)])
     journal.close()
     seal(store, NAME, journal.sealed_as(99, (), ()))
     finish_seal(store, NAME)

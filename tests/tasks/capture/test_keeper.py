@@ -12,7 +12,7 @@ from recording import wait_for
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, frames_open
+from tasks.capture.journal import Heading, Journal, Receipt, frames_open
 from tasks.capture.keeper import JournalKeeper
 from tasks.feeds.base import Rejected
 from tasks.records.names import BatchName
@@ -57,10 +57,14 @@ class Kept:
 def write(journal: Journal, heard_ns: int) -> None:
     """A block of one row and one refused frame."""
     seq = journal.rows + 1
-    journal.take(1, seq, heard_ns, ["A"], seq)
-    refused = [(1, heard_ns, Rejected("frame", "not a message", b"{"))]
+    refused = [Rejected("frame", "not a message", b"{")]
     line = b"1,%d,%d,7,A,1.0,1,\n" % (seq, heard_ns)
-    journal.append(Block(lines=[line], rows=1, received=2, trade=1, rejected=refused, through_ns=heard_ns))
+    journal.append([
+        Receipt(
+            connection=1, ts_recv_ns=heard_ns, through_ns=heard_ns, block=line, symbols=["A"],
+            first_seq=seq, last_seq=seq, received=2, trade=1, rejected=refused,
+        )
+    ])  # fmt: skip
 
 
 @pytest.fixture

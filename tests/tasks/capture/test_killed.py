@@ -6,7 +6,7 @@ from calls import killed_everywhere, recorded
 from recording import ask
 
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, frames_open, seal
+from tasks.capture.journal import Heading, Journal, Receipt, frames_open, seal
 from tasks.capture.recovery import close_killed, recover_spool
 from tasks.capture.request import own_request
 from tasks.feeds.base import Rejected
@@ -39,9 +39,13 @@ def write(store: Store, name: BatchName) -> Journal:
     )
     made = Journal(store.spool / SESSION, name, heading)
     for n in range(6 * name.number + 1, 6 * name.number + 7, 2):
-        made.take(1, n, n * 10, ["SPY", "SPY"], n + 1)
-        refused = [(1, n * 10, Rejected("frame", f"not message {n}", b"{"))]
-        made.append(Block(ROWS[n - 1 : n + 1], 2, 3, 2, 0, refused, n * 10))
+        refused = [Rejected("frame", f"not message {n}", b"{")]
+        made.append([
+            Receipt(
+                connection=1, ts_recv_ns=n * 10, through_ns=n * 10, block=b"".join(ROWS[n - 1 : n + 1]),
+                symbols=["SPY", "SPY"], first_seq=n, last_seq=n + 1, received=3, trade=2, rejected=refused,
+            )
+        ])  # fmt: skip
     return made
 
 

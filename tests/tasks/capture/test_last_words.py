@@ -45,7 +45,7 @@ def test_what_was_sent_before_the_feed_went_away_is_read_to_its_end(
         [Subscribed("A", "B"), Send(trades(14)), Answered(), Burst(then == "answers"), Leave(), Signal(gone)],
         [Subscribed("A", "B")],
     )
-    recording = session(server.url, ("A", "B"), queue_bytes=1_000)
+    recording = session(server.url, ("A", "B"), queue_bytes=2_000)
     assert gone.wait(10)
     listener = recording.session._listener
     if then == "leaves":

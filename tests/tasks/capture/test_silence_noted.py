@@ -12,10 +12,10 @@ from recording import Fast, Recording, sealed_rows
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.lanes import Received
 from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
+from tasks.capture.routes import Received
 from tasks.capture.silence import SilenceWatch
 from tasks.feeds.finnhub import Finnhub
 from tasks.records.trade import NS_PER_S, Trade
