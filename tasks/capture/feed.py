@@ -19,10 +19,9 @@ from typing import Any
 import websocket
 
 from tasks.address import address_of
-from tasks.capture.attempt import Attempt, within
 from tasks.capture.dial import Dialer
 from tasks.capture.frames import CLOSE, PING, PONG
-from tasks.capture.stream import ProxyError, left_s, open_stream
+from tasks.capture.stream import Attempt, ProxyError, left_s, open_stream, within
 from tasks.errors import RecorderError, TerminalError, TransientError
 from tasks.proxies import proxy_for
 

@@ -18,10 +18,9 @@ from tasks.capture.feed import Connection, TooManyConnections, connect
 from tasks.capture.gaps import GapBook
 from tasks.capture.lanes import LaneClosed
 from tasks.capture.receiver import Receiver
-from tasks.capture.request import CaptureRequest
+from tasks.capture.request import CaptureRequest, WatchList
 from tasks.capture.routes import Received
 from tasks.capture.subscriptions import Subscriptions
-from tasks.capture.watchlist import WatchList
 from tasks.errors import TransientError
 from tasks.feeds.base import VendorError
 from tasks.feeds.registry import feed_named

@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -17,11 +17,9 @@ import msgspec
 
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, read_heading, seal
-from tasks.capture.past import Past, past_of, seals_of
-from tasks.capture.request import CaptureRequest, own_request, read_request
-from tasks.capture.watchlist import WatchList
+from tasks.capture.request import CaptureRequest, WatchList, own_request, read_request
 from tasks.records.ledger import FrameCounts, SessionRecord
-from tasks.records.manifest import ConnectionRange, Seal, encode, read
+from tasks.records.manifest import ConnectionRange, Manifest, Seal, encode, read
 from tasks.records.names import BatchName
 from tasks.records.requests import requests_of
 from tasks.records.sessions import GAPS_FILE, RECORD_FILE, REQUEST_FILE, WATCHLIST_FILE, is_recording
@@ -37,6 +35,16 @@ class Trusted:
     last: Sum
     rows: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The sealed batches of one session: how many each lane has, and the sums of what they hold."""
+
+    batches: tuple[int, ...]
+    connections: int = 0
+    frames: int = 0
+    per_symbol: Counter[str] = field(default_factory=Counter)
 
 
 # Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
@@ -62,6 +70,43 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
         _name_unwritten(gaps, through_ns, status)
         recover_spool(store, request.session, now_ns, gaps)
     return past_of(store, request.session, request.lanes)
+
+
+def past_of(store: Store, session: str, lanes: int) -> Past:
+    """Adds up the seals of a session. Raises CorruptionError where one cannot be read."""
+    seals = list(seals_of(store, session).values())
+    numbers = [BatchName.parse(each.batch) for each in seals]
+    per_symbol: Counter[str] = Counter()
+    for each in seals:
+        per_symbol.update(each.per_symbol)
+    return Past(
+        batches=tuple(max((n.number + 1 for n in numbers if n.lane == lane), default=0) for lane in range(lanes)),
+        connections=max((each.connection for sealed in seals for each in sealed.connections), default=0),
+        frames=sum(each.frames.received for each in seals),
+        per_symbol=per_symbol,
+    )
+
+
+def seals_of(store: Store, session: str) -> dict[str, Seal]:
+    """The seal of every batch of a session, by the batch's name.
+
+    Looked for in the order in which batches move on: one that moves meanwhile is met in its new place.
+    """
+    found: dict[str, Seal] = {}
+    for each in _all_seals(store, session):
+        found.setdefault(each.batch, each)
+    return found
+
+
+def _all_seals(store: Store, session: str) -> Iterator[Seal]:
+    for folder in (store.sealed, store.validated):
+        for path in sorted(folder.glob(f"{session}-*.seal.json")):
+            try:
+                yield read(path, Seal)
+            except FileNotFoundError:
+                continue
+    for path in sorted(store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")):
+        yield read(path, Manifest).seal
 
 
 def _name_unwritten(gaps: GapBook, through_ns: int, status: Status | None) -> None:

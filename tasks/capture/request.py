@@ -1,5 +1,7 @@
 """What is one session asked to do? Written to `sessions/<session>/request.json`; holds no secret."""
 
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import msgspec
 
 from tasks.errors import CorruptionError
 from tasks.feeds.registry import DEFAULT
-from tasks.records.ledger import Request
+from tasks.records.ledger import Request, SymbolChange
+from tasks.records.manifest import encode, read
 from tasks.records.requests import this_process
-from tasks.records.sessions import REQUEST_FILE
+from tasks.records.sessions import REQUEST_FILE, SavedWatchList
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import sync, write_whole
 
@@ -83,3 +86,43 @@ def read_request(folder: Path) -> CaptureRequest:
     except msgspec.MsgspecError as error:
         raise CorruptionError(f"{path}: not a request ({error}); restore it from a copy") from error
     return replace(request, data_dir=folder.parents[1])
+
+
+class WatchList:
+    """The symbols of one session. `current` in order of subscription, `ever` since its start. Safe from any thread."""
+
+    def __init__(self, path: Path, symbols: tuple[str, ...]) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._list = read(path, SavedWatchList) if path.exists() else SavedWatchList(symbols, symbols, ())
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        return self._list.current
+
+    @property
+    def ever(self) -> tuple[str, ...]:
+        return self._list.ever
+
+    @property
+    def changes(self) -> tuple[SymbolChange, ...]:
+        return self._list.changes
+
+    def change(self, wanted: Iterable[str], at_ns: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Take another list, from `at_ns` (UTC ns) on: gives what was added and what was removed. Saved on return."""
+        with self._lock:
+            now, wish = self._list, dict.fromkeys(wanted)
+            heard = set(now.current)
+            added = tuple(symbol for symbol in wish if symbol not in heard)
+            removed = tuple(symbol for symbol in now.current if symbol not in wish)
+            if added or removed:
+                changes = [SymbolChange(at_ns=at_ns, symbol=symbol, action="removed") for symbol in removed]
+                changes += [SymbolChange(at_ns=at_ns, symbol=symbol, action="added") for symbol in added]
+                self._list = replace(
+                    now,
+                    current=(*(symbol for symbol in now.current if symbol in wish), *added),
+                    ever=tuple(dict.fromkeys((*now.ever, *added))),
+                    changes=(*now.changes, *changes),
+                )
+                write_whole(self._path, encode(self._list))
+            return added, removed

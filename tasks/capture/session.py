@@ -19,18 +19,15 @@ from pathlib import Path
 
 from tasks.capture.clock import Clock
 from tasks.capture.demand import Demand
-from tasks.capture.gaps import GapBook
+from tasks.capture.gaps import GapBook, MissingNumbers
 from tasks.capture.journal import Room
 from tasks.capture.keeper import JournalKeeper
 from tasks.capture.lanes import Lane, LaneClosed, Roll
 from tasks.capture.listener import Backoff, Listener
-from tasks.capture.numbers import MissingNumbers
-from tasks.capture.past import past_of
-from tasks.capture.recovery import ROOM_FILE, recover_spool, resume
-from tasks.capture.request import CaptureRequest
+from tasks.capture.recovery import ROOM_FILE, past_of, recover_spool, resume
+from tasks.capture.request import CaptureRequest, WatchList
 from tasks.capture.routes import Received, Router, Routes
 from tasks.capture.silence import SilenceWatch
-from tasks.capture.watchlist import WatchList
 from tasks.errors import RecorderError, TerminalError
 from tasks.feeds.base import Reading
 from tasks.feeds.registry import feed_named

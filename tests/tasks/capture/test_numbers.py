@@ -5,8 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.capture.gaps import GapBook
-from tasks.capture.numbers import _MOST_HOLES, MissingNumbers, Sequence
+from tasks.capture.gaps import _MOST_HOLES, GapBook, MissingNumbers, Sequence
 from tasks.feeds.base import Reading
 from tasks.records.manifest import MissingIds
 

@@ -11,10 +11,9 @@ import pytest
 from faults import FaultServer, Send, Stall, Subscribed
 
 from tasks.capture.recovery import close_killed
-from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.request import CaptureRequest, WatchList, save_request
 from tasks.capture.session import Session
 from tasks.capture.supervise import change_symbols
-from tasks.capture.watchlist import WatchList
 from tasks.errors import TerminalError
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Seal, read
