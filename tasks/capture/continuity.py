@@ -63,7 +63,7 @@ class Continuity:
             self._wait_ns, self._waited_until_mono_ns = wait_ns, mono_ns
 
     def silent(self, since_ns: int, reason: str) -> None:
-        """The connection is open, but has brought no trades since then, against expectation: it is to be replaced."""
+        """No trades have come since then, against expectation, although the connection is open: it must be replaced."""
         self.silence = since_ns, reason
 
     def ended_in_order(self) -> None:

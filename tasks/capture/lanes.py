@@ -1,8 +1,7 @@
-"""How do messages get from the socket's thread into journals, in order, without holding up the socket?
+"""Lanes: from the connection's thread into journals, in order, without the disk holding up the socket.
 
-A lane is a bounded queue, a writer thread and a journal; a symbol always travels in the same one. With one lane
-the writer reads the messages; with several the socket's thread does, to know where each trade belongs. A full
-queue blocks whoever puts: the kernel's buffer fills, and TCP holds the sender. Nothing is dropped.
+A lane is a bounded queue, a writer thread, and one journal after another; a symbol always uses the same lane. A full
+queue blocks the connection's thread: the kernel's buffer fills, and TCP stops the sender. Nothing is dropped.
 """
 
 import threading
@@ -20,15 +19,15 @@ from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.zones import date_in, day_span
 
-# A block that a full disk tears is lost as a whole; beyond this size a larger one saves nothing.
+# A block torn by a full disk is lost as a whole, and blocks larger than this are not any cheaper.
 _BLOCK_BYTES = 256 << 10
-# How often a journal into which nothing comes is asked for its age.
+# How often the age of a journal is checked while nothing arrives.
 _LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """Asks a lane to end its journal here; `done` is called once all that came before is sealed."""
+    """Makes a lane end its journal here; `done` is called once everything before it is sealed."""
 
     done: Callable[[], object]
     size_bytes: int = 0
@@ -38,11 +37,11 @@ Item = Receipt | Roll
 
 
 class LaneClosed(Exception):
-    """The lane takes no more: its writer has failed, or has been told to finish."""
+    """The lane accepts no more: its writer has failed or is finishing."""
 
 
 class ByteQueue:
-    """A queue whose bound is the size of what waits in it, emptied at one go. One item always fits."""
+    """A queue bounded by the size of its items and emptied all at once. An empty queue takes any one item."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -54,7 +53,7 @@ class ByteQueue:
         self.blocked_s = 0.0
 
     def put(self, *items: Item) -> None:
-        """Add items, and wake the taker once for all; waits while the queue is full. Raises LaneClosed."""
+        """Add items and wake the taker once; blocks while the queue is full. Raises LaneClosed."""
         with self._lock:
             for item in items:
                 if item.size_bytes and self._is_full_for(item):
@@ -67,7 +66,7 @@ class ByteQueue:
 
     def _await_room(self, item: Item) -> None:
         start = time.monotonic()
-        self._filled.notify()  # It may not know yet of the items before.
+        self._filled.notify()  # It may not know of the earlier items yet.
         while self._is_full_for(item):
             self._emptied.wait()
         self.blocked_s += time.monotonic() - start
@@ -76,7 +75,7 @@ class ByteQueue:
         return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self._closed
 
     def take_all(self, timeout_s: float) -> list[Item]:
-        """Everything that waits, waiting up to `timeout_s` for a first item. Then `taken` must be told."""
+        """Return all items, waiting up to `timeout_s` for a first one. Call `taken` once they are written."""
         with self._lock:
             if not self._items and not self._closed:
                 self._filled.wait(timeout_s)
@@ -84,13 +83,13 @@ class ByteQueue:
             return items
 
     def taken(self, size_bytes: int) -> None:
-        """So much of what was taken is written: there is room for more."""
+        """Make room for more: this much of what was taken is written."""
         with self._lock:
             self.bytes -= size_bytes
             self._emptied.notify_all()
 
     def close(self) -> None:
-        """Refuse further items; those that wait can still be taken."""
+        """Refuse further items; those in the queue can still be taken."""
         with self._lock:
             self._closed = True
             self._filled.notify()
@@ -102,15 +101,15 @@ class ByteQueue:
 
 
 class Keeper(Protocol):
-    """Who syncs and seals journals, off the lanes' threads."""
+    """Syncs and seals journals, off the lanes' threads."""
 
     def watch(self, journal: Journal) -> None: ...
     def seal(self, journal: Journal) -> None: ...
-    def tell(self, done: Callable[[], object]) -> None: ...
+    def call_when_sealed(self, done: Callable[[], object]) -> None: ...
 
 
 class Lane(threading.Thread):
-    """One queue, one writer, one journal after another. A failure to write ends it, and `on_failure` is told."""
+    """One queue, one writer, one journal after another. A failure ends it and is passed to `on_failure`."""
 
     def __init__(
         self,
@@ -159,7 +158,7 @@ class Lane(threading.Thread):
             self._on_failure(error)
 
     def per_symbol(self) -> Counter[str]:
-        """Trades written so far, by symbol. May be called from any thread."""
+        """Return the trades written so far by symbol. May be called from any thread."""
         journal = self._journal
         return self._sealed_counts + (Counter(dict(journal.per_symbol)) if journal else Counter())
 
@@ -170,7 +169,7 @@ class Lane(threading.Thread):
             if isinstance(item, Roll):
                 self._append(block)
                 self._hand_over()
-                self._keeper.tell(item.done)
+                self._keeper.call_when_sealed(item.done)
                 continue
             # The day's bounds, not its end: the wall clock may be put back past midnight before a reconnect.
             if self._journal is not None and not self._day_ns[0] <= item.ts_recv_ns < self._day_ns[1]:

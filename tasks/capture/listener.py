@@ -216,11 +216,11 @@ class Listener(threading.Thread):
             continuity.subscribed(subscribed_ns)
             self.listening_ns = self.listening_ns or subscribed_ns
             self.state, self.notice = "recording", None
-            log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscriptions.asked))
+            log.info("connection %d: %d symbols subscribed", self.connection, len(self._subscriptions.requested))
             reason = receiver.receive(self._stopping, lambda is_idle: self._between_reads(connection, is_idle))
             if reason is None:
                 self.state, reason = "draining", "the session ended"
-                receiver.leave(self._subscriptions.end())
+                receiver.leave(self._subscriptions.unsubscribe_all())
         except TransientError as error:
             reason = str(error)
             receiver.read_rest()
@@ -262,16 +262,16 @@ class Listener(threading.Thread):
         return now_ns
 
     def _renew(self, connection: Connection, symbols: Sequence[str]) -> None:
-        asked = [symbol for symbol in symbols if symbol in self._subscriptions.asked]
-        _send(connection, self._subscriptions.ask_again(asked))
+        renewed = [symbol for symbol in symbols if symbol in self._subscriptions.requested]
+        _send(connection, self._subscriptions.renew(renewed))
         if self._feed.acknowledges:
-            self._gaps.open(asked, self._continuity.stamp(self._clock.wall_ns()), NOT_ACKNOWLEDGED)
+            self._gaps.open(renewed, self._continuity.stamp(self._clock.wall_ns()), NOT_ACKNOWLEDGED)
 
     def _note_refusals(self, connection: Connection, refusals: Sequence[VendorError]) -> None:
         """Open gaps for the refused symbols: those named, and for nameless refusals the last ones requested."""
         named = self._subscriptions.refuse(symbol for error in refusals for symbol in error.symbols)
         nameless = sum(not error.symbols for error in refusals)
-        down = [*named, *(self._subscriptions.turn_down(nameless) if nameless else [])]
+        down = [*named, *(self._subscriptions.refuse_last(nameless) if nameless else [])]
         kind = refusals[0].kind
         self.notice = f"the feed refused {len(self.refused)} symbols: {kind}"
         log.warning("%s: %s", self.notice, ", ".join(self.refused))
@@ -280,7 +280,7 @@ class Listener(threading.Thread):
             self._gaps.close(down, now_ns)
         self._gaps.open(down, now_ns, f"refused: {kind}")
         if named and self._feed.acknowledges:  # The other symbols of that request may have been refused with them.
-            _send(connection, self._subscriptions.ask_singly())
+            _send(connection, self._subscriptions.request_singly())
 
 
 def _send(connection: Connection, requests: Sequence[str]) -> None:

@@ -59,6 +59,8 @@ def after(*events: Event, subscribed: bool = True) -> Continuity:
             [read(500, part=True), read(600, part=True, completed=False)], 500, id="part of an earlier message"
         ),
         pytest.param([read(500, part=True), read(600, completed=True)], 600, id="completed"),
+        pytest.param([read(500, part=True), read(600, part=True)], 600, id="completed, and part of the next"),
+        pytest.param([read(500, part=True, completed=False)], 500, id="nothing but part of a message"),
         pytest.param(
             [read(500, part=True), read(600, part=True, completed=False), end], 500, id="an end within a message"
         ),
@@ -75,6 +77,9 @@ def test_before_the_subscription_the_gap_begins_at_the_given_start() -> None:
     """What a connection brings before all its requests were sent does not shorten the gap."""
     assert after(subscribed=False).gap(LOST, 0) == (START_NS, LOST)
     assert after(read(0, delayed=True), subscribed=False).gap(LOST, 0) == (START_NS, LOST)
+    continuity = Continuity(0)
+    read(0, delayed=True)(continuity)
+    assert continuity.gap(LOST, 0) == (0, LOST)
 
 
 def test_a_silent_feed_leaves_a_gap_from_its_last_trade() -> None:
@@ -111,5 +116,6 @@ def test_everything_sent_is_received_up_to_the_last_read_that_found_the_socket_e
 def test_stamps_never_go_back() -> None:
     """A wall clock that is put back gives the latest time again."""
     continuity = Continuity(START_NS)
+    assert continuity.latest_ns == 0
     assert [continuity.stamp(ns) for ns in (5, 3, 6)] == [5, 5, 6]
     assert (continuity.read(4, True), continuity.latest_ns, continuity.received_ns) == (6, 6, 6)

@@ -55,7 +55,7 @@ def receipt(ts_recv_ns: int, connection: int = 1, **fields: Any) -> Receipt:
 
 
 def write(journal: Journal, blocks: list[int], first_seq: int = 5) -> list[bytes]:
-    """Write blocks of so many rows, each with a frame that was refused; gives the blocks."""
+    """Write blocks of so many rows, each with a rejected frame; return the blocks."""
     written = []
     for rows in blocks:
         receipts = [
@@ -85,7 +85,7 @@ def gaps(store: Store) -> GapBook:
 
 
 def test_a_sealed_journal_holds_what_was_written_and_says_so(tmp_path: Path) -> None:
-    """The seal's rows, hash, frames, ranges and per-symbol counts are those of the blocks written."""
+    """The seal's rows, hash, frames, ranges, and per-symbol counts are those of the blocks written."""
     store = new_store(tmp_path)
     journal = Journal(store.spool / NAME.session, NAME, HEADING)
     blocks = write(journal, [3, 1, 4])
@@ -102,7 +102,7 @@ def test_a_sealed_journal_holds_what_was_written_and_says_so(tmp_path: Path) -> 
 
 
 def test_recovery_seals_the_same_as_the_recorder_would_have(tmp_path: Path) -> None:
-    """A journal that was whole when its recorder was killed is sealed with the same rows, hash and counts."""
+    """A complete journal of a killed recorder is sealed with the same rows, hash, and counts."""
     seals = []
     for name, killed in (("a", False), ("b", True)):
         store = new_store(tmp_path / name)
@@ -133,7 +133,7 @@ def test_recovery_seals_the_same_as_the_recorder_would_have(tmp_path: Path) -> N
 def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[int], which: str, where: float, how: str
 ) -> None:
-    """Wherever a journal is cut or damaged, the recovered rows are whole blocks from its start, the rest is kept."""
+    """Wherever a journal is cut or damaged, the recovered rows are whole blocks from its start; the rest is kept."""
     store = new_store(tmp_path_factory.mktemp("store"))
     folder = store.spool / NAME.session
     journal = Journal(folder, NAME, HEADING)
@@ -172,7 +172,7 @@ def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
 
 
 def test_a_seal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
-    """A crash between any two moves of a seal leaves the rest to the recovery, which gives the same end."""
+    """After a crash between any two moves of a seal, recovery completes it with the same result."""
     for moves in range(4):
         store = new_store(tmp_path / str(moves))
         folder = store.spool / NAME.session
@@ -198,7 +198,7 @@ def test_a_seal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_heading_comes_back_and_a_damaged_one_does_not() -> None:
-    """With its checksum or, from earlier recorders, without; never where a byte of it is another."""
+    """A heading is read with its checksum or, from earlier recorders, without; never with a changed byte."""
     line = heading_line(HEADING)[:-1]
     assert read_heading(line) == HEADING
     assert read_heading(line.split(b"\t")[0]) == HEADING
@@ -212,13 +212,13 @@ def test_a_heading_comes_back_and_a_damaged_one_does_not() -> None:
 
 @pytest.mark.parametrize("change", [{"batch": "../x"}, {"feed": "../x"}, {"date": "2026-13-01"}, {"date": "today"}])
 def test_a_heading_names_what_may_be_a_file(change: dict[str, str]) -> None:
-    """A damaged journal must not say where its batch goes."""
+    """A damaged journal must not determine where its batch goes."""
     with pytest.raises(ValueError):
         replace(HEADING, **change)  # type: ignore[arg-type]
 
 
 def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
-    """Offset, length, rows and checksum of the block, then all counts up to there; the header is the first."""
+    """The header comes first; each line has the block's offset, length, rows, and checksum, then all counts so far."""
     journal = Journal(tmp_path, NAME, HEADING, Room(50_000))
     assert journal.is_empty
     assert (tmp_path / NAME.sums).read_bytes().startswith(heading_line(HEADING))
@@ -246,7 +246,7 @@ def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
-    """As text where it is UTF-8, in base64 where it is not, with its connection, time, kind and reason."""
+    """Text is kept if it is UTF-8, otherwise base64, with its connection, time, kind, and reason."""
     journal = Journal(tmp_path, NAME, HEADING)
     first, second = Rejected("frame", "no JSON", "grüße".encode()), Rejected("trade", "odd", b"\xff{")
     journal.append([receipt(60, 3, received=1, rejected=[first]), receipt(61, 4, received=1, rejected=[second])])
@@ -260,7 +260,7 @@ def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
 
 
 def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
-    """Every field is the heading's, the caller's or a count, and the hashes are those of the files."""
+    """Every field is from the heading, from the caller, or a count, and the hashes are those of the files."""
     journal = Journal(tmp_path, NAME, HEADING)
     empty = journal.sealed_as(9, (), ())
     assert (empty.quarantine, empty.connections, empty.not_kept, empty.refused_reasons) == ({}, (), {}, {})
@@ -296,7 +296,7 @@ def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
 
 
 def test_beyond_its_room_garbage_is_counted_and_a_short_line_kept_now_and_then() -> None:
-    """What fits is kept to the last byte; then one in 4,096, and no long one."""
+    """What fits is kept to the last byte; after that one in 4,096, and no long one."""
     room = Room(10)
     assert [room.has(6), room.has(4)] == [True, True]
     assert [each for each in range(1, 3 * 4096 + 1) if room.has(1)] == [4096, 8192, 12288]
@@ -311,7 +311,7 @@ def test_beyond_its_room_garbage_is_counted_and_a_short_line_kept_now_and_then()
 
 
 def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
-    """Its counts are in the sums and in the seal; the file holds what was kept."""
+    """What is not kept is counted in the sums and in the seal; the file has what was kept."""
     journal = Journal(tmp_path, NAME, HEADING, Room(0))
     kinds = ("frame", "trade", "trade")
     journal.append([receipt(1, received=3, rejected=[Rejected(kind, "odd", b"x") for kind in kinds])])
@@ -323,7 +323,7 @@ def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
 
 
 def test_reasons_that_a_feed_invents_are_counted_together() -> None:
-    """Fifty have a count of their own, and go on having it."""
+    """Fifty reasons have a count of their own, and keep it."""
     counts = Counter[str]()
     for number in range(60):
         count_reason(counts, f"reason {number}")
@@ -333,7 +333,7 @@ def test_reasons_that_a_feed_invents_are_counted_together() -> None:
 
 
 def test_a_write_that_takes_less_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes a few bytes at a time gets all of them, once."""
+    """A disk that accepts a few bytes at a time gets all of them, once."""
     journal, real = Journal(tmp_path, NAME, HEADING), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, bytes(content)[:3]))
     write(journal, [2, 3])
@@ -347,7 +347,7 @@ def test_a_write_that_takes_less_is_continued(tmp_path: Path, monkeypatch: pytes
 def test_an_error_of_the_disk_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, file: str, call: str
 ) -> None:
-    """Which of the three it was is said, with the disk's own words."""
+    """The error names the one of the three files that failed, with the disk's own text."""
     journal, real = Journal(tmp_path, NAME, HEADING), getattr(os, call)
 
     def refuse(descriptor: int, *content: bytes) -> object:
@@ -364,7 +364,7 @@ def test_an_error_of_the_disk_names_the_file(
 
 
 def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:
-    """Files that are there are somebody's: they are not written into."""
+    """Existing files belong to someone else and are not written to."""
     Journal(tmp_path, NAME, HEADING).abandon()
     with pytest.raises(FileExistsError):
         Journal(tmp_path, NAME, HEADING)
@@ -372,7 +372,7 @@ def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:
 
 
 def test_a_close_syncs_the_folder_once_and_closes_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows first, the sums last; the folder at the first sync alone; no descriptor is left."""
+    """Rows are synced first, sums last; the folder at the first sync only; no descriptor is left."""
     synced: list[str] = []
     for call in ("fsync", "fdatasync"):
         real = getattr(os, call)
@@ -392,7 +392,7 @@ def test_a_close_syncs_the_folder_once_and_closes_all_files(tmp_path: Path, monk
 
 
 def test_a_journal_without_refused_frames_leaves_no_file_of_them(tmp_path: Path) -> None:
-    """Sealed or discarded, nothing of it stays in the spool; doing either again does nothing."""
+    """Sealed or discarded, nothing stays in the spool; doing either again does nothing."""
     store = new_store(tmp_path)
     folder = store.spool / NAME.session
     journal = Journal(folder, NAME, HEADING)

@@ -1,4 +1,4 @@
-"""Would the accounts tell of a block that was lost on its way, in a session in which nothing else went wrong?"""
+"""The ledger reveals a block lost on its way in a session in which nothing else went wrong."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ FRAMES_AT_THE_SOCKET, TRADES_RECEIVED = "frames at the socket", "trades received
 
 
 def lose_what_was_queued(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """The receipts of trades that a lane takes at once are gone, as if they had never come."""
+    """The receipts of trades that a lane takes at once are dropped."""
     take_all, taken = ByteQueue.take_all, 0
 
     def take(queue: ByteQueue, timeout_s: float) -> list[Any]:
@@ -64,7 +64,7 @@ def test_a_lost_block_of_a_healthy_session_breaks_the_first_law(
     lose: Callable[[pytest.MonkeyPatch, int], None] | None,
     broken: set[str],
 ) -> None:
-    """The session ends in order and says that it lost nothing: only counts of two places can tell that it did."""
+    """The session ends in order and reports no loss: only counts from two places can reveal it."""
     if lose is not None:
         lose(monkeypatch, 2)
     goes = [threading.Event() for _ in range(3)]
