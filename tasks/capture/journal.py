@@ -217,19 +217,16 @@ class Journal:
         self._last[connection] = (rows + len(receipt.symbols), receipt.last_seq, receipt.ts_recv_ns)
 
     def _append_rejected(self, items: Sequence[tuple[Receipt, Rejected]]) -> None:
-        frames = 0
-        for _, rejected in items:
-            if rejected.kind == "frame":
-                frames += 1
-            else:
-                self.trades_refused += 1
-                count_reason(self.refused_reasons, rejected.reason)
+        reasons = [rejected.reason for _, rejected in items if rejected.kind != "frame"]
+        self.trades_refused += len(reasons)
+        for reason in reasons:
+            count_reason(self.refused_reasons, reason)
         lines = b"".join(self._kept(items))
         self._write(self._refused, lines)
         self._refused_digest.update(lines)
         self._frames_bytes += len(lines)
         self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
-        self.frames += FrameCounts(rejected=frames)
+        self.frames += FrameCounts(rejected=len(items) - len(reasons))
 
     def _kept(self, items: Sequence[tuple[Receipt, Rejected]]) -> Iterator[bytes]:
         for receipt, rejected in items:

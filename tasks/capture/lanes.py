@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from tasks.capture.clock import Clock
 from tasks.capture.journal import Heading, Journal, Receipt, Room
+from tasks.capture.keeper import JournalKeeper
 from tasks.capture.request import CaptureRequest
 from tasks.feeds.registry import feed_named
 from tasks.records.names import BatchName
@@ -48,7 +48,7 @@ class ByteQueue:
         self._lock = threading.Lock()
         self._filled, self._emptied = threading.Condition(self._lock), threading.Condition(self._lock)
         self._items: list[Item] = []
-        self._closed = False
+        self.closed = False
         self.bytes = 0
         self.blocked_s = 0.0
 
@@ -58,7 +58,7 @@ class ByteQueue:
             for item in items:
                 if item.size_bytes and self._is_full_for(item):
                     self._await_room(item)
-                if self._closed:
+                if self.closed:
                     raise LaneClosed
                 self._items.append(item)
                 self.bytes += item.size_bytes
@@ -72,12 +72,12 @@ class ByteQueue:
         self.blocked_s += time.monotonic() - start
 
     def _is_full_for(self, item: Item) -> bool:
-        return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self._closed
+        return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self.closed
 
     def take_all(self, timeout_s: float) -> list[Item]:
         """Return all items, waiting up to `timeout_s` for a first one. Call `taken` once they are written."""
         with self._lock:
-            if not self._items and not self._closed:
+            if not self._items and not self.closed:
                 self._filled.wait(timeout_s)
             items, self._items = self._items, []
             return items
@@ -91,21 +91,9 @@ class ByteQueue:
     def close(self) -> None:
         """Refuse further items; those in the queue can still be taken."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             self._filled.notify()
             self._emptied.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-
-class Keeper(Protocol):
-    """Syncs and seals journals, off the lanes' threads."""
-
-    def watch(self, journal: Journal) -> None: ...
-    def seal(self, journal: Journal) -> None: ...
-    def call_when_sealed(self, done: Callable[[], object]) -> None: ...
 
 
 class Lane(threading.Thread):
@@ -116,7 +104,7 @@ class Lane(threading.Thread):
         number: int,
         request: CaptureRequest,
         zone: str,
-        keeper: Keeper,
+        keeper: JournalKeeper,
         clock: Clock,
         on_failure: Callable[[BaseException], None],
         first_batch: int = 0,

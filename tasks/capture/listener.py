@@ -207,9 +207,7 @@ class Listener(threading.Thread):
         self._continuity = continuity = Continuity(start_ns)
         self._subscriptions = Subscriptions(self._feed)
         self._orders = SimpleQueue()  # Drops orders to an earlier connection; what they wanted is in the watch-list.
-        receiver = Receiver(
-            connection, self.connection, self._request, self._clock, continuity, self._count_and_put
-        )  # fmt: skip
+        receiver = Receiver(connection, self.connection, self._request, self._clock, continuity, self._count_and_put)
         try:
             _send(connection, self._feed.greeting(self._key))
             subscribed_ns = self._follow(connection)
@@ -262,8 +260,8 @@ class Listener(threading.Thread):
         return now_ns
 
     def _renew(self, connection: Connection, symbols: Sequence[str]) -> None:
-        renewed = [symbol for symbol in symbols if symbol in self._subscriptions.requested]
-        _send(connection, self._subscriptions.renew(renewed))
+        renewed, requests = self._subscriptions.renew(symbols)
+        _send(connection, requests)
         if self._feed.acknowledges:
             self._gaps.open(renewed, self._continuity.stamp(self._clock.wall_ns()), NOT_ACKNOWLEDGED)
 

@@ -84,16 +84,7 @@ class Session:
         )
         room = Room(request.quarantine_bytes - _in_quarantine(self._store, request.session))
         self._lanes = [
-            Lane(
-                number,
-                request,
-                zone,
-                self._keeper,
-                self._clock,
-                self._fail,
-                self._past.batches[number],
-                room,
-            )
+            Lane(number, request, zone, self._keeper, self._clock, self._fail, self._past.batches[number], room)
             for number, zone in enumerate(routes.zones)
         ]
         self._listener = Listener(

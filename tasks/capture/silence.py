@@ -50,13 +50,12 @@ class SilenceWatch:
         silence = self._rhythm.look(mono_ns, wall_ns, counts)
         if self._listener.state != "recording":
             return
+        since_ns = max(self._last_ns.values(), default=wall_ns)
         if silence.again:
             log.warning("the whole feed is silent on the new connection too: noted, no further reconnect")
-            since_ns = max(self._last_ns.values(), default=wall_ns)
             reason = "the whole feed silent against its rhythm, on a new connection too: a halt, or a feed that is down"
             self._silences.append(Gap(symbols=tuple(counts), start_ns=since_ns, end_ns=None, reason=reason))
         elif silence.feed_expected is not None:
-            since_ns = max(self._last_ns.values(), default=wall_ns)
             self._listener.renew(
                 f"silent for {(wall_ns - since_ns) / NS_PER_S:.0f} s, with pings answered, "
                 f"though about {silence.feed_expected:,.0f} trades were to be expected",
@@ -65,14 +64,10 @@ class SilenceWatch:
         elif silence.symbols:
             log.warning("silent against their rhythm, subscribed again: %s", ", ".join(silence.symbols))
             self._listener.resubscribe(silence.symbols)
+            reason = "silent against its rhythm: a halt, or a feed that does not send it"
             self._silences += [
-                Gap(
-                    symbols=(symbol,),
-                    start_ns=self._last_ns.get(symbol, wall_ns),
-                    end_ns=None,
-                    reason="silent against its rhythm: a halt, or a feed that does not send it",
-                )
-                for symbol in silence.symbols
+                Gap(symbols=(each,), start_ns=self._last_ns.get(each, wall_ns), end_ns=None, reason=reason)
+                for each in silence.symbols
             ]
 
     def ended(self, ended_ns: int) -> tuple[Gap, ...]:

@@ -64,10 +64,10 @@ class Subscriptions:
         self._singly.update(waiting)
         return [request for symbol in waiting for request in self._feed.subscribe([symbol])]
 
-    def renew(self, symbols: Iterable[str]) -> list[str]:
-        """Return the requests that end and renew these subscriptions."""
-        chosen = [symbol for symbol in symbols if symbol in self.requested]
-        return [*self._feed.unsubscribe(chosen), *self._feed.subscribe(chosen)]
+    def renew(self, symbols: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return those of the symbols that were requested, and the requests that end and renew their subscriptions."""
+        renewed = [symbol for symbol in symbols if symbol in self.requested]
+        return renewed, [*self._feed.unsubscribe(renewed), *self._feed.subscribe(renewed)]
 
     def unsubscribe_all(self) -> list[str]:
         """Return the requests that end all subscriptions."""

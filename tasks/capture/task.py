@@ -23,13 +23,7 @@ from pydantic import SecretStr
 
 from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest
-from tasks.capture.supervise import (
-    Recorder,
-    change_symbols,
-    record_of,
-    recover,
-    start_or_attach,
-)
+from tasks.capture.supervise import Recorder, change_symbols, record_of, recover, start_or_attach
 from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
 from tasks.feeds.symbols import read_symbols
 from tasks.records.ledger import Request, SessionRecord

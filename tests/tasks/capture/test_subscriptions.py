@@ -46,7 +46,9 @@ def test_asking_again_ends_and_renews_only_what_is_asked_for() -> None:
     """A silent symbol is unsubscribed and subscribed; one that is no longer wanted is left alone."""
     ours = Subscriptions(Finnhub())
     ours.follow(["A", "B"])
-    assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in ours.renew(["B", "X"])] == [
+    renewed, requests = ours.renew(["B", "X"])
+    assert renewed == ["B"]
+    assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in requests] == [
         ("unsubscribe", "B"),
         ("subscribe", "B"),
     ]

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from faults import FaultServer, Send, Stall, Subscribed
 
+from tasks.capture.clock import Clock
+from tasks.capture.gaps import GapBook
+from tasks.capture.listener import Listener
 from tasks.capture.recovery import close_killed
 from tasks.capture.request import CaptureRequest, WatchList, save_request
 from tasks.capture.session import Session
@@ -177,3 +180,20 @@ def test_the_last_symbol_cannot_be_removed_and_a_damaged_wish_changes_nothing(
     wait_for(lambda: running.status("updated_ns") > before + NS_PER_S)
     assert running.status("symbols") == ("A",)
     assert running.end().outcome == "stopped"
+
+
+def test_a_symbol_added_at_the_moment_of_a_loss_is_in_a_gap(tmp_path: Path) -> None:
+    """The gap of the loss is open, but the listener does not say so yet: the added symbol gets a gap of its own."""
+    request = CaptureRequest(
+        session="20260102T150405Z-00c0ffee", data_dir=tmp_path, feed_url="ws://127.0.0.1:1", symbols=("A",),
+        started_ns=1, deadline_ns=2,
+    )  # fmt: skip
+    save_request(request)
+    failures, gaps = list[BaseException](), GapBook(request.folder / "gaps.log")
+    listener = Listener(request, "key", lambda _received: None, gaps, Clock(), failures.append)
+    listener.state, listener._is_subscribed = "recording", True
+    listener.change(("A", "B"))
+    assert gaps.all() == ()
+    listener._open_gap(5, "lost")
+    listener.change(("A", "B", "C"))
+    assert [(gap.symbols, gap.end_ns) for gap in gaps.all()] == [(("A", "B"), None), (("C",), None)]
