@@ -1,4 +1,4 @@
-"""What time is it? The one record through which the capture asks, so that tests can answer."""
+"""Clocks: the only place where the capture gets the time from, so that tests can set it."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +15,10 @@ def _asleep_ns() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """`wall_ns` is UTC and may be stepped; `monotonic_ns` only measures durations, and never goes back.
+    """`wall_ns` is UTC and may be stepped; `monotonic_ns` measures durations and never goes back.
 
-    `monotonic_ns` also counts the time in which the machine was suspended, unlike Python's own: a deadline must not
-    move because a laptop slept. `asleep_ns` is how long it has been suspended since it started.
+    Unlike Python's own, `monotonic_ns` includes time in which the machine was suspended: a deadline must not move
+    because a laptop slept. `asleep_ns` is how long the machine has been suspended since it booted.
     """
 
     wall_ns: Callable[[], int] = time.time_ns

@@ -1,7 +1,6 @@
-"""What do the runs that share a session want of it by now: which symbols, and until when?
+"""Demand: which symbols the runs that share a session want, and until when.
 
-Looked at twice a second from the recorder's main thread; a look at requests that have not changed costs one
-system call.
+The recorder's main thread looks twice a second; a look costs one system call if no request has changed.
 """
 
 from tasks.capture.clock import Clock
@@ -14,8 +13,8 @@ from tasks.records.trade import NS_PER_S
 class Demand:
     """The requests of one session, as its recorder sees them.
 
-    From the moment at which a request is first seen its end is a duration: a stepped wall clock must neither end nor
-    prolong it. `symbols` is the union of what the active ones ask for.
+    Once a request has been seen, its end is measured as a duration: a stepped wall clock neither ends nor prolongs it.
+    `symbols` is the union over the active requests.
     """
 
     def __init__(self, session: CaptureRequest, clock: Clock) -> None:
@@ -30,7 +29,7 @@ class Demand:
         self.look()
 
     def look(self) -> None:
-        """Read the requests anew where one has changed. Raises OSError."""
+        """Read the requests again if one has changed. Raises OSError."""
         stamp = stamp_of(self._folder)
         if stamp != self._stamp:
             self._note(requests_of(self._folder))
@@ -44,38 +43,38 @@ class Demand:
 
     @property
     def all(self) -> tuple[Request, ...]:
-        """Every request so far, those that have ended included."""
+        """All requests so far, including ended ones."""
         return self._requests
 
     @property
     def active(self) -> tuple[Request, ...]:
-        """Those that last."""
+        """The requests that have not ended."""
         return self._active(self._requests)
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """What is to be recorded now."""
+        """The symbols to record now."""
         return symbols_of(self.active)
 
     @property
     def until_ns(self) -> int:
-        """The latest time (UTC ns) that any request asks for; of withdrawn ones the time of their withdrawal."""
+        """The latest end (UTC ns) of any request; a withdrawn request ends with its withdrawal."""
         return max(request.end_ns for request in self._requests)
 
     @property
     def left_s(self) -> float:
-        """How long until the last of them ends."""
+        """How long until the last request ends."""
         mono_ns = self._clock.monotonic_ns()
         return max((self._ends_mono_ns[each.id] - mono_ns for each in self.active), default=0) / NS_PER_S
 
     @property
     def was_withdrawn(self) -> bool:
-        """Whether the request that would have lasted longest of all was withdrawn before its time."""
+        """Whether the request with the latest end was withdrawn before it."""
         last = max(self._requests, key=lambda request: request.end_ns)
         return last.withdrawn_ns is not None and last.withdrawn_ns < last.until_ns
 
     def end(self, *, now: bool) -> bool:
-        """Take no more requests; `now` also where some last. False where one was filed that has not ended."""
+        """Accept no more requests; return False if one has not ended, unless `now` ends them all."""
         if not close(self._folder, lambda requests: not now and self._is_wanted(requests)):
             self.look()
             return False

@@ -1,8 +1,8 @@
-"""How is a TCP connection made to a host of which some addresses are dead? As RFC 8305 says, "Happy Eyeballs".
+"""Dialing: TCP connections to a host of which some addresses may be dead ("Happy Eyeballs", RFC 8305).
 
-The addresses of IPv6 and IPv4 take turns, each gets a head start of a quarter of a second before the next is tried
-beside it, and the first that connects is used. A connection that is made and then answers nothing says nothing about
-the others: so the next call begins with the address that was used least since it last worked.
+IPv6 and IPv4 addresses alternate. Each gets a head start of a quarter of a second before the next one is tried in
+parallel, and the first to connect is used. An address may connect and then not answer, so the next call starts with
+the address that was tried least since it last worked.
 """
 
 import errno
@@ -16,9 +16,9 @@ from concurrent.futures import Future, wait
 from itertools import chain, zip_longest
 from typing import Any
 
-# What the kernel holds while we do not read: seconds of a burst.
+# What the kernel buffers while we do not read: seconds of a burst.
 _SO_RCVBUF_BYTES = 8 << 20
-# Frames are small and must not wait for one another; a peer that is gone is found by the kernel too.
+# Frames are small and must not wait for one another; keepalive lets the kernel detect a dead peer too.
 _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_RCVBUF, _SO_RCVBUF_BYTES),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -30,13 +30,13 @@ _OPTIONS = (
 _HEAD_START_S = 0.25
 _LOOK_EVERY_S = 0.1
 
-# A family, and an address in it, as the socket library takes them.
+# An address family and an address in it, as in the socket module.
 Place = tuple[socket.AddressFamily, Any]
 Resolve = Callable[..., Iterable[tuple[Any, ...]]]
 
 
 class Dialer:
-    """Connects to hosts, one call at a time, and remembers which of their addresses have not worked."""
+    """Connects to hosts, one call at a time, and remembers which of their addresses did not work."""
 
     def __init__(self, resolve: Resolve | None = None) -> None:
         self._resolve = resolve or socket.getaddrinfo
@@ -45,10 +45,10 @@ class Dialer:
         self._lookup: tuple[tuple[str, int], Future[list[Place]]] | None = None
 
     def dial(self, host: str, port: int, end_s: float, given_up: threading.Event) -> socket.socket:
-        """A connected socket, without a time limit of its own. `end_s` is by the monotonic clock.
+        """Return a connected, blocking socket. `end_s` is a time of the monotonic clock.
 
-        Raises TimeoutError at `end_s` and when it is given up, and OSError or UnicodeError where no address is found
-        or none can be connected to.
+        Raises TimeoutError at `end_s` or once `given_up` is set, and OSError or UnicodeError if no address is found or
+        none accepts the connection.
         """
         places = interleaved(self._look_up(host, port, end_s, given_up))
         self._uses = {place: self._uses.get(place, 0) for place in places}
@@ -58,13 +58,13 @@ class Dialer:
         return connected
 
     def worked(self) -> None:
-        """What was dialed last has answered as it should: the next call begins with it."""
+        """Note that the last address worked: the next call starts with it."""
         if self._used is not None:
             self._uses[self._used] = 0
 
     def _look_up(self, host: str, port: int, end_s: float, given_up: threading.Event) -> list[Place]:
-        """The host's addresses. A look-up cannot be ended, so one that hangs is waited for by the next call as well."""
-        lookup = self._lookup  # One look: a call that was given up may end beside this one.
+        """Return the host's addresses. A lookup that hangs cannot be canceled; the next call waits for it too."""
+        lookup = self._lookup  # Read once: an abandoned call may still end in parallel.
         if lookup is None or lookup[0] != (host, port):
             self._lookup = lookup = (host, port), Future[list[Place]]()
             threading.Thread(
@@ -87,7 +87,7 @@ class Dialer:
 
 
 def interleaved(places: Iterable[Place]) -> list[Place]:
-    """The places with their families taking turns, beginning with the first place's; each once."""
+    """Return the distinct places with alternating families, starting with the family of the first place."""
     families: dict[socket.AddressFamily, list[Place]] = {}
     for place in dict.fromkeys(places):
         families.setdefault(place[0], []).append(place)
@@ -95,7 +95,7 @@ def interleaved(places: Iterable[Place]) -> list[Place]:
 
 
 class _Race:
-    """Connections to the places, each begun a little after the one before; the first that stands wins."""
+    """Connection attempts to the places, each started a little after the previous one; the first to connect wins."""
 
     def __init__(self, places: list[Place], uses: dict[Place, int]) -> None:
         self._waiting = list(places)
@@ -106,7 +106,7 @@ class _Race:
         self._next_s = 0.0
 
     def run(self, end_s: float, given_up: threading.Event) -> tuple[socket.socket, Place]:
-        """The winner and its place; the others are closed. Raises TimeoutError, or an OSError of all failures."""
+        """Return the winner and its place; close the others. Raises TimeoutError, or an OSError with all failures."""
         try:
             while self._waiting or self._begun:
                 _check(end_s, given_up)
@@ -123,7 +123,7 @@ class _Race:
         place = self._waiting.pop(0)
         self._uses[place] += 1
         now_s = time.monotonic()
-        # Short of time, each still gets its share.
+        # If time is short, each still gets its share.
         self._next_s = now_s + min(_HEAD_START_S, (end_s - now_s) / (len(self._waiting) + 2))
         try:
             started = _start(place)
@@ -134,7 +134,7 @@ class _Race:
         self._poll.register(started.fileno(), select.POLLOUT)
 
     def _look(self, end_s: float) -> tuple[socket.socket, Place] | None:
-        """Wait for an answer, but not beyond the next one's turn; gives the winner, if there is one by now."""
+        """Wait for an answer until the next attempt is due; return the winner if there is one."""
         turn_s = self._next_s if self._waiting else end_s
         left_s = min(end_s, turn_s, time.monotonic() + _LOOK_EVERY_S) - time.monotonic()
         for descriptor, _ in self._poll.poll(max(0.0, left_s) * 1000):
@@ -145,12 +145,12 @@ class _Race:
                 return tried, place
             tried.close()
             self._failures.append(OSError(code, os.strerror(code)))
-            self._next_s = 0.0  # A refusal is no reason to let the next one wait.
+            self._next_s = 0.0  # After a refusal the next one need not wait.
         return None
 
 
 def _start(place: Place) -> socket.socket:
-    """A socket that is connecting, or connected already. Raises OSError."""
+    """Return a socket that is connecting or already connected. Raises OSError."""
     family, address = place
     started = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -173,6 +173,6 @@ def _check(end_s: float, given_up: threading.Event) -> None:
 
 
 def _joined(failures: list[OSError]) -> OSError:
-    """One error of all: each reason once, in the order of the addresses."""
+    """Return one error for all: each reason once, in the order of the addresses."""
     reasons = dict.fromkeys(failure.strerror or type(failure).__name__ for failure in failures)
     return OSError(failures[0].errno if failures else errno.EADDRNOTAVAIL, ", ".join(reasons) or "it has no address")

@@ -1,10 +1,10 @@
-"""How are bytes got from the vendor, and requests sent? The only door to websocket-client.
+"""Websocket connections to the vendor. The only module that uses websocket-client.
 
-The library makes the handshake, on a stream that `stream.py` has opened, and frames what is sent. What arrives is
-taken from the socket as it is, everything at once, and cut by `frames.py`. One thread owns a connection and does both:
-Python's TLS sockets may not be read and written by two threads at a time. `wake` may be called from any thread.
+The library makes the handshake, on a stream that `stream.py` has opened, and frames what is sent. What arrives is read
+from the socket directly, as much as there is, and cut by `frames.py`. One thread owns a connection and both reads and
+writes: Python's TLS sockets must not be used by two threads at a time. `wake` may be called from any thread.
 
-No text of the library's exceptions is passed on: the URL that they may quote holds the key.
+The texts of the library's exceptions are never passed on: they may quote the URL, which contains the key.
 """
 
 import contextlib
@@ -19,29 +19,28 @@ from typing import Any
 import websocket
 
 from tasks.address import address_of
-from tasks.capture.attempt import Attempt, within
 from tasks.capture.dial import Dialer
 from tasks.capture.frames import CLOSE, PING, PONG
-from tasks.capture.stream import ProxyError, left_s, open_stream
+from tasks.capture.stream import Attempt, ProxyError, left_s, open_stream, within
 from tasks.errors import RecorderError, TerminalError, TransientError
 from tasks.proxies import proxy_for
 
-# One recv takes at most this much: some hundred trades for one system call, and what is made of them (messages,
-# objects, lines) still fits into the processor's cache. 256 KiB cost a tenth more, 1 MiB a third (`make bench`).
+# The most that one recv reads: some hundred trades per system call, whose messages, objects, and lines still fit into
+# the processor's cache. 256 KiB cost a tenth more, 1 MiB a third (`make bench`).
 _RECV_BYTES = 32 << 10
-# To hand on what was read costs a wake-up and a write, however much it is: it is gathered for so long, or until it is
-# so much. Nobody waits for a line in a journal that is synced once a second. A read near the end of the time ends it:
-# another wake-up, only to find that the time is over, costs more than a shorter wait.
+# Handing on what was read costs a wake-up and a write, however much it is, so reads are gathered for this long or up to
+# this size; nobody waits for a line in a journal that is synced once a second. A read near the end of the time ends the
+# gathering: another wake-up, only to find the time over, would cost more than the shorter wait saves.
 _GATHER_NS, _GATHER_END_NS, _GATHER_BYTES = 30_000_000, 5_000_000, 256 << 10
 _SEND_TIMEOUT_S = 10.0
 
 
-# What one `recv` gave: when (UTC ns), the bytes, and whether nothing had waited to be read before them.
+# One read: its time (UTC ns), the bytes, and whether the socket was empty before they arrived.
 Chunk = tuple[int, bytes, bool]
 
 
 class TooManyConnections(TransientError):
-    """The vendor still counts another connection on this key: it takes a minute and more to forget one."""
+    """The vendor still counts another connection on this key; it can take more than a minute to drop one."""
 
 
 class Connection:
@@ -66,9 +65,9 @@ class Connection:
         self._poll.register(self._wake_read.fileno(), select.POLLIN)
 
     def read(self, timeout_s: float) -> bytes | None:
-        """What the socket has: b"" when the peer has ended, None when nothing came within the time or at `wake`.
+        """Return what the socket has: b"" if the peer has ended, None after the timeout or at `wake`.
 
-        Raises TransientError where the connection broke. `was_empty` then says whether nothing had waited to be read.
+        Sets `was_empty`: whether nothing had waited to be read. Raises TransientError if the connection broke.
         """
         if self._unread is not None:
             raise self._unread
@@ -81,9 +80,9 @@ class Connection:
         return chunk
 
     def gather(self, first: bytes, now_ns: Callable[[], int]) -> list[Chunk]:
-        """What `read` has just given, and what comes in the next moments, each with the time at which it was read.
+        """Return what `read` has just returned and what arrives in the next moments, each with its time of reading.
 
-        Ends early at `wake`, at much, and at an end or an error, which the next `read` tells.
+        Ends early at `wake`, at a size limit, and at an end or error, which the next `read` reports.
         """
         chunks, size = [(now_ns(), first, self.was_empty)], len(first)
         ends_ns = time.monotonic_ns() + _GATHER_NS
@@ -92,7 +91,7 @@ class Connection:
             ready = only_bytes if self._tls and self._tls.pending() else poll(0)
             was_empty = not ready
             if (ready or poll(left_ns / 1e6)) != only_bytes:
-                self._ready(0.0)  # A `wake` that stays would end every gathering while the feed is busy.
+                self._ready(0.0)  # Clears a `wake`, which would otherwise end every gathering while the feed is busy.
                 break
             try:
                 chunk = self._take()
@@ -102,12 +101,12 @@ class Connection:
             if chunk:
                 chunks.append((now_ns(), chunk, was_empty))
                 size += len(chunk)
-            elif chunk is not None:  # None is half a TLS record.
+            elif chunk is not None:  # None: half a TLS record.
                 break
         return chunks
 
     def _has_bytes(self) -> bool:
-        """Whether something waits to be read, an error included. To ask costs less than to read in vain."""
+        """Whether anything, even an error, waits to be read. Cheaper than a read that finds nothing."""
         if self._broken is not None or (self._tls and self._tls.pending()):
             return True
         return any(descriptor == self._socket.fileno() for descriptor, _ in self._poll.poll(0))
@@ -126,7 +125,7 @@ class Connection:
             chunk = self._socket.recv(_RECV_BYTES)
             if not self._tls or len(chunk) < 16 << 10:
                 return chunk
-            # A TLS recv gives one record, of at most 16 KiB: join what is there to the same size as without TLS.
+            # A TLS recv returns one record of at most 16 KiB: join records to the size of a read without TLS.
             return self._with_more(chunk)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
@@ -134,7 +133,7 @@ class Connection:
             raise TransientError(f"the connection broke: {_cause(error)}") from None
 
     def _with_more(self, chunk: bytes) -> bytes:
-        """What else TLS has, after `chunk`. An error waits until the next call: what came before it is not lost."""
+        """Return `chunk` and what else TLS has. An error is kept for the next call, so that no bytes are lost."""
         parts, size = [chunk], len(chunk)
         try:
             while chunk and size < _RECV_BYTES:
@@ -148,15 +147,15 @@ class Connection:
         return b"".join(parts)
 
     def send_text(self, text: str) -> None:
-        """Send one message. Raises TransientError where it cannot be sent."""
+        """Send one message. Raises TransientError if it cannot be sent."""
         self._send(text.encode(), websocket.ABNF.OPCODE_TEXT)
 
     def ping(self, payload: bytes) -> None:
-        """Ask for a pong with this payload. Raises TransientError."""
+        """Send a ping with this payload. Raises TransientError."""
         self._send(payload, PING)
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping. Where that fails, `read` says so, after all that had come before: it can still be read."""
+        """Answer a ping. If that fails, `read` raises the error after everything that had arrived before."""
         if self._unanswered is None:
             try:
                 self._send(payload, PONG)
@@ -164,11 +163,11 @@ class Connection:
                 self._unanswered = error
 
     def say_goodbye(self, code: int | None) -> None:
-        """Send a close frame; what still arrives can be read until the peer ends. Raises TransientError."""
+        """Send a close frame; reading can go on until the peer ends. Raises TransientError."""
         self._send(b"" if code is None else code.to_bytes(2, "big"), CLOSE)
 
     def _send(self, payload: bytes, opcode: int) -> None:
-        if self._unanswered is not None:  # Part of a frame may be out: another would be read as its rest.
+        if self._unanswered is not None:  # Part of a frame may be sent: the next one would be read as its rest.
             raise self._unanswered
         self._socket.settimeout(_SEND_TIMEOUT_S)
         try:
@@ -184,7 +183,7 @@ class Connection:
             self._wake_write.send(b"!")
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         for each in (self._socket, self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
                 each.close()
@@ -197,11 +196,11 @@ def connect(
     dialer: Dialer | None = None,
     key_setting: str = "the key",
 ) -> Connection:
-    """Open a websocket, within `timeout_s` from name look-up to the end of the handshake, unless it is given up.
+    """Open a websocket within `timeout_s`, from name lookup to the end of the handshake, unless `given_up` is set.
 
-    `key_setting` is where a person sets the key. A `dialer` that is kept remembers which of the host's addresses did
-    not work. Raises TerminalError where the key is refused or a proxy variable is wrong, TooManyConnections at HTTP
-    429, else TransientError.
+    `key_setting` is the setting that an error about the key names. A reused `dialer` remembers which of the host's
+    addresses did not work. Raises TerminalError if the key is refused or a proxy variable is wrong, TooManyConnections
+    at HTTP 429, otherwise TransientError.
     """
     dialer = dialer or Dialer()
     try:
@@ -219,9 +218,9 @@ def connect(
 
 
 def reach(url: str, timeout_s: float) -> str:
-    """Go the way of `connect` up to the handshake, which would take the place of the one connection a key has.
+    """Connect as `connect` does, but without the handshake: it could replace the key's only connection.
 
-    Gives the host and how it was reached. Raises TransientError where it was not, TerminalError as `connect`.
+    Return the host and how it was reached. Raises TransientError if it was not, TerminalError as `connect`.
     """
     target, dialer = address_of(url), Dialer()
     try:
@@ -261,7 +260,7 @@ def _refusal(status: int, key_setting: str) -> RecorderError:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong, in words that cannot hold the address."""
+    """Return what went wrong, in words that cannot contain the URL."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the TLS certificate was not accepted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):

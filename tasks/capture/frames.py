@@ -1,11 +1,11 @@
-"""Which messages do these bytes hold? RFC 6455's frames, cut from whatever one `recv` gave.
+"""Websocket frames (RFC 6455), cut from whatever one `recv` returned. Pure: bytes in, messages out, no socket.
 
-Pure: bytes in, messages out, no socket. websocket-client reads a frame with two or more `recv` calls; taking all
-that the socket has at once, and cutting it here, costs a tenth of that for small frames (`make bench`).
+websocket-client reads a frame with two or more `recv` calls; reading all that the socket has and cutting it here costs
+a tenth of that for small frames (`make bench`).
 
-The rules are those that the library keeps, and two of the RFC's that it does not: a server's frame must not be
-masked (§5.1), and a length must not have its highest bit set (§5.2). What came before a violation is delivered.
-UTF-8 is checked where text is decoded.
+The rules are those the library enforces and two from the RFC that it does not: a server's frame must not be masked
+(§5.1), and a length must not have its highest bit set (§5.2). What came before a violation is delivered. UTF-8 is
+checked where text is decoded.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 _FIN = 0x80
 _WHOLE_TEXT = _FIN | TEXT
-# Far above what any server sends; without a limit, empty fragments would keep a message open for ever.
+# Far above what any server sends; without a limit, empty fragments could keep a message open forever.
 _MAX_FRAGMENTS = 1 << 20
 _VALID_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 
@@ -31,8 +31,8 @@ class Violation:
 class Cut:
     """What one chunk completed, each kind in order: text messages, binary messages, control frames.
 
-    `controls` holds (opcode, payload). After a `violation` nothing more is cut; `refused` then holds the bytes of the
-    frame that broke a rule, and what had come after it.
+    `controls` has (opcode, payload). After a `violation` nothing more is cut; `refused` then has the bytes of the
+    offending frame and everything after it.
     """
 
     texts: list[bytes] = field(default_factory=list)
@@ -43,12 +43,12 @@ class Cut:
 
     @property
     def frames(self) -> int:
-        """Messages and control frames in this cut, the one that broke a rule included."""
+        """The number of messages and control frames, including the offending one."""
         return len(self.texts) + len(self.binaries) + len(self.controls) + len(self.refused)
 
 
 class FrameCutter:
-    """Cuts the stream of one connection; holds what is not complete yet, at most one message of `max_bytes`.
+    """Cuts the stream of one connection; buffers the incomplete rest, at most one message of `max_bytes`.
 
     A message above `max_bytes` is a violation with code 1009.
     """
@@ -65,16 +65,11 @@ class FrameCutter:
 
     @property
     def is_within_message(self) -> bool:
-        """Whether a message has begun that has not ended; after a violation, for ever."""
+        """Whether a message has begun and not ended; always true after a violation."""
         return bool(self._rest or self._fragment_count or self._broken)
 
-    @property
-    def pending(self) -> bytes:
-        """The bytes of a message that has not ended; what a lost connection leaves unread."""
-        return bytes(self._fragments + self._rest)
-
     def cut(self, chunk: bytes) -> Cut:
-        """The messages that `chunk` completes. Every chunk of the stream must be passed, in order."""
+        """Return the messages that `chunk` completes. Pass every chunk of the stream, in order."""
         cut = Cut()
         if self._rest:
             self._rest += chunk
@@ -92,7 +87,7 @@ class FrameCutter:
         return cut
 
     def _cut_all(self, buffer: bytes, cut: Cut) -> int:
-        """Cut `buffer` into `cut`; gives how many bytes whole frames took."""
+        """Cut `buffer` into `cut`; return how many bytes were complete frames."""
         texts = cut.texts
         max_bytes = self._max_bytes
         size = len(buffer)
@@ -121,7 +116,7 @@ class FrameCutter:
                 break
             end = start + length
             if end > size:
-                if first != _WHOLE_TEXT:  # Refuse at once what no further byte can mend.
+                if first != _WHOLE_TEXT:  # Refuse at once what no further byte can repair.
                     cut.violation = self._header_violation(first, length)
                     if cut.violation is not None:
                         break
@@ -138,7 +133,7 @@ class FrameCutter:
         return at
 
     def _one(self, first: int, payload: bytes, length: int, cut: Cut) -> None:
-        """Take one frame that is not the plain case: a whole text message outside a fragmented one."""
+        """Handle any frame except the most common one, an unfragmented text message."""
         violation = self._header_violation(first, length)
         if violation is None and first & 0x0F == CLOSE:
             violation = _close_violation(payload)

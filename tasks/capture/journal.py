@@ -1,16 +1,15 @@
-"""How does a trade get into a file so that no crash can make the file lie?
+"""Journals: append-only files with checksums, so that no crash can make a batch claim more than it has.
 
-A journal is three files that only grow, in `spool/<session>/`:
+A journal is three files in `spool/<session>/`:
 
-- `<batch>.csv.open`   the rows, one `write` for each block;
-- `<batch>.frames.jsonl.open`   what could not be a row, as received;
-- `<batch>.sums`   first a line that says what the batch is, then for each block a line with its offset, length,
-  rows and CRC-32, and the counts up to there.
+- `<batch>.csv.open`: the rows, one `write` per block;
+- `<batch>.frames.jsonl.open`: what could not be a row, as received;
+- `<batch>.sums`: a heading, then one line per block with its offset, length, rows, CRC-32, and the counts so far.
 
-A block is written first, its line in the sums after it. One `write` is not atomic: a kill in the middle tears it.
-`recover` therefore trusts a block only where its line is whole and its CRC-32 and that of the frames up to there are
-right, and cuts the rest.
-Closed and synced, the CSV moves to `sealed/` beside its seal. Source of the idea: kdb+tick's log, dlt's packages.
+A block is written first, its line in the sums second. A `write` is not atomic: a kill can tear it. So recovery trusts a
+block only if its line is complete and matches the CRC-32 of the block and of the rejected frames so far, and cuts the
+rest. Once closed and synced, the CSV moves to `sealed/` beside its seal. The idea is from kdb+tick's log and dlt's
+packages.
 """
 
 import base64
@@ -19,7 +18,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -53,20 +52,20 @@ class Heading:
     extra_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a batch could not be called so: files and folders will be."""
+        """Raises ValueError for an invalid batch, feed, or date: they become names of files and folders."""
         BatchName.exactly(self.batch)
         check_day(self.feed, self.date)
 
 
 def heading_line(heading: Heading) -> bytes:
-    """The heading as a line that ends in its own CRC-32."""
+    """Return the heading as a line that ends in its own CRC-32."""
     return checked_line(msgspec.json.encode(heading))
 
 
 def read_heading(line: bytes) -> Heading | None:
-    """The inverse of `heading_line`, without the line feed; None where it is damaged.
+    """Parse a heading line without its line feed; return None if it is damaged.
 
-    Earlier recorders wrote no CRC-32: what one of them left is still taken.
+    Earlier recorders wrote no CRC-32; their headings are still accepted.
     """
     text = text_of(line) if b"\t" in line else line
     if text is None:
@@ -78,10 +77,10 @@ def read_heading(line: bytes) -> Heading | None:
 
 
 class Sum(msgspec.Struct, frozen=True, array_like=True):
-    """One later line: where a block lies in the CSV, its rows and CRC-32; then the batch's counts after it.
+    """A later line of the sums: a block's place in the CSV, its rows and CRC-32, then the batch's counts after it.
 
-    `through_ns` is the receive time up to which everything that had come is in the journal. `frames_crc32` is that of
-    the first `frames_bytes` of the rejected frames.
+    `through_ns` is the receive time up to which everything received is in the journal. `frames_crc32` covers the first
+    `frames_bytes` of the rejected frames.
     """
 
     offset: int
@@ -103,42 +102,50 @@ class Sum(msgspec.Struct, frozen=True, array_like=True):
 class Room:
     """How much a session may still put into quarantine: a feed that sends garbage must not fill the disk.
 
-    Beyond it all is counted, and now and then a short one is kept. Shared by all lanes.
+    Beyond it everything is counted, and an occasional short line kept as a sample. Shared by all lanes.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._left_bytes, self._beyond = most_bytes, 0
 
     def has(self, size: int) -> bool:
-        """Whether a line of that size is kept; if so, it takes its room."""
+        """Return whether a line of that size is kept; if so, its size is deducted."""
         if not self._beyond and size <= self._left_bytes:
             self._left_bytes -= size
             return True
         if not self._beyond:
-            log.error(
-                "quarantine is full: what else the feed sends that is no trade is counted, and hardly any is kept"
-            )
+            log.error("quarantine is full: further frames that are not trades are counted, but hardly any are kept")
         self._beyond += 1
         return size <= _SAMPLE_BYTES and self._beyond % _SAMPLE_EVERY == 0
 
 
-@dataclass(slots=True)
-class Block:
-    """What one write adds: lines of one connection at one receive time after another, and what was rejected."""
+@dataclass(slots=True, kw_only=True)
+class Receipt:
+    """What one read from one connection brought, or one lane's part of it: a stamp, trades, and counts.
 
-    lines: list[bytes] = field(default_factory=list)
-    rows: int = 0
+    `block` holds one line per trade and `symbols` their symbols; their `recv_seq` run from `first_seq` to `last_seq`.
+    `received`, `trade`, and `control` count frames; rejected ones are counted from `rejected`. `through_ns` is the time
+    (UTC ns) up to which everything sent has then been received; it is earlier than `ts_recv_ns` while older data waits.
+    """
+
+    connection: int
+    ts_recv_ns: int
+    through_ns: int
+    block: bytes = b""
+    symbols: Sequence[str] = ()
+    first_seq: int = 0
+    last_seq: int = 0
     received: int = 0
     trade: int = 0
     control: int = 0
-    rejected: list[tuple[int, int, Rejected]] = field(default_factory=list)
-    through_ns: int = 0
+    rejected: Sequence[Rejected] = ()
+    size_bytes: int = 0
 
 
 class Journal:
-    """One batch while it is written. Used by one thread, but for `sync`, which any thread may call.
+    """One batch while it is written. Used by one thread, except `sync`, which any thread may call.
 
-    Every method raises OSError where the disk refuses; what was written until then stays recoverable.
+    Every method raises OSError if the disk fails; what was written before stays recoverable.
     """
 
     def __init__(self, folder: Path, name: BatchName, heading: Heading, room: Room | None = None) -> None:
@@ -167,56 +174,67 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has come in: no row, and no frame that would have to be accounted for."""
+        """Whether there is no row and no frame that would have to be accounted for."""
         return not self.rows and not self.frames.received
 
     @property
     def ranges(self) -> tuple[ConnectionRange, ...]:
-        """The trades of each connection so far."""
+        """The range of trades of each connection so far."""
         return tuple(
             replace(self._ranges[connection], rows=rows, last_seq=last_seq, last_recv_ns=last_ns)
             for connection, (rows, last_seq, last_ns) in self._last.items()
         )
 
-    def take(self, connection: int, first_seq: int, ts_recv_ns: int, symbols: Sequence[str], last_seq: int) -> None:
-        """Note the trades of one receipt that the next `append` writes: their range and their symbols."""
-        self.per_symbol.update(symbols)
+    def append(self, receipts: Sequence[Receipt]) -> None:
+        """Write these receipts, at least one, as one block."""
+        received = trade = control = 0
+        for receipt in receipts:
+            received, trade, control = received + receipt.received, trade + receipt.trade, control + receipt.control
+            if receipt.symbols:
+                self._count_trades(receipt)
+        rejected = [(each, rejected) for each in receipts for rejected in each.rejected]
+        if rejected:
+            self._append_rejected(rejected)
+        self.frames += FrameCounts(received=received, trade=trade, control=control)
+        content = b"".join([receipt.block for receipt in receipts])
+        # Counted from what is written, the ranges from what was parsed: the ledger compares the two.
+        rows = content.count(b"\n")
+        self.rows += rows
+        self._append(content, rows, receipts[-1].through_ns)
+
+    def _count_trades(self, receipt: Receipt) -> None:
+        self.per_symbol.update(receipt.symbols)
+        connection = receipt.connection
         if connection not in self._ranges:
             before_seq, before_ns = self.heading.before.get(connection, (0, 0))
             self._ranges[connection] = ConnectionRange(
-                connection=connection, rows=0, first_seq=first_seq, last_seq=last_seq,
-                first_recv_ns=ts_recv_ns, last_recv_ns=ts_recv_ns, before_seq=before_seq, before_recv_ns=before_ns,
+                connection=connection, rows=0, first_seq=receipt.first_seq, last_seq=receipt.last_seq,
+                first_recv_ns=receipt.ts_recv_ns, last_recv_ns=receipt.ts_recv_ns,
+                before_seq=before_seq, before_recv_ns=before_ns,
             )  # fmt: skip
-        # What changes with each receipt: to make the frozen range anew for each would cost more than the rest.
+        # Only what changes with each receipt: building a frozen range for each would cost more than all the rest.
         rows = self._last[connection][0] if connection in self._last else 0
-        self._last[connection] = (rows + len(symbols), last_seq, ts_recv_ns)
+        self._last[connection] = (rows + len(receipt.symbols), receipt.last_seq, receipt.ts_recv_ns)
 
-    def append(self, block: Block) -> None:
-        """Write a block whose trades `take` has noted."""
-        rejected = 0
-        if block.rejected:
-            for _, _, each in block.rejected:
-                if each.kind == "frame":
-                    rejected += 1
-                else:
-                    self.trades_refused += 1
-                    count_reason(self.refused_reasons, each.reason)
-            lines = b"".join(self._kept(block.rejected))
-            self._write(self._refused, lines)
-            self._refused_digest.update(lines)
-            self._frames_bytes += len(lines)
-            self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
-        self.frames += FrameCounts(received=block.received, trade=block.trade, control=block.control, rejected=rejected)
-        self.rows += block.rows
-        self._append(b"".join(block.lines), block.rows, block.through_ns)
+    def _append_rejected(self, items: Sequence[tuple[Receipt, Rejected]]) -> None:
+        reasons = [rejected.reason for _, rejected in items if rejected.kind != "frame"]
+        self.trades_refused += len(reasons)
+        for reason in reasons:
+            count_reason(self.refused_reasons, reason)
+        lines = b"".join(self._kept(items))
+        self._write(self._refused, lines)
+        self._refused_digest.update(lines)
+        self._frames_bytes += len(lines)
+        self._frames_crc32 = zlib.crc32(lines, self._frames_crc32)
+        self.frames += FrameCounts(rejected=len(items) - len(reasons))
 
-    def _kept(self, rejected: Sequence[tuple[int, int, Rejected]]) -> Iterator[bytes]:
-        for item in rejected:
-            line = _rejected_line(*item)
+    def _kept(self, items: Sequence[tuple[Receipt, Rejected]]) -> Iterator[bytes]:
+        for receipt, rejected in items:
+            line = _rejected_line(receipt.connection, receipt.ts_recv_ns, rejected)
             if self._room is None or self._room.has(len(line)):
                 yield line
             else:
-                self.not_kept[item[2].kind] += 1
+                self.not_kept[rejected.kind] += 1
 
     def _append(self, content: bytes, rows: int, through_ns: int) -> None:
         self._write(self._csv, content)
@@ -231,7 +249,7 @@ class Journal:
         self.bytes += len(content)
 
     def _write(self, descriptor: int, content: bytes) -> None:
-        """All of it: a `write` may take less, on a full disk or at a signal."""
+        """Write all of it: one `write` may take less, on a full disk or at a signal."""
         try:
             written = os.write(descriptor, content) if content else 0
             while written < len(content):
@@ -240,14 +258,14 @@ class Journal:
             raise self._named(error, descriptor) from None
 
     def _named(self, error: OSError, descriptor: int) -> OSError:
-        """The error with the file that it is about: a descriptor alone tells nobody which disk is full."""
+        """Return the error with its file name: a descriptor alone does not say which disk is full."""
         name = self.name
         path = {self._csv: name.journal, self._refused: frames_open(name)}.get(descriptor, name.sums)
         return OSError(error.errno, error.strerror, str(self._folder / path))
 
     def sync(self) -> None:
-        """Make what was written survive a loss of power: the rows first, then the sums that vouch for them."""
-        if not self._is_listed:  # A file whose name is lost is lost.
+        """Make what was written survive a power loss: rows first, then the sums that vouch for them."""
+        if not self._is_listed:  # Without their names the files would be lost.
             sync(self._folder)
             self._is_listed = True
         for descriptor in (self._csv, self._refused, self._sums):
@@ -262,12 +280,12 @@ class Journal:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close without a sync: after an error of the disk, when only `recover` can tell what is there."""
+        """Close without a sync, after a disk error; recovery then finds out what is there."""
         for descriptor in (self._csv, self._refused, self._sums):
             os.close(descriptor)
 
     def sealed_as(self, sealed_ns: int, symbols: tuple[str, ...], gaps: tuple[Gap, ...]) -> Seal:
-        """The seal of this journal, closed."""
+        """Return the seal of this journal, once it is closed."""
         heading = self.heading
         return Seal(
             batch=heading.batch, feed=heading.feed, date=heading.date, symbols=symbols, lanes=heading.lanes,
@@ -287,7 +305,7 @@ def seal(store: Store, name: BatchName, record: Seal) -> None:
 
 
 def finish_seal(store: Store, name: BatchName) -> None:
-    """The moves of `seal`, each only where it is still to be made: a crash between any two leaves the rest to do."""
+    """Make the remaining moves of `seal`: a crash may have left any of them undone."""
     folder = store.spool / name.session
     for source, place in (
         (folder / frames_open(name), store.quarantine / name.rejected_frames),
@@ -304,7 +322,7 @@ def finish_seal(store: Store, name: BatchName) -> None:
 
 
 def discard(store: Store, name: BatchName) -> None:
-    """Remove a closed journal into which nothing had come."""
+    """Remove a closed, empty journal."""
     folder = store.spool / name.session
     for path in (folder / name.journal, folder / frames_open(name), folder / name.sums):
         path.unlink(missing_ok=True)
@@ -316,12 +334,12 @@ def count_reason(counts: Counter[str], reason: str) -> None:
 
 
 def frames_open(name: BatchName) -> str:
-    """The name, in the spool, of what will be `quarantine/<batch>.frames.jsonl`."""
+    """Return the name in the spool of the later `quarantine/<batch>.frames.jsonl`."""
     return f"{name.rejected_frames}.open"
 
 
 def _rejected_line(connection: int, ts_recv_ns: int, rejected: Rejected) -> bytes:
-    """One line of JSON: text as it is where it is UTF-8, and base64 where it is not."""
+    """Return one line of JSON: the text if it is UTF-8, otherwise base64."""
     line: dict[str, object] = {
         "kind": rejected.kind, "connection": connection, "ts_recv": ts_recv_ns, "reason": rejected.reason,
     }  # fmt: skip

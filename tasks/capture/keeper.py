@@ -1,7 +1,7 @@
-"""Who makes the journals durable? A thread that syncs them each second and seals them when a lane is done.
+"""Keeper: a thread that syncs the journals every second and seals those that their lanes have finished.
 
-A sync takes 1–600 ms (facts measured on shared disks), so it happens off the lanes' threads. Only this thread
-closes a journal's files: a sync can never meet a closed one.
+A sync takes 1–600 ms (measured on shared disks), so it happens off the lanes' threads. Only this thread closes a
+journal's files, so it never syncs a closed one.
 """
 
 import queue
@@ -18,10 +18,10 @@ _SYNC_EVERY_NS = NS_PER_S
 
 
 class JournalKeeper(threading.Thread):
-    """Syncs and seals the journals of a session. A failure ends it, and `on_failure` is told.
+    """Syncs and seals the journals of a session. A failure ends it and is passed to `on_failure`.
 
-    `through_ns` gives the time (UTC ns) up to which all that was heard is written; `durable_ns` is the time up to
-    which it survives a loss of power. A sync begins a second after the one before has ended, by the clock.
+    `through_ns` returns the time (UTC ns) up to which everything received is written; `durable_ns` is the time up to
+    which it survives a power loss. A sync begins a second after the previous one has ended, by the clock.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class JournalKeeper(threading.Thread):
         self._open: list[Journal] = []
 
     def watch(self, journal: Journal) -> None:
-        """Sync this journal each second from now on."""
+        """Sync this journal every second from now on."""
         self._open.append(journal)
 
     def seal(self, journal: Journal) -> None:
-        """Seal this journal: its lane writes to it no more."""
+        """Seal this journal; its lane must not write to it anymore."""
         self._inbox.put(journal)
 
-    def tell(self, done: Callable[[], object]) -> None:
-        """Call this once everything that was handed in before is sealed."""
+    def call_when_sealed(self, done: Callable[[], object]) -> None:
+        """Call `done` once everything handed in before is sealed."""
         self._inbox.put(done)
 
     def finish(self) -> None:
@@ -65,7 +65,7 @@ class JournalKeeper(threading.Thread):
         try:
             synced_ns = self._clock.monotonic_ns()
             while True:
-                # However many there are to seal: the others' second passes too.
+                # Sealing many journals must not delay the sync of the others.
                 left_ns = synced_ns + _SYNC_EVERY_NS - self._clock.monotonic_ns()
                 if left_ns <= 0:
                     self._sync()
@@ -86,7 +86,7 @@ class JournalKeeper(threading.Thread):
             self._on_failure(error)
 
     def _sync(self) -> None:
-        through_ns = self._through_ns()  # Before the list: what is written by now is in a journal that is watched.
+        through_ns = self._through_ns()  # Before the list is copied: what is written by now is in a watched journal.
         for journal in tuple(self._open):
             journal.sync()
         self.durable_ns = max(self.durable_ns, through_ns)

@@ -1,100 +1,64 @@
-"""How do messages get from the socket's thread into journals, in order, without holding up the socket?
+"""Lanes: from the connection's thread into journals, in order, without the disk holding up the socket.
 
-A lane is a bounded queue, a writer thread and a journal; a symbol always travels in the same one. With one lane
-the writer reads the messages; with several the socket's thread does, to know where each trade belongs. A full
-queue blocks whoever puts: the kernel's buffer fills, and TCP holds the sender. Nothing is dropped.
+A lane is a bounded queue, a writer thread, and one journal after another; a symbol always uses the same lane. A full
+queue blocks the connection's thread: the kernel's buffer fills, and TCP stops the sender. Nothing is dropped.
 """
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from tasks.capture.clock import Clock
-from tasks.capture.frames import Cut
-from tasks.capture.journal import Block, Heading, Journal, Room
+from tasks.capture.journal import Heading, Journal, Receipt, Room
+from tasks.capture.keeper import JournalKeeper
 from tasks.capture.request import CaptureRequest
-from tasks.capture.routes import Routes
-from tasks.feeds.base import Parser, Reading, Rejected
 from tasks.feeds.registry import feed_named
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
 from tasks.zones import date_in, day_span
 
-# A block that a full disk tears is lost as a whole; beyond this size a larger one saves nothing.
+# A block torn by a full disk is lost as a whole, and blocks larger than this are not any cheaper.
 _BLOCK_BYTES = 256 << 10
-# How often a journal into which nothing comes is asked for its age.
+# How often the age of a journal is checked while nothing arrives.
 _LOOK_EVERY_S = 1.0
-
-
-@dataclass(slots=True)
-class Received:
-    """What one `recv` completed, as the socket's thread hands it on.
-
-    `through_ns` is the time (UTC ns) up to which all that was sent is then here; 0 where that is `ts_recv_ns`.
-    """
-
-    connection: int
-    ts_recv_ns: int
-    cut: Cut
-    size_bytes: int
-    through_ns: int = 0
-
-
-@dataclass(slots=True)
-class Portion:
-    """The part of one receipt that one lane writes."""
-
-    connection: int
-    ts_recv_ns: int
-    size_bytes: int
-    block: bytes = b""
-    symbols: list[str] = field(default_factory=list)
-    first_seq: int = 0
-    last_seq: int = 0
-    received: int = 0
-    trade: int = 0
-    control: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
-    through_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """Asks a lane to end its journal here; `done` is called once all that came before is sealed."""
+    """Makes a lane end its journal here; `done` is called once everything before it is sealed."""
 
     done: Callable[[], object]
     size_bytes: int = 0
 
 
-Item = Received | Portion | Roll
+Item = Receipt | Roll
 
 
 class LaneClosed(Exception):
-    """The lane takes no more: its writer has failed, or has been told to finish."""
+    """The lane accepts no more: its writer has failed or is finishing."""
 
 
 class ByteQueue:
-    """A queue whose bound is the size of what waits in it, emptied at one go. One item always fits."""
+    """A queue bounded by the size of its items and emptied all at once. An empty queue takes any one item."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._filled, self._emptied = threading.Condition(self._lock), threading.Condition(self._lock)
         self._items: list[Item] = []
-        self._closed = False
+        self.closed = False
         self.bytes = 0
         self.blocked_s = 0.0
 
     def put(self, *items: Item) -> None:
-        """Add items, and wake the taker once for all; waits while the queue is full. Raises LaneClosed."""
+        """Add items and wake the taker once; blocks while the queue is full. Raises LaneClosed."""
         with self._lock:
             for item in items:
                 if item.size_bytes and self._is_full_for(item):
                     self._await_room(item)
-                if self._closed:
+                if self.closed:
                     raise LaneClosed
                 self._items.append(item)
                 self.bytes += item.size_bytes
@@ -102,122 +66,45 @@ class ByteQueue:
 
     def _await_room(self, item: Item) -> None:
         start = time.monotonic()
-        self._filled.notify()  # It may not know yet of the items before.
+        self._filled.notify()  # It may not know of the earlier items yet.
         while self._is_full_for(item):
             self._emptied.wait()
         self.blocked_s += time.monotonic() - start
 
     def _is_full_for(self, item: Item) -> bool:
-        return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self._closed
+        return bool(self.bytes) and self.bytes + item.size_bytes > self._limit_bytes and not self.closed
 
     def take_all(self, timeout_s: float) -> list[Item]:
-        """Everything that waits, waiting up to `timeout_s` for a first item. Then `taken` must be told."""
+        """Return all items, waiting up to `timeout_s` for a first one. Call `taken` once they are written."""
         with self._lock:
-            if not self._items and not self._closed:
+            if not self._items and not self.closed:
                 self._filled.wait(timeout_s)
             items, self._items = self._items, []
             return items
 
     def taken(self, size_bytes: int) -> None:
-        """So much of what was taken is written: there is room for more."""
+        """Make room for more: this much of what was taken is written."""
         with self._lock:
             self.bytes -= size_bytes
             self._emptied.notify_all()
 
     def close(self) -> None:
-        """Refuse further items; those that wait can still be taken."""
+        """Refuse further items; those in the queue can still be taken."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             self._filled.notify()
             self._emptied.notify_all()
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-
-class Keeper(Protocol):
-    """Who syncs and seals journals, off the lanes' threads."""
-
-    def watch(self, journal: Journal) -> None: ...
-    def seal(self, journal: Journal) -> None: ...
-    def tell(self, done: Callable[[], object]) -> None: ...
-
-
-class Router:
-    """Gives each trade its `recv_seq`, and each receipt's parts their lanes."""
-
-    def __init__(
-        self,
-        on_control: Callable[[int, int, Reading], None],
-        routes: Routes,
-        parser: Parser,
-        on_numbers: Callable[[Reading, int], None],
-    ) -> None:
-        self._parser = parser
-        self._next_seq: dict[int, int] = {}
-        self._on_control = on_control
-        self._on_numbers = on_numbers
-        self._routes = routes
-
-    def read(self, received: Received) -> tuple[Portion, list[bytes]]:
-        """One receipt, read; the lines beside the portion are those of its block."""
-        cut, connection = received.cut, received.connection
-        portion = Portion(connection, received.ts_recv_ns, received.size_bytes)
-        portion.through_ns = received.through_ns
-        portion.received = cut.frames
-        portion.control = len(cut.controls)
-        portion.rejected = [Rejected("frame", "a binary message", payload) for payload in cut.binaries]
-        if cut.violation is not None:
-            portion.rejected += [Rejected("frame", cut.violation.reason, part) for part in cut.refused]
-        if not cut.texts:
-            return portion, []
-        first_seq = self._next_seq.get(connection, 1)
-        reading = self._parser.read(cut.texts, connection, first_seq, received.ts_recv_ns)
-        self._next_seq[connection] = first_seq + len(reading.lines)
-        portion.first_seq, portion.last_seq = first_seq, first_seq + len(reading.lines) - 1
-        portion.block, portion.symbols = reading.block, reading.symbols
-        portion.trade = reading.trade_frames
-        portion.control += reading.control_frames
-        portion.rejected += reading.rejected
-        if reading.errors or reading.subscribed:
-            self._on_control(connection, received.ts_recv_ns, reading)
-        if reading.trade_ids or reading.last_ids:
-            self._on_numbers(reading, received.ts_recv_ns)
-        return portion, reading.lines
-
-    def split(self, received: Received) -> list[tuple[int, Portion]]:
-        """One receipt as the portions of its lanes. Frames, which have no symbol, count in the first of them."""
-        whole, lines = self.read(received)
-        by_lane: dict[int, list[int]] = {}
-        for index, symbol in enumerate(whole.symbols):
-            by_lane.setdefault(self._routes.lane(symbol), []).append(index)
-        portions: list[tuple[int, Portion]] = []
-        for lane, indices in by_lane.items() or ((0, []),):
-            block = b"".join([lines[index] for index in indices])
-            part = Portion(whole.connection, whole.ts_recv_ns, len(block) + 256, block)
-            part.through_ns = whole.through_ns
-            if indices:
-                part.symbols = [whole.symbols[index] for index in indices]
-                part.first_seq = whole.first_seq + indices[0]
-                part.last_seq = whole.first_seq + indices[-1]
-            portions.append((lane, part))
-        head = portions[0][1]
-        head.received, head.trade, head.control = whole.received, whole.trade, whole.control
-        head.rejected = whole.rejected
-        return portions
-
 
 class Lane(threading.Thread):
-    """One queue, one writer, one journal after another. A failure to write ends it, and `on_failure` is told."""
+    """One queue, one writer, one journal after another. A failure ends it and is passed to `on_failure`."""
 
     def __init__(
         self,
         number: int,
         request: CaptureRequest,
         zone: str,
-        router: Router,
-        keeper: Keeper,
+        keeper: JournalKeeper,
         clock: Clock,
         on_failure: Callable[[BaseException], None],
         first_batch: int = 0,
@@ -231,7 +118,6 @@ class Lane(threading.Thread):
         self._number = number
         self._request = request
         self._zone = zone
-        self._router = router
         self._keeper = keeper
         self._clock = clock
         self._on_failure = on_failure
@@ -260,44 +146,40 @@ class Lane(threading.Thread):
             self._on_failure(error)
 
     def per_symbol(self) -> Counter[str]:
-        """Trades written so far, by symbol. May be called from any thread."""
+        """Return the trades written so far by symbol. May be called from any thread."""
         journal = self._journal
         return self._sealed_counts + (Counter(dict(journal.per_symbol)) if journal else Counter())
 
     def _write(self, items: list[Item]) -> None:
-        block, waiting, size = Block(), 0, 0
+        block: list[Receipt] = []
+        size_bytes = 0
         for item in items:
             if isinstance(item, Roll):
-                self._append(block, waiting)
+                self._append(block)
                 self._hand_over()
-                self._keeper.tell(item.done)
-                block, waiting, size = Block(), 0, 0
+                self._keeper.call_when_sealed(item.done)
                 continue
-            portion = item if isinstance(item, Portion) else self._router.read(item)[0]
-            # Not the day: past midnight, or after a reconnect with a wall clock that was put back over it.
-            if self._journal is not None and not self._day_ns[0] <= portion.ts_recv_ns < self._day_ns[1]:
-                self._append(block, waiting)
+            # The day's bounds, not its end: the wall clock may be put back past midnight before a reconnect.
+            if self._journal is not None and not self._day_ns[0] <= item.ts_recv_ns < self._day_ns[1]:
+                self._append(block)
                 self._hand_over()
-                block, waiting, size = Block(), 0, 0
-            journal = self._journal or self._open(portion.ts_recv_ns)
-            _add(portion, block, journal)
-            if portion.symbols:
-                self._before[portion.connection] = (portion.last_seq, portion.ts_recv_ns)
-            waiting += item.size_bytes
-            size += len(portion.block)
-            if size >= min(_BLOCK_BYTES, self._request.batch_bytes - journal.bytes):
-                self._append(block, waiting)
-                block, waiting, size = Block(), 0, 0
+            journal = self._journal or self._open(item.ts_recv_ns)
+            size_bytes = size_bytes + len(item.block) if block else len(item.block)
+            block.append(item)
+            if size_bytes >= min(_BLOCK_BYTES, self._request.batch_bytes - journal.bytes):
+                self._append(block)
                 if self._is_due(journal):
                     self._hand_over()
-        self._append(block, waiting)
+        self._append(block)
 
-    def _append(self, block: Block, waiting_bytes: int) -> None:
-        if self._journal is not None and block.through_ns:
+    def _append(self, block: list[Receipt]) -> None:
+        """Write the block, make room for as much in the queue, and begin a new block."""
+        if block and self._journal is not None:
             self._journal.append(block)
-            self.rows += block.rows
-            self.through_ns = block.through_ns
-        self.queue.taken(waiting_bytes)
+            self.rows += sum(len(receipt.symbols) for receipt in block)
+            self.through_ns = block[-1].through_ns
+        self.queue.taken(sum(receipt.size_bytes for receipt in block))
+        block.clear()
 
     def _open(self, now_ns: int) -> Journal:
         request = self._request
@@ -324,22 +206,7 @@ class Lane(threading.Thread):
         journal = self._journal
         if journal is not None:
             self._sealed_counts += journal.per_symbol
+            self._before |= {each.connection: (each.last_seq, each.last_recv_ns) for each in journal.ranges}
             self._journal = None
             self.batches += not journal.is_empty
             self._keeper.seal(journal)
-
-
-def _add(portion: Portion, block: Block, journal: Journal) -> None:
-    """Note a portion in the journal and put it into the block that will be written."""
-    if portion.symbols:
-        journal.take(
-            portion.connection, portion.first_seq, portion.ts_recv_ns, portion.symbols, portion.last_seq
-        )  # fmt: skip
-        block.lines.append(portion.block)
-        block.rows += len(portion.symbols)
-    block.received += portion.received
-    block.trade += portion.trade
-    block.control += portion.control
-    for rejected in portion.rejected:
-        block.rejected.append((portion.connection, portion.ts_recv_ns, rejected))
-    block.through_ns = portion.through_ns or portion.ts_recv_ns

@@ -1,10 +1,10 @@
-"""The recorder: a process of its own that records one session, whatever becomes of who started it.
+"""Recorder: a separate process that records one session and does not depend on the process that started it.
 
-`python -m tasks.capture.recorder SESSION_FOLDER`, with the API key as the first line of its standard input: an
-argument or an environment variable would show it in the process list. SIGTERM and SIGINT end the session in order.
+`python -m tasks.capture.recorder SESSION_FOLDER`, with the API key as the first line of standard input: an argument or
+an environment variable would show in the process list. SIGTERM and SIGINT end the session in order.
 
-Exit status: 0 the session ended in order, 1 it failed (`session.json` and the log say why), 3 another recorder
-holds the key or the session, 2 the call was wrong.
+Exit status: 0 if the session ended in order, 1 if it failed (see `session.json` and the log), 2 for wrong usage, 3 if
+another recorder holds the key or the session.
 """
 
 import logging
@@ -23,9 +23,9 @@ FAILED, USAGE, BUSY = 1, 2, 3
 
 
 class Bounded(logging.Filter):
-    """Lets so many characters of messages pass; then a last line says that the rest is left out.
+    """Limits the log to so many characters; a last line says that the rest is left out.
 
-    A feed has a say in how much is logged. What ends the recorder is in the session's record too.
+    A feed influences how much is logged. What ends the recorder is in the session's record too.
     """
 
     def __init__(self, most_chars: int = 8 << 20) -> None:
@@ -37,18 +37,18 @@ class Bounded(logging.Filter):
             return False
         self._left -= len(record.getMessage()) + 32
         if self._left < 0:
-            record.msg, record.args = "this log is full: what comes after is left out", ()
+            record.msg, record.args = "this log is full: further messages are left out", ()
         return True
 
 
-class _Told:
-    """Takes the signals from the first moment on: one that comes before there is a session is not forgotten."""
+class _StopSignals:
+    """Handles the signals from the start: one that arrives before the session exists stops it once it does."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
         self._stop = False
 
-    def to_stop(self, _number: int, _frame: object) -> None:
+    def on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
         if self._session is not None:
             self._session.stop()
@@ -61,15 +61,15 @@ class _Told:
 
 
 def main(arguments: list[str]) -> int:
-    """Record the session of that folder; gives the exit status."""
+    """Record the session in that folder; return the exit status."""
     if len(arguments) != 1:
         print("usage: python -m tasks.capture.recorder SESSION_FOLDER   (the key on standard input)", file=sys.stderr)
         return USAGE
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
     logging.getLogger().handlers[0].addFilter(Bounded())
-    told = _Told()
+    signals = _StopSignals()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, told.to_stop)
+        signal.signal(number, signals.on_signal)
     folder = Path(arguments[0])
     request = read_request(folder.resolve())
     key = sys.stdin.readline().rstrip("\n")
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     key_lock.write(str(folder.resolve()))
     session_lock.write(str(os.getpid()))
     forget_unused(lock_path.parent)
-    record = told.watch(Session(request, key)).run()
+    record = signals.watch(Session(request, key)).run()
     return 0 if record.outcome != "failed" else FAILED
 
 

@@ -1,7 +1,7 @@
-"""What did a killed recorder leave, and how much of it can be trusted?
+"""Recovery: seals what a killed recorder left, as far as its checksums vouch for it.
 
-Everything whose checksum is right is sealed; what follows it, a torn write, goes to quarantine as it is. Running
-it again, or being killed within it, changes nothing: each step either is done or is done again.
+What follows the last valid checksum, a torn write, goes to quarantine unchanged. Recovery can be killed or run again at
+any point: each step is either done already or done again.
 """
 
 import io
@@ -9,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -17,11 +17,9 @@ import msgspec
 
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import Heading, Sum, count_reason, discard, finish_seal, frames_open, read_heading, seal
-from tasks.capture.past import Past, past_of, seals_of
-from tasks.capture.request import CaptureRequest, own_request, read_request
-from tasks.capture.watchlist import WatchList
+from tasks.capture.request import CaptureRequest, WatchList, own_request, read_request
 from tasks.records.ledger import FrameCounts, SessionRecord
-from tasks.records.manifest import ConnectionRange, Seal, encode, read
+from tasks.records.manifest import ConnectionRange, Manifest, Seal, encode, read
 from tasks.records.names import BatchName
 from tasks.records.requests import requests_of
 from tasks.records.sessions import GAPS_FILE, RECORD_FILE, REQUEST_FILE, WATCHLIST_FILE, is_recording
@@ -31,7 +29,7 @@ from tasks.storage.store import Store, sha256_of, sync, write_whole
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """The part of a journal whose checksums are right: `end` is its length, `last` its last sum."""
+    """The part of a journal with valid checksums: `end` is its length, `last` its last sum."""
 
     heading: Heading
     last: Sum
@@ -39,18 +37,28 @@ class Trusted:
     end: int
 
 
-# Holds nothing but its place: on a full disk, its end is the room for the seals, gaps and record of the session.
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a session has sealed so far: the number of batches per lane, and the sums of their counts."""
+
+    batches: tuple[int, ...]
+    connections: int = 0
+    frames: int = 0
+    per_symbol: Counter[str] = field(default_factory=Counter)
+
+
+# Only reserves space: deleting it on a full disk makes room for the session's seals, gaps, and record.
 ROOM_FILE = ".room.tmp"
-# Longer than a connection gathers what it has read (`feed.py`).
+# Longer than a connection gathers reads (`feed.py`).
 _GATHERED_NS = 100_000_000
 KILLED = "the recorder was killed"
 WENT_DOWN = "the machine went down"
 
 
 def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
-    """Make good what an earlier recorder of this session left, and give what it has sealed.
+    """Recover what an earlier recorder of this session left, if there was one; return what the session has sealed.
 
-    Where there was one, a gap is open from the time up to which its journals reach.
+    A gap is then open from the time up to which that recorder's journals reach.
     """
     status = read_status(request.folder)
     spool = store.spool / request.session
@@ -64,24 +72,60 @@ def resume(store: Store, request: CaptureRequest, now_ns: int) -> Past:
     return past_of(store, request.session, request.lanes)
 
 
+def past_of(store: Store, session: str, lanes: int) -> Past:
+    """Add up the seals of a session. Raises CorruptionError if one cannot be read."""
+    seals = list(seals_of(store, session).values())
+    numbers = [BatchName.parse(each.batch) for each in seals]
+    per_symbol: Counter[str] = Counter()
+    for each in seals:
+        per_symbol.update(each.per_symbol)
+    return Past(
+        batches=tuple(max((n.number + 1 for n in numbers if n.lane == lane), default=0) for lane in range(lanes)),
+        connections=max((each.connection for sealed in seals for each in sealed.connections), default=0),
+        frames=sum(each.frames.received for each in seals),
+        per_symbol=per_symbol,
+    )
+
+
+def seals_of(store: Store, session: str) -> dict[str, Seal]:
+    """Return the seal of every batch of a session by the batch's name.
+
+    Folders are searched in the order in which batches move: one that moves meanwhile is found in its new place.
+    """
+    found: dict[str, Seal] = {}
+    for each in _all_seals(store, session):
+        found.setdefault(each.batch, each)
+    return found
+
+
+def _all_seals(store: Store, session: str) -> Iterator[Seal]:
+    for folder in (store.sealed, store.validated):
+        for path in sorted(folder.glob(f"{session}-*.seal.json")):
+            try:
+                yield read(path, Seal)
+            except FileNotFoundError:
+                continue
+    for path in sorted(store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")):
+        yield read(path, Manifest).seal
+
+
 def _name_unwritten(gaps: GapBook, through_ns: int, status: Status | None) -> None:
-    """Where a gap that lasts began later than that, what waited to be written when it began was lost too."""
+    """Add gaps for what was received but not written before an open gap began: it was lost with the recorder."""
     if status is not None and status.boot == boot_id() and not status.queue_bytes:
-        # Nothing waited then but, at most, what had just been read and was not handed on yet.
+        # At that time nothing waited in the queues, at most in what had just been read and not been handed on.
         through_ns = max(through_ns, status.updated_ns - _GATHERED_NS)
     why, found = _why(status), gaps.all()
     for gap in (each for each in found if each.end_ns is None and each.start_ns > through_ns and each.reason != why):
-        # A recovery that is run again knows less of when the journals ended, and has nothing to add.
+        # A second recovery knows less about the end of the journals and has nothing to add.
         named = {name for each in found if (each.end_ns, each.reason) == (gap.start_ns, why) for name in each.symbols}
         gaps.add([symbol for symbol in gap.symbols if symbol not in named], through_ns, gap.start_ns, why)
 
 
 def close_killed(store: Store, session: str, now_ns: int, why: str | None = None) -> SessionRecord:
-    """Write the record of a session whose recorder is gone. The gap lasts until the session's deadline.
+    """Write the record of a session whose recorder is gone. Its gap lasts until the session's deadline.
 
-    `why` is what no recorder could be started for; then the session has failed.
-
-    Raises OSError and CorruptionError where what it left cannot be read or written; then it can be run again.
+    If no recorder could be started, `why` says so, and the session has failed. Raises OSError or CorruptionError if
+    what the recorder left cannot be read or written; then this can be run again.
     """
     folder = store.sessions / session
     request = read_request(folder)
@@ -91,7 +135,7 @@ def close_killed(store: Store, session: str, now_ns: int, why: str | None = None
     gaps, watch = GapBook(folder / GAPS_FILE), WatchList(folder / WATCHLIST_FILE, request.symbols)
     requests = requests_of(folder) or (own_request(request),)
     ended_ns = max(*(each.end_ns for each in requests), status.through_ns if status else 0)
-    if status is None and not gaps.all():  # It was gone before it could hear anything.
+    if status is None and not gaps.all():  # It died before it received anything.
         gaps.open(watch.current, request.started_ns, why or KILLED)
     gaps.finish(ended_ns)
     failed = why is not None or (status is not None and status.error is not None)  # It could not write its record.
@@ -114,7 +158,7 @@ def close_killed(store: Store, session: str, now_ns: int, why: str | None = None
 
 
 def _why(status: Status | None) -> str:
-    """Why there is no recorder any more: what it said last, if it said so."""
+    """Return why the recorder is gone: the error in its last status, if there is one."""
     if status is not None and status.error is not None:
         return status.error
     return KILLED if status is None or status.boot == boot_id() else WENT_DOWN
@@ -130,17 +174,17 @@ def killed_sessions(store: Store) -> list[str]:
 
 
 def _through_ns(store: Store, request: CaptureRequest, status: Status | None) -> int:
-    """Up to which time everything that was heard is in a journal."""
+    """Return the time up to which everything received is in a journal."""
     reached = _reached_ns(store, request.session)
-    # A lane that has written nothing may have had trades waiting: then only the status can tell.
+    # A lane without any writes may have had trades waiting; then only the status tells.
     in_journals = min(reached.values()) if len(reached) == request.lanes else 0
-    # The disk may have kept the status and lost what it speaks of, where the machine went down.
+    # If the machine went down, the disk may have kept the status but lost what it counts.
     said = 0 if status is None else status.through_ns if status.boot == boot_id() else status.durable_ns
     return max(request.started_ns, said, in_journals)
 
 
 def _reached_ns(store: Store, session: str) -> dict[int, int]:
-    """Up to which time each lane has written what it heard; of a lane that has written nothing, nothing."""
+    """Return the time up to which each lane has written; a lane without any writes is absent."""
     spool = store.spool / session
     seals = [*seals_of(store, session).values(), *(read(path, Seal) for path in spool.glob("*.seal.json"))]
     ends = {BatchName.parse(each.batch): each.connections[-1].last_recv_ns for each in seals if each.connections}
@@ -152,9 +196,9 @@ def _reached_ns(store: Store, session: str) -> dict[int, int]:
 
 
 def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> list[Seal]:
-    """Seal every journal in a session's spool, and give the seals. The session's recorder must not run.
+    """Seal every journal in a session's spool and return the seals. The session's recorder must not be running.
 
-    Raises OSError where the disk refuses; then it can be run again.
+    Raises OSError if the disk fails; then this can be run again.
     """
     folder = store.spool / session
     recovered = [_recover(store, name, now_ns, gaps) for name in _left_in(folder)]
@@ -162,23 +206,23 @@ def recover_spool(store: Store, session: str, now_ns: int, gaps: GapBook) -> lis
 
 
 def _left_in(folder: Path) -> list[BatchName]:
-    """The batches of which a session's spool has any file: a kill may fall between the creation of two."""
+    """Return the batches with any file in a session's spool: a kill may have come between the creation of two."""
     kinds = ("*.csv.open", "*.frames.jsonl.open", "*.sums")
     return sorted({BatchName.parse(path.name) for kind in kinds for path in folder.glob(kind)})
 
 
 def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal | None:
     folder = store.spool / name.session
-    if (folder / name.seal).exists():  # Killed between the moves of a seal.
+    if (folder / name.seal).exists():  # Killed between two moves of the seal.
         record = read(folder / name.seal, Seal)
         finish_seal(store, name)
         return record
-    if not (folder / name.journal).exists():  # Killed before the last of them.
+    if not (folder / name.journal).exists():  # Killed before the last move.
         finish_seal(store, name)
         return None
     trusted = trust(folder, name)
     cut = _cut(store, name, trusted)
-    # What was cut keeps its batch, be it without a row: the next journal of that name would replace it in quarantine.
+    # A batch of which something was cut is kept even without rows: a new journal of that name would overwrite the cut.
     if trusted is None or (not trusted.rows and not trusted.last.received and not cut):
         discard(store, name)
         return None
@@ -190,17 +234,17 @@ def _recover(store: Store, name: BatchName, now_ns: int, gaps: GapBook) -> Seal 
     record = replace(record, quarantine=hashes, cut_bytes=cut_bytes)
     for path in (folder / name.journal, folder / frames_open(name)):
         if path.exists():
-            sync(path)  # Its writer may not have lived to do so, and the seal will vouch for it.
+            sync(path)  # Its writer may have died before it could, and the seal vouches for it.
     seal(store, name, record)
     return record
 
 
 def trust(folder: Path, name: BatchName) -> Trusted | None:
-    """How far the journal and its refused frames agree with the sums; None where not even the first lines do."""
+    """Return how far journal and rejected frames match the sums; None if not even the first lines do."""
     journal, frames, sums = folder / name.journal, folder / frames_open(name), folder / name.sums
-    if not (journal.exists() and sums.exists()):  # Killed while they were created, or while they were moved.
+    if not (journal.exists() and sums.exists()):  # Killed while they were created or moved.
         return None
-    lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break was torn.
+    lines = sums.read_bytes().split(b"\n")[:-1]  # What follows the last line break is torn.
     if not lines:
         return None
     heading = read_heading(lines[0])
@@ -215,7 +259,7 @@ def trust(folder: Path, name: BatchName) -> Trusted | None:
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 break
             grown = entry.frames_bytes - frames_end
-            if entry.offset != end or entry.length < 0 or grown < 0:  # A damaged line may say anything.
+            if entry.offset != end or entry.length < 0 or grown < 0:  # A damaged line may have any values.
                 break
             block = content.read(entry.length)
             if len(block) != entry.length or zlib.crc32(block) != entry.crc32:
@@ -234,7 +278,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _cut(store: Store, name: BatchName, trusted: Trusted | None) -> dict[str, Path]:
-    """Move what cannot be trusted to quarantine, before it is cut away; gives the files written, by name."""
+    """Copy what cannot be trusted to quarantine, then cut it; return the files written, by name."""
     folder = store.spool / name.session
     ends = {
         name.cut: (folder / name.journal, trusted.end if trusted else 0),
@@ -291,7 +335,7 @@ def _rows(journal: Path) -> Iterator[tuple[int, int, int, str]]:
 
 
 def _refused_reasons(frames: Path) -> dict[str, int]:
-    """Why trades were refused, by the lines that are trusted, the only ones left."""
+    """Count why trades were refused, from the trusted lines, the only ones left."""
     counts: Counter[str] = Counter()
     if frames.exists():
         with frames.open("rb") as lines:

@@ -1,5 +1,7 @@
-"""What is one session asked to do? Written to `sessions/<session>/request.json`; holds no secret."""
+"""A session's request and its watch-list: what to record. Both are files in the session's folder, without secrets."""
 
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,27 +9,27 @@ import msgspec
 
 from tasks.errors import CorruptionError
 from tasks.feeds.registry import DEFAULT
-from tasks.records.ledger import Request
+from tasks.records.ledger import Request, SymbolChange
+from tasks.records.manifest import encode, read
 from tasks.records.requests import this_process
-from tasks.records.sessions import REQUEST_FILE
+from tasks.records.sessions import REQUEST_FILE, SavedWatchList
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import sync, write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
-    """A session as its first run asks for it: from `started_ns` to `deadline_ns` (UTC ns), these symbols, this feed.
+    """A session as its first run requests it: from `started_ns` to `deadline_ns` (UTC ns), these symbols, this feed.
 
-    It goes on for as long as any run wants it: see `tasks/records/requests.py`.
+    It goes on while any run wants it: see `tasks/records/requests.py`.
 
-    `feed_url` holds no key. `zone` is the exchange's time zone, whose midnights end batches
-    but those of symbols that never close (`routes.py`). `batch_for_ns` and
-    `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what waits between socket and journal.
-    Below `disk_reserve_bytes` of free space the session ends. What it puts into quarantine is kept up to
-    `quarantine_bytes`, then counted. `ping_every_s` is also how long a pong may take.
-    `reconnect_within_s` is the longest wait before a new connection, but where the feed counts another on the key.
-    `market_hours` are the stretches (UTC ns) in which the exchange trades: only in them is a stock's silence strange.
-    `max_message_bytes` is the largest message that is read; a larger one ends its connection.
+    `feed_url` has no key. `zone` is the exchange's time zone: its midnights end batches, except those of symbols that
+    never close (`routes.py`). `batch_for_ns` and `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what
+    waits between socket and journal. The session ends if less than `disk_reserve_bytes` is free. Rejected frames are
+    kept up to `quarantine_bytes`, then only counted. `ping_every_s` is also the time limit for a pong.
+    `reconnect_within_s` is the longest wait before a new connection, unless the feed counts another one on the key.
+    `market_hours` are the intervals (UTC ns) in which the exchange trades: only in them is a stock's silence unusual.
+    A message larger than `max_message_bytes` ends its connection.
     """
 
     session: str
@@ -57,7 +59,7 @@ class CaptureRequest:
 
 
 def own_request(session: CaptureRequest) -> Request:
-    """What the session's first run wants of it, where that run says nothing else."""
+    """Return the request of the session's first run: everything that the session was started for."""
     return Request(
         id=session.session, owner="", symbols=session.symbols, start_ns=session.started_ns,
         until_ns=session.deadline_ns, hours=session.market_hours, process=this_process(), feed=session.feed,
@@ -65,7 +67,7 @@ def own_request(session: CaptureRequest) -> Request:
 
 
 def save_request(request: CaptureRequest) -> None:
-    """Write the request into its session's folder, which is made."""
+    """Write the request into its session's folder, creating the folder."""
     request.folder.mkdir(parents=True, exist_ok=True)
     sync(request.folder.parent)
     content = msgspec.json.encode(request, enc_hook=str)
@@ -73,9 +75,9 @@ def save_request(request: CaptureRequest) -> None:
 
 
 def read_request(folder: Path) -> CaptureRequest:
-    """The request of the session in that folder, wherever the data folder has moved since.
+    """Return the request of the session in that folder, even if the data folder has moved since.
 
-    Raises FileNotFoundError where there is none, CorruptionError where it cannot be read.
+    Raises FileNotFoundError if there is none, CorruptionError if it cannot be read.
     """
     path = folder / REQUEST_FILE
     try:
@@ -83,3 +85,46 @@ def read_request(folder: Path) -> CaptureRequest:
     except msgspec.MsgspecError as error:
         raise CorruptionError(f"{path}: not a request ({error}); restore it from a copy") from error
     return replace(request, data_dir=folder.parents[1])
+
+
+class WatchList:
+    """The symbols of one session: `current` ones in order of subscription, and all `ever` recorded. Thread-safe.
+
+    It is saved in `watchlist.json`, so that a killed recorder's successor continues with the same list.
+    """
+
+    def __init__(self, path: Path, symbols: tuple[str, ...]) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._list = read(path, SavedWatchList) if path.exists() else SavedWatchList(symbols, symbols, ())
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        return self._list.current
+
+    @property
+    def ever(self) -> tuple[str, ...]:
+        return self._list.ever
+
+    @property
+    def changes(self) -> tuple[SymbolChange, ...]:
+        return self._list.changes
+
+    def change(self, wanted: Iterable[str], at_ns: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Replace the list as of `at_ns` (UTC ns) and save it; return the added and the removed symbols."""
+        with self._lock:
+            now, wish = self._list, dict.fromkeys(wanted)
+            known = set(now.current)
+            added = tuple(symbol for symbol in wish if symbol not in known)
+            removed = tuple(symbol for symbol in now.current if symbol not in wish)
+            if added or removed:
+                changes = [SymbolChange(at_ns=at_ns, symbol=symbol, action="removed") for symbol in removed]
+                changes += [SymbolChange(at_ns=at_ns, symbol=symbol, action="added") for symbol in added]
+                self._list = replace(
+                    now,
+                    current=(*(symbol for symbol in now.current if symbol in wish), *added),
+                    ever=tuple(dict.fromkeys((*now.ever, *added))),
+                    changes=(*now.changes, *changes),
+                )
+                write_whole(self._path, encode(self._list))
+            return added, removed

@@ -1,8 +1,8 @@
-"""What happens in one session, from its request to its record?
+"""Session: everything from a session's request to its record.
 
-`Session.run` is the recorder's main thread: it starts the lanes, the keeper and the listener, writes the status,
-watches the deadline, the disk and the other threads' failures, and ends everything in order. A failure to write
-ends the session loudly; what was written is sealed, here or by the next start.
+`Session.run` is the recorder's main thread. It starts the lanes, the keeper, and the listener, writes the status,
+watches the deadline, the disk, and failures of the other threads, and ends everything in order. A failed write ends the
+session with an error; what was written is sealed, here or by the next start.
 """
 
 import contextlib
@@ -13,22 +13,21 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from tasks.capture.clock import Clock
 from tasks.capture.demand import Demand
-from tasks.capture.gaps import GapBook
+from tasks.capture.gaps import GapBook, MissingNumbers
 from tasks.capture.journal import Room
 from tasks.capture.keeper import JournalKeeper
-from tasks.capture.lanes import Lane, LaneClosed, Received, Roll, Router
+from tasks.capture.lanes import Lane, LaneClosed, Roll
 from tasks.capture.listener import Backoff, Listener
-from tasks.capture.numbers import MissingNumbers
-from tasks.capture.past import past_of
-from tasks.capture.recovery import ROOM_FILE, recover_spool, resume
-from tasks.capture.request import CaptureRequest
-from tasks.capture.routes import Routes
+from tasks.capture.recovery import ROOM_FILE, past_of, recover_spool, resume
+from tasks.capture.request import CaptureRequest, WatchList
+from tasks.capture.routes import Received, Router, Routes
 from tasks.capture.silence import SilenceWatch
-from tasks.capture.watchlist import WatchList
 from tasks.errors import RecorderError, TerminalError
 from tasks.feeds.base import Reading
 from tasks.feeds.registry import feed_named
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 0.5
 _VENDOR_TEXT_CHARS, _MOST_VENDOR_TEXTS = 200, 50
-# Enough for a torn write, which is kept in quarantine, and for seals, gaps and record of thousands of symbols.
+# Enough for a torn write, which is kept in quarantine, and for seals, gaps, and record of thousands of symbols.
 _ROOM_BYTES = 8 << 20
 
 
@@ -85,17 +84,7 @@ class Session:
         )
         room = Room(request.quarantine_bytes - _in_quarantine(self._store, request.session))
         self._lanes = [
-            Lane(
-                number,
-                request,
-                zone,
-                self._router,
-                self._keeper,
-                self._clock,
-                self._fail,
-                self._past.batches[number],
-                room,
-            )
+            Lane(number, request, zone, self._keeper, self._clock, self._fail, self._past.batches[number], room)
             for number, zone in enumerate(routes.zones)
         ]
         self._listener = Listener(
@@ -110,9 +99,9 @@ class Session:
         self._wake.set()
 
     def run(self) -> SessionRecord:
-        """Record until the deadline, `stop`, or a failure; gives the record, which is on disk then.
+        """Record until the deadline, `stop`, or a failure; return the record, which is then on disk.
 
-        Raises OSError only where not even the record could be written.
+        Raises OSError only if not even the record could be written.
         """
         for thread in (self._keeper, *self._lanes, self._listener):
             thread.start()
@@ -155,12 +144,12 @@ class Session:
             return True
 
     def _follow_demand(self) -> None:
-        """Record what the active requests ask for, and seal what was received for one that has ended."""
+        """Record what the active requests want, and seal what was received for requests that have ended."""
         symbols = self._demand.symbols
         if symbols and {*symbols} != {*self._watch.current}:
             self._listener.change(symbols)
         ended = {request.id for request in self._demand.all} - {request.id for request in self._demand.active}
-        # Those that were seen to have ended at the look before: what came until then is in the queues by now.
+        # Requests already ended at the previous look: what was received for them is in the queues by now.
         if self._ended - self._settling:
             with contextlib.suppress(LaneClosed):
                 for lane in self._lanes:
@@ -169,12 +158,12 @@ class Session:
         self._ended = ended
 
     def _note_settled(self, ended: set[str]) -> None:
-        """One lane has sealed what was received for these requests, told by the keeper; the last lane counts."""
+        """Note that one lane has sealed everything for these requests; they are settled once all lanes have."""
         for request in ended:
             self._lanes_settled[request] += 1
 
     def _notice_suspend(self) -> None:
-        """A machine that was suspended heard nothing meanwhile, and its connection is hardly alive."""
+        """Reconnect after the machine was suspended: it received nothing, and the connection is probably dead."""
         asleep_ns, now_ns = self._clock.asleep_ns(), self._clock.wall_ns()
         slept_ns, self._asleep_ns = asleep_ns - self._asleep_ns, asleep_ns
         if slept_ns > NS_PER_S:
@@ -182,7 +171,7 @@ class Session:
         self._awake_until_ns = now_ns
 
     def _end(self) -> None:
-        """Listener first, so that nothing more comes; then the lanes, then the keeper, which seals."""
+        """End the listener first, so that nothing more arrives; then the lanes, then the keeper, which seals."""
         self._report("draining")
         self._listener.stop()
         self._join(self._listener)
@@ -199,25 +188,22 @@ class Session:
             self._report("draining")
 
     def _put(self, received: Sequence[Received]) -> None:
-        if len(self._lanes) == 1:
-            self._lanes[0].queue.put(*received)
-            return
-        for each in received:
-            for number, portion in self._router.split(each):
-                self._lanes[number].queue.put(portion)
+        """Parse, and queue each lane's part in order of receipt; consecutive parts of one lane wake it once."""
+        for lane, parts in groupby(self._router.route(received), key=itemgetter(0)):
+            self._lanes[lane].queue.put(*(receipt for _, receipt in parts))
 
-    def _on_control(self, connection: int, ts_recv_ns: int, reading: Reading) -> None:
-        """Act on what the vendor says of the subscriptions and of the connection."""
+    def _on_control(self, ts_recv_ns: int, reading: Reading) -> None:
+        """Act on acknowledgments and errors from the vendor."""
         if reading.subscribed:
-            self._listener.acknowledge(connection, reading.subscribed, ts_recv_ns)
-        self._listener.obey_errors(connection, reading.errors)
+            self._listener.acknowledge(reading.subscribed, ts_recv_ns)
+        self._listener.obey_errors(reading.errors)
         for error in reading.errors:
             self._count_vendor_error(error.text[:_VENDOR_TEXT_CHARS])
             if error.kind == "key refused":
                 self._fail(TerminalError(f"the feed refused the API key: {plain(error.text[:_VENDOR_TEXT_CHARS])}"))
 
     def _count_vendor_error(self, text: str) -> None:
-        """Count it; the log has each text at its first time, its tenth, its hundredth, …, however many come."""
+        """Count it; log each text only at its first, tenth, hundredth, … occurrence."""
         counts = self._vendor_errors
         shown = plain(text)
         key = shown if shown in counts or len(counts) < _MOST_VENDOR_TEXTS else "other messages"
@@ -226,20 +212,20 @@ class Session:
             log.warning("the feed says (%s times so far): %s", f"{counts[key]:,}", key)
 
     def _fail(self, error: BaseException) -> None:
-        """The first failure is the session's; told by whichever thread met it."""
+        """Note the session's first failure and end the session. Called from any thread."""
         if self._failure is None and not isinstance(error, LaneClosed):
             self._failure = error
             log.error("%s", _describe(error), exc_info=None if isinstance(error, RecorderError | OSError) else error)
             self._wake.set()
 
     def _through_ns(self) -> int:
-        """The time up to which all that was heard is journalled."""
-        checked_ns = self._listener.checked_ns  # Before the queues: what came later may still wait in them.
+        """Return the time up to which everything received is journaled."""
+        checked_ns = self._listener.checked_ns  # Read before the queues: later data may still wait in them.
         behind = [lane.through_ns for lane in self._lanes if lane.queue.bytes]
         return min(behind) if behind else max(checked_ns, *(lane.through_ns for lane in self._lanes))
 
     def _counts(self) -> Counter[str]:
-        """Trades by symbol, at most a second old: of thousands of symbols, adding up is not free."""
+        """Return trades by symbol, at most a second old: adding up thousands of symbols is not free."""
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._counted_ns >= NS_PER_S:
             self._counted_ns = now_ns
@@ -276,16 +262,16 @@ class Session:
             self._fail(error)
 
     def _account(self) -> SessionRecord:
-        """The session's record, once every thread has ended."""
+        """Return the session's record, once every thread has ended."""
         request, listener, requests = self._request, self._listener, self._demand.all
         was_stopped = self._stopped or self._demand.was_withdrawn
-        # A wall clock that was put back must not end the session before what it holds.
+        # A wall clock that was put back must not end the session before its last receive time.
         ended_ns = max(self._clock.wall_ns(), request.started_ns, listener.latest_ns)
         if self._failure is not None:
-            # What was asked for and not recorded reaches to the deadline.
+            # What was requested but not recorded lasts until the deadline.
             through_ns, why = max(request.started_ns, self._through_ns()), _describe(self._failure)
             self._gaps.open(self._watch.current, through_ns, why)
-            if any(lane.queue.bytes for lane in self._lanes):  # Where a gap began later, this was lost before it.
+            if any(lane.queue.bytes for lane in self._lanes):  # Also lost before any gap that began later.
                 self._gaps.add(self._watch.current, through_ns, max(ended_ns, through_ns), why)
             recover_spool(self._store, request.session, ended_ns, self._gaps)
             ended_ns = max(ended_ns, self._demand.until_ns)
@@ -307,22 +293,24 @@ class Session:
 
 
 def _in_quarantine(store: Store, session: str) -> int:
-    """The bytes that an earlier recorder of the session has put there."""
+    """Return the bytes that earlier recorders of the session put into quarantine."""
     return sum(path.stat().st_size for path in store.quarantine.glob(f"{session}-*.frames.jsonl"))
 
 
 def _keep_room(path: Path) -> None:
-    """Take the place on the disk; where there is none, the session's first write will say so."""
+    """Reserve space on the disk; if there is none, the session's first write reports it."""
     if hasattr(os, "posix_fallocate"):
         with contextlib.suppress(OSError), path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
 
 
 def _describe(error: BaseException) -> str:
-    """A failure in one line: ours as they are, the system's with what they touched."""
+    """Return a failure in one line: our own errors as they are, system errors with their file."""
     if isinstance(error, RecorderError):
         return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"writing failed: {where}{error.strerror or error}; make room or mend the disk, then run `tape archive`"
+        return (
+            f"writing failed: {where}{error.strerror or error}; make room or repair the disk, then run `tape archive`"
+        )
     return f"an error of the recorder itself: {type(error).__name__}: {error}"

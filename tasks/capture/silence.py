@@ -1,7 +1,7 @@
-"""What is done about a silence? The whole feed's: one new connection. One symbol's: it is asked for again, and noted.
+"""Silences: reconnect once if the whole feed is silent; resubscribe and note a symbol that is silent alone.
 
-A feed that is as silent on the new connection has a halt, a holiday or a fault of its own: that is noted too, and no
-third connection is made before it speaks again.
+A feed that is as silent on the new connection has a halt, a holiday, or a fault of its own. That is noted too, and no
+third connection is made before it sends trades again.
 """
 
 import logging
@@ -23,7 +23,7 @@ _LOOK_EVERY_NS = NS_PER_S
 
 
 class SilenceWatch:
-    """Looks at the counts once a second, from the recorder's main thread."""
+    """Checks the trade counts once a second, on the recorder's main thread."""
 
     def __init__(self, listener: Listener, clock: Clock, request: CaptureRequest, feed: Feed) -> None:
         self._listener = listener
@@ -34,11 +34,11 @@ class SilenceWatch:
         self._connection = 0
         self._looked_ns = 0
         self._counts: Mapping[str, int] = {}
-        self._heard_ns: dict[str, int] = {}
+        self._last_ns: dict[str, int] = {}
         self._silences: list[Gap] = []
 
     def look(self, counts: Mapping[str, int]) -> None:
-        """Note who has spoken, and act on a silence that is strange."""
+        """Note which symbols have traded, and act on an unusual silence."""
         mono_ns, wall_ns = self._clock.monotonic_ns(), self._clock.wall_ns()
         if mono_ns - self._looked_ns < _LOOK_EVERY_NS:
             return
@@ -50,41 +50,36 @@ class SilenceWatch:
         silence = self._rhythm.look(mono_ns, wall_ns, counts)
         if self._listener.state != "recording":
             return
+        since_ns = max(self._last_ns.values(), default=wall_ns)
         if silence.again:
-            log.warning("the whole feed is silent on the new connection too; it is noted, and waited for")
-            since_ns = max(self._heard_ns.values(), default=wall_ns)
+            log.warning("the whole feed is silent on the new connection too: noted, no further reconnect")
             reason = "the whole feed silent against its rhythm, on a new connection too: a halt, or a feed that is down"
             self._silences.append(Gap(symbols=tuple(counts), start_ns=since_ns, end_ns=None, reason=reason))
         elif silence.feed_expected is not None:
-            since_ns = max(self._heard_ns.values(), default=wall_ns)
             self._listener.renew(
                 f"silent for {(wall_ns - since_ns) / NS_PER_S:.0f} s, with pings answered, "
                 f"though about {silence.feed_expected:,.0f} trades were to be expected",
                 since_ns,
             )
         elif silence.symbols:
-            log.warning("silent against their rhythm, asked for again: %s", ", ".join(silence.symbols))
+            log.warning("silent against their rhythm, subscribed again: %s", ", ".join(silence.symbols))
             self._listener.resubscribe(silence.symbols)
+            reason = "silent against its rhythm: a halt, or a feed that does not send it"
             self._silences += [
-                Gap(
-                    symbols=(symbol,),
-                    start_ns=self._heard_ns.get(symbol, wall_ns),
-                    end_ns=None,
-                    reason="silent against its rhythm: a halt, or a feed that does not send it",
-                )
-                for symbol in silence.symbols
+                Gap(symbols=(each,), start_ns=self._last_ns.get(each, wall_ns), end_ns=None, reason=reason)
+                for each in silence.symbols
             ]
 
     def ended(self, ended_ns: int) -> tuple[Gap, ...]:
-        """Every silence of one symbol; those that last end with the session."""
+        """Return every noted silence; those that last end with the session."""
         return tuple(replace(gap, end_ns=ended_ns) if gap.end_ns is None else gap for gap in self._silences)
 
     def _note(self, counts: Mapping[str, int], wall_ns: int) -> None:
-        spoke = {symbol for symbol, count in counts.items() if count > self._counts.get(symbol, 0)}
+        traded = {symbol for symbol, count in counts.items() if count > self._counts.get(symbol, 0)}
         self._counts = counts
-        self._heard_ns.update(dict.fromkeys(spoke, wall_ns))
+        self._last_ns.update(dict.fromkeys(traded, wall_ns))
         self._silences = [
-            replace(gap, end_ns=wall_ns) if gap.end_ns is None and spoke.intersection(gap.symbols) else gap
+            replace(gap, end_ns=wall_ns) if gap.end_ns is None and traded.intersection(gap.symbols) else gap
             for gap in self._silences
         ]
 

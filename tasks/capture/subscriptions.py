@@ -1,4 +1,4 @@
-"""What has been asked of the feed on this connection, and what did it turn down? Pure: requests come out as text."""
+"""The subscriptions of one connection and the feed's refusals. Pure: requests are returned as text."""
 
 from collections.abc import Iterable
 
@@ -6,67 +6,69 @@ from tasks.feeds.base import Feed
 
 
 class Subscriptions:
-    """The subscriptions of one connection, in the order in which they were asked for.
+    """The subscriptions of one connection, in the order of their requests.
 
-    `asked` are all of them; `refused` those that the vendor would not serve; `acknowledged` those that it confirmed.
+    `requested` has all of them, `refused` those that the vendor refused, `acknowledged` those that it confirmed.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self.asked: dict[str, None] = {}
+        self.requested: dict[str, None] = {}
         self.refused: dict[str, None] = {}
         self.acknowledged: set[str] = set()
         self._singly: set[str] = set()
 
     def follow(self, wanted: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Move to that list: gives the symbols newly asked for, and the requests to send.
+        """Change to that list; return the newly requested symbols and the requests to send.
 
-        What is no longer wanted goes first: a slot that comes free serves a symbol that had been refused.
+        Symbols no longer wanted are unsubscribed first: a freed slot may serve a symbol that was refused before.
         """
         wish = dict.fromkeys(wanted)
-        gone = [symbol for symbol in self.asked if symbol not in wish]
+        gone = [symbol for symbol in self.requested if symbol not in wish]
         again = [symbol for symbol in self.refused if symbol in wish] if gone else []
         for symbol in (*gone, *again):
-            self.asked.pop(symbol)
+            self.requested.pop(symbol)
             self.refused.pop(symbol, None)
             self.acknowledged.discard(symbol)
             self._singly.discard(symbol)
-        new = [*again, *(symbol for symbol in wish if symbol not in self.asked and symbol not in again)]
-        self.asked.update(dict.fromkeys(new))
+        new = [*again, *(symbol for symbol in wish if symbol not in self.requested and symbol not in again)]
+        self.requested.update(dict.fromkeys(new))
         return new, [*self._feed.unsubscribe(gone), *self._feed.subscribe(new)]
 
-    def turn_down(self, count: int) -> list[str]:
-        """The vendor said `count` times that there are too many symbols, without a name; gives the symbols meant.
+    def refuse_last(self, count: int) -> list[str]:
+        """Note `count` refusals that name no symbol ("too many symbols"); return the symbols they mean.
 
-        It takes requests in order, so those are the last ones that it has not turned down yet.
+        The vendor handles requests in order, so those are the last ones not refused yet.
         """
-        return self.refuse([symbol for symbol in self.asked if symbol not in self.refused][-count:])
+        return self.refuse([symbol for symbol in self.requested if symbol not in self.refused][-count:])
 
     def refuse(self, symbols: Iterable[str]) -> list[str]:
-        """The vendor will not serve these symbols; gives those of them that were asked for."""
-        down = [symbol for symbol in symbols if symbol in self.asked]
-        self.refused = dict.fromkeys(symbol for symbol in self.asked if symbol in {*self.refused, *down})
+        """Note that the vendor refused these symbols; return those of them that were requested."""
+        down = [symbol for symbol in symbols if symbol in self.requested]
+        self.refused = dict.fromkeys(symbol for symbol in self.requested if symbol in {*self.refused, *down})
         return down
 
-    def acknowledge(self, symbols: Iterable[str]) -> None:
-        """The vendor serves these symbols."""
-        self.acknowledged.update(symbol for symbol in symbols if symbol in self.asked)
+    def acknowledge(self, symbols: Iterable[str]) -> list[str]:
+        """Note that the vendor serves these symbols; return those of them that were requested."""
+        served = [symbol for symbol in symbols if symbol in self.requested]
+        self.acknowledged.update(served)
+        return served
 
-    def ask_singly(self) -> list[str]:
-        """The requests, one a symbol, for what was neither acknowledged nor refused: one request may ask for many.
+    def request_singly(self) -> list[str]:
+        """Return one request per symbol for all that were neither acknowledged nor refused.
 
-        Each symbol is asked for once so: the refusal of one concerns no other then.
+        A request for many symbols may be refused because of one of them. Each symbol is requested alone only once.
         """
         known = {*self.refused, *self.acknowledged, *self._singly}
-        waiting = [each for each in self.asked if each not in known]
+        waiting = [each for each in self.requested if each not in known]
         self._singly.update(waiting)
         return [request for symbol in waiting for request in self._feed.subscribe([symbol])]
 
-    def ask_again(self, symbols: Iterable[str]) -> list[str]:
-        """The requests to end and renew subscriptions that bring nothing."""
-        asked = [symbol for symbol in symbols if symbol in self.asked]
-        return [*self._feed.unsubscribe(asked), *self._feed.subscribe(asked)]
+    def renew(self, symbols: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return those of the symbols that were requested, and the requests that end and renew their subscriptions."""
+        renewed = [symbol for symbol in symbols if symbol in self.requested]
+        return renewed, [*self._feed.unsubscribe(renewed), *self._feed.subscribe(renewed)]
 
-    def end(self) -> list[str]:
-        """The requests to end all of them."""
-        return self._feed.unsubscribe(self.asked)
+    def unsubscribe_all(self) -> list[str]:
+        """Return the requests that end all subscriptions."""
+        return self._feed.unsubscribe(self.requested)

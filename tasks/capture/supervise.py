@@ -1,7 +1,7 @@
-"""How is a recorder started, found again, watched and stopped by somebody who may die before it does?
+"""Supervision: start, find, watch, and stop a recorder from a process that may die before it does.
 
-The recorder is told everything through its session's folder and its standard input, and says everything through
-that folder; its output goes to `recorder.log` there. Nothing of it depends on the process that started it.
+The recorder gets everything through its session's folder and its standard input, and reports everything through that
+folder; its output goes to `recorder.log` there. It does not depend on the process that started it.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from tasks.storage.store import Store
 
 LOG_FILE = "recorder.log"
 _LOOK_EVERY_S = 0.2
-# How often in a row a recorder may die of the same before it has recorded anything; a next try would end likewise.
+# How often in a row a recorder may die for the same reason before recording anything; another try would fail too.
 _GIVE_UP_AFTER = 5
 _WORDS_BYTES = 64 << 10
 
-# Isolated (-I), Python imports nothing from the working folder, from PYTHONPATH or from the user's own packages. Where
-# this package or a library is found by these alone, it is found after all that Python has by itself, and hides nothing.
+# Isolated (-I), Python imports nothing from the working folder, PYTHONPATH, or the user's site-packages. If this
+# package or a library is found only there, its folder goes to the end of the path, where it shadows nothing.
 _PROGRAM = (
     "import runpy, sys; sys.path += sys.argv[2:]; del sys.argv[2:]; "
     "runpy.run_module('tasks.capture.recorder', None, '__main__', True)"
 )
-# What of our environment reaches a recorder: where programs, libraries, certificates, names and times are found, the
+# The variables passed on to a recorder: where programs, libraries, certificates, names, and times are found, the
 # language, and the proxies. Not our settings, and no secret, whatever its name.
 _HANDED_ON = re.compile(
     "PATH|HOME|TMPDIR|LANG|LANGUAGE|LC_[A-Z]+|TZ|TZDIR|PYTHONTZPATH|LD_LIBRARY_PATH"
@@ -48,19 +48,19 @@ _HANDED_ON = re.compile(
     "|(?i:https?|all|no)_(?i:proxy)"
 )
 
-# The recorders that this process watches, the newest last: what a live view shows and a Ctrl-C stops.
+# The recorders that this process watches, newest last: the live view shows them, and Ctrl-C stops them.
 watched: list["Recorder"] = []
-# The last words of recorders that died before they recorded anything, in a row, by session.
+# By session: the last words of recorders that died in a row without recording anything.
 _stillborn: dict[str, list[str]] = {}
 _START_S = 30.0
-# A recorder that ends unsubscribes, takes what is in flight and seals: seconds, on a slow disk a minute.
+# An ending recorder unsubscribes, receives what is in flight, and seals: seconds, on a slow disk a minute.
 _END_S = 120.0
 
 
 class Recorder:
-    """A recorder that runs, or has run, for one session, as one of the runs that want it sees it.
+    """The recorder of one session, running or ended, as seen by one of the runs that share it.
 
-    `request` is the session's, `wanted` what this run wants of it. `attached` says that another run had started it.
+    `request` is the session's, `wanted` this run's own. `attached`: another run started it.
     """
 
     def __init__(
@@ -78,36 +78,37 @@ class Recorder:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the recorder still runs."""
+        """Whether the recorder is still running."""
         if self._process is not None:
             return self._process.poll() is None
         return is_held(self.request.folder / SESSION_LOCK)
 
     @property
     def came_second(self) -> bool:
-        """Whether it ended because another recorder had taken the key, or the session, a moment before."""
+        """Whether it ended because another recorder acquired the key or the session a moment earlier."""
         return self._process is not None and self._process.poll() == recorder.BUSY
 
     def status(self) -> Status | None:
-        """The recorder's newest word on how it stands, or None before the first."""
+        """Return the recorder's latest status, or None before the first one."""
         return read_status(self.request.folder)
 
     def stop(self) -> None:
-        """Want no more of it: it ends in order, unless another run wants it. It unsubscribes, takes the rest, seals."""
+        """Withdraw this run's request: unless another run wants more, the recorder ends in order and seals."""
         withdraw(self.request.folder, self.wanted.id, time.time_ns())
 
     @property
     def is_done(self) -> bool:
-        """Whether all that this run wanted is in sealed batches, though the recorder may go on for others."""
+        """Whether everything this run wanted is in sealed batches; the recorder may go on for other runs."""
         status = self.status()
         return status is not None and self.wanted.id in status.settled
 
     def sealed(self) -> Iterator[BatchName]:
-        """The session's batches as they are sealed, each once; ends with the recorder, or when this run is done."""
+        """Yield the session's batches as they are sealed; ends with the recorder or when this run is done."""
         seen: set[BatchName] = set()
         alive = True
         while alive:
-            alive = self.is_alive and not self.is_done  # Before the look: what it sealed last is then not missed.
+            # Checked before the search, so that the last batches are not missed.
+            alive = self.is_alive and not self.is_done
             for name in Store(self.request.data_dir).sealed_batches():
                 if name.session == self.request.session and name not in seen:
                     seen.add(name)
@@ -116,10 +117,10 @@ class Recorder:
                 time.sleep(_LOOK_EVERY_S)
 
     def record(self) -> SessionRecord:
-        """What the session came to, once the recorder has ended.
+        """Return the session's record, once the recorder has ended.
 
-        Raises TransientError where it died without a record: a new start goes on with the session. One that dies of
-        the same again and again, before it has recorded anything, is given up: the session has then failed for that.
+        Raises TransientError if it died without a record: a new start continues the session. If recorders die for the
+        same reason again and again before recording anything, the session is closed as failed for that reason.
         """
         record = record_of(self.request)
         if record is not None:
@@ -130,7 +131,7 @@ class Recorder:
         words = self._last_words()
         died = f"died{how}{words and f': {words}'}"
         deaths = _stillborn.setdefault(self.request.session, [])
-        # Who kills it is not the same as what it dies of.
+        # Being killed says nothing about the recorder itself.
         if code is None or code in (-signal.SIGKILL, -signal.SIGTERM) or self._has_recorded():
             deaths.clear()
         else:
@@ -145,7 +146,7 @@ class Recorder:
         return status is not None and self._process is not None and status.pid == self._process.pid
 
     def _last_words(self) -> str:
-        """The last line that it wrote: where it died of an exception, that."""
+        """Return the last line of its log, which names the exception if it died of one."""
         with (self.request.folder / LOG_FILE).open("rb") as log:
             log.seek(max(self._log_begins, log.seek(0, os.SEEK_END) - _WORDS_BYTES))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
@@ -154,9 +155,9 @@ class Recorder:
 
 
 def recording_session(store: Store, session: str | None) -> tuple[Path, Status]:
-    """The folder and status of the session that records: the one named, or the only one there is.
+    """Return the folder and status of the named running session, or of the only one.
 
-    Raises TerminalError where there is none, or more than one and none is named.
+    Raises TerminalError if there is none, or more than one and none is named.
     """
     folders = [path.parent for path in sorted(store.sessions.glob(f"*/{SESSION_LOCK}")) if is_held(path)]
     found = [folder for folder in folders if session is None or folder.name == session]
@@ -173,18 +174,17 @@ def recording_session(store: Store, session: str | None) -> tuple[Path, Status]:
 def change_symbols(
     folder: Path, wish: Callable[[tuple[str, ...]], Iterable[str]], request_id: str | None = None
 ) -> None:
-    """Have the session in that folder record what `wish` makes of its list; waits until it does.
+    """Change the list of the session in that folder to what `wish` returns for it; wait until the recorder follows.
 
-    With `request_id` only what that run wants is changed, else what every run wants.
-
-    Raises TerminalError where nothing would be left to hear, TransientError where the recorder does not follow.
+    With `request_id` only that run's list is changed, otherwise every run's. Raises TerminalError if no symbol would be
+    left, TransientError if the recorder does not follow.
     """
     union = change(folder, wish, time.time_ns(), request_id)
     _until(lambda: set(getattr(read_status(folder), "symbols", ())) == set(union), _START_S)
 
 
 def record_of(request: CaptureRequest) -> SessionRecord | None:
-    """The record of that session, or None before it has ended."""
+    """Return the record of that session, or None before it has ended."""
     try:
         return read(request.folder / RECORD_FILE, SessionRecord)
     except FileNotFoundError:
@@ -192,11 +192,10 @@ def record_of(request: CaptureRequest) -> SessionRecord | None:
 
 
 def start_or_attach(session: CaptureRequest, key: str, wanted: Request | None = None) -> Recorder:
-    """The recorder for what a run wants: the one that already records with this key, or a new one.
+    """Return the recorder for a run: the one already recording with this key, or a new one.
 
-    A recorder that runs for others records for this run too, whatever its symbols and its end. Raises ConflictError
-    where the key is in use in another data folder or for another feed, TerminalError where a recorder cannot be
-    started.
+    A running recorder serves this run too, whatever its symbols and its end. Raises ConflictError if the key is in use
+    in another data folder or for another feed, TerminalError if a recorder cannot be started.
     """
     wanted = wanted or own_request(session)
     while True:
@@ -211,7 +210,7 @@ def start_or_attach(session: CaptureRequest, key: str, wanted: Request | None = 
             _discard_unused(session.folder)
         elif join(running.folder, wanted, time.time_ns()):
             return _watched(Recorder(running, None, wanted))
-        else:  # That one is ending, and takes no more: the key is free in a moment.
+        else:  # That one is ending and accepts no more: the key is free in a moment.
             _until(lambda: not is_held(key_lock_path(session.feed_url, key)), _END_S)
 
 
@@ -227,7 +226,7 @@ def _discard_unused(folder: Path) -> None:
 
 
 def _running(session: CaptureRequest, key: str) -> CaptureRequest | None:
-    """The session of the recorder that holds this key, or None where there is none."""
+    """Return the request of the session whose recorder holds this key, or None."""
     lock = key_lock_path(session.feed_url, key)
     if not is_held(lock):
         return None
@@ -267,7 +266,7 @@ def _start(request: CaptureRequest, key: str, wanted: Request) -> Recorder:
 
 
 def _paths() -> list[str]:
-    """Where we import from and a Python by itself does not: this package first, the working folder never."""
+    """Return the folders we import from that an isolated Python lacks: this package first, never the working folder."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # It was removed meanwhile.

@@ -1,7 +1,7 @@
-"""The capture as Prefect sees it: tasks that start, watch and, if they must, stop the recorder.
+"""Prefect tasks that start, watch, and if necessary stop the recorder.
 
-The recorder does not need them: where this process dies, it goes on to its deadline, and the next run of the task
-finds it again. Called directly, never submitted: only so does a cancelled run reach the code that stops it.
+The recorder does not need them: if this process dies, it goes on to its deadline, and the next run of the task finds it
+again. Call them directly, never submit them: otherwise a canceled run would not reach the code that stops the recorder.
 """
 
 import contextlib
@@ -23,13 +23,7 @@ from pydantic import SecretStr
 
 from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest
-from tasks.capture.supervise import (
-    Recorder,
-    change_symbols,
-    record_of,
-    recover,
-    start_or_attach,
-)
+from tasks.capture.supervise import Recorder, change_symbols, record_of, recover, start_or_attach
 from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
 from tasks.feeds.symbols import read_symbols
 from tasks.records.ledger import Request, SessionRecord
@@ -57,14 +51,14 @@ def capture(
     symbols_variable: str | None = None,
     wait_for_key: bool = False,
 ) -> str:
-    """Have what a run wants recorded; gives the name of the session that did, which may go on for other runs.
+    """Record what a run wants; return the name of the session that did, which may go on for other runs.
 
-    `on_sealed` is called with each batch while it still records. The run's symbols follow the Prefect variable of
-    that name, where one is given: a list, or symbols separated by commas.
+    Start a recorder for `session`, or join the one that runs with this key. After the end of `wanted`, record nothing.
+    `on_sealed` is called with each batch while recording. If `symbols_variable` is given, the run's symbols follow the
+    Prefect variable of that name: a list, or symbols separated by commas.
 
-    Starts a recorder for `session`, or joins the one that runs with this key. Past the end of `wanted` it records
-    nothing. Raises TransientError where the recorder died, and ConflictError where the key is in use in another data
-    folder; with `wait_for_key` it waits for that one's end instead, for as long as there is something to record.
+    Raises TransientError if the recorder died, ConflictError if the key is in use in another data folder. With
+    `wait_for_key`, wait for that recorder's end instead, as long as something is left to record.
     """
     log = get_run_logger()
     store = Store(session.data_dir)
@@ -72,7 +66,7 @@ def capture(
         return _served_in(store, wanted)
     ended = record_of(session)
     if ended is not None and ended.outcome == "killed":
-        # Another run closed the session between its recorder's death and this retry: record the rest as a new one.
+        # Another run closed the session between its recorder's death and this retry: record the rest in a new one.
         now_ns = time.time_ns()
         session = replace(session, session=session_name(now_ns, os.urandom), started_ns=now_ns)
     elif ended is not None:
@@ -93,7 +87,7 @@ def capture(
             for name in recorder.sealed():
                 on_sealed(name)
     except BaseException:
-        log.warning("told to stop: the recorder seals what it has")
+        log.warning("stopping: the recorder seals what it has")
         recorder.stop()
         for _ in recorder.sealed():
             pass
@@ -102,17 +96,17 @@ def capture(
 
 
 def _recorder(session: CaptureRequest, wanted: Request, key: SecretStr, log: Any, patient: bool) -> Recorder | None:
-    """The recorder for what a run wants; None where a `patient` one waited for the key until there was nothing left."""
-    told = False
+    """Return the recorder for a run; None if a `patient` run waited for the key until nothing was left to record."""
+    is_logged = False
     while time.time_ns() < wanted.until_ns:
         try:
             return start_or_attach(session, key.get_secret_value(), wanted)
         except ConflictError as error:
             if not patient:
                 raise
-            if not told:
+            if not is_logged:
                 log.warning("nothing is recorded until then: %s", error)
-            told = True
+            is_logged = True
             time.sleep(_KEY_EVERY_S)
             now_ns = time.time_ns()
             session = replace(session, session=session_name(now_ns, os.urandom), started_ns=now_ns)
@@ -120,7 +114,7 @@ def _recorder(session: CaptureRequest, wanted: Request, key: SecretStr, log: Any
 
 
 def _served_in(store: Store, wanted: Request) -> str:
-    """The newest session that served a run whose time is over; its record is written where it was killed."""
+    """Return the latest session that served a run whose time is over; write its record if it was killed."""
     found = sorted(store.sessions.glob(f"*/requests/{wanted.id}.json"))
     if not found:
         raise TerminalError("the time to record was over before the recording began; give a later end")
@@ -132,17 +126,17 @@ def _served_in(store: Store, wanted: Request) -> str:
 
 @task(name="recover", **ONCE)
 def recover_sessions(data_dir: Path) -> list[SessionRecord]:
-    """Close every session whose recorder was killed: what it had journalled is sealed, the gap is named."""
+    """Close every session whose recorder was killed: seal what it had journaled, name the gap."""
     log = get_run_logger()
     records = recover(Store(data_dir).prepare(), time.time_ns())
     for record in records:
-        log.warning("%s: %s; what it had journalled is sealed", record.session, record.error)
+        log.warning("%s: %s; what it had journaled is sealed", record.session, record.error)
     return records
 
 
 @contextlib.contextmanager
 def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any", variable: str | None) -> Iterator[None]:
-    """Log lines and a progress artifact, from a thread: an API that does not answer must not hold up the capture."""
+    """Write log lines and a progress artifact from a thread: a hanging API must not hold up the capture."""
     over = threading.Event()
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(_accompany, recorder, log, variable, over), daemon=True)
@@ -158,7 +152,7 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
     logged_s = time.monotonic()
     trades = 0
     notice: str | None = None
-    told: set[str] = set()
+    logged: set[str] = set()
     followed = _Followed()
     while not over.wait(_PROGRESS_EVERY_S):
         status = recorder.status()
@@ -167,35 +161,35 @@ def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threadi
         if status.notice and status.notice != notice:
             log.warning("%s", plain(status.notice))
         notice = status.notice
-        for text in status.vendor_errors.keys() - told:
-            told.add(text)
+        for text in status.vendor_errors.keys() - logged:
+            logged.add(text)
             log.warning("the feed says: %s", text)
         if time.monotonic() - logged_s >= _LOG_EVERY_S:
             rate = (status.trades - trades) / (time.monotonic() - logged_s)
             log.info("%s", describe(status, rate))
             logged_s, trades = time.monotonic(), status.trades
-        if TaskRunContext.get() is None:  # Run without Prefect: there is nothing to follow and nowhere to show it.
+        if TaskRunContext.get() is None:  # Run without Prefect: nothing to follow, nowhere to show it.
             continue
         if variable is not None:
             followed = _follow(variable, followed, recorder, log)
         try:
             artifact = _shown(artifact, status, recorder.wanted)
-        except Exception as error:  # The UI's picture is worth no trade.
+        except Exception as error:  # A failure to show progress must not cost a trade.
             log.debug("no progress artifact: %s", type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
-    """The symbols that a session last took from its Prefect variable, and the complaint that was last logged."""
+    """The symbols last taken from the Prefect variable, and the error last logged about it."""
 
     symbols: tuple[str, ...] = ()
     complaint: str | None = None
 
 
 def _follow(variable: str, before: _Followed, recorder: Recorder, log: Any) -> _Followed:
-    """Have the session record the symbols that the Prefect variable lists, where they are new.
+    """Make the session record the symbols in the Prefect variable, if they have changed.
 
-    A value that is no list of symbols, and an API that is away, change nothing; each is logged once.
+    An invalid value or an unreachable API changes nothing and is logged once.
     """
     try:
         symbols = _listed(variable)
@@ -231,7 +225,7 @@ def _shown(artifact: Any, status: Status, wanted: Request) -> Any:
 
 
 def describe(status: Status, trades_per_s: float | None) -> str:
-    """A status in one line."""
+    """Return a status in one line."""
     rate = "" if trades_per_s is None else f" ({trades_per_s:,.0f}/s)"
     gap = f", in a gap: {plain(status.open_gaps[0].reason)}" if status.open_gaps else ""
     return (

@@ -10,7 +10,7 @@ from faults import FaultServer, Send, Stall, Subscribed
 from recording import Answered, Recording, ask, trades
 
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, frames_open, seal
+from tasks.capture.journal import Heading, Journal, Receipt, frames_open, seal
 from tasks.capture.recovery import recover_spool
 from tasks.compress.parquet import compress
 from tasks.feeds.base import Rejected
@@ -124,9 +124,13 @@ def journal(store: Store, blocks: int = 2) -> Journal:
     )
     made = Journal(folder, NAME, heading)
     for n in range(1, blocks + 1):
-        made.take(1, n, n * 10, ["SPY"], n)
-        refused = [(1, n * 10, Rejected("frame", "not a message", b"{"))]
-        made.append(Block([LINES[n - 1]], 1, 2, 1, 0, refused, n * 10))
+        refused = [Rejected("frame", "not a message", b"{")]
+        made.append([
+            Receipt(
+                connection=1, ts_recv_ns=n * 10, through_ns=n * 10, block=LINES[n - 1], symbols=["SPY"],
+                first_seq=n, last_seq=n, received=2, trade=1, rejected=refused,
+            )
+        ])  # fmt: skip
     return made
 
 

@@ -31,11 +31,11 @@ from tasks.capture import keeper as keeping
 from tasks.capture.clock import Clock
 from tasks.capture.frames import Cut
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, discard, frames_open, seal
-from tasks.capture.lanes import Lane, Received, Router
+from tasks.capture.journal import Heading, Journal, Receipt, discard, frames_open, seal
+from tasks.capture.lanes import Lane
 from tasks.capture.recovery import recover_spool, resume
 from tasks.capture.request import CaptureRequest, save_request
-from tasks.capture.routes import Routes
+from tasks.capture.routes import Received, Router, Routes
 from tasks.feeds.base import Rejected
 from tasks.feeds.finnhub import Finnhub
 from tasks.records.manifest import Seal, read
@@ -127,19 +127,18 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
         for _ in range(chance.choice((0, 5, 40, 400))):
             if not todo:
                 break
-            block = Block()
-            for piece in todo[:at_once]:
-                last_seq = piece.first_seq + len(piece.rows) - 1
-                journal.take(1, piece.first_seq, piece.ts_recv_ns, piece.symbols, last_seq)
-                block.lines.append(piece.block)
-                block.rows += len(piece.rows)
-                block.received, block.trade = block.received + 1 + len(piece.refused), block.trade + 1
-                block.rejected += [(1, piece.ts_recv_ns, each) for each in piece.refused]
-                block.through_ns = piece.ts_recv_ns
-                before[1] = (last_seq, piece.ts_recv_ns)
+            receipts = [
+                Receipt(
+                    connection=1, ts_recv_ns=piece.ts_recv_ns, through_ns=piece.ts_recv_ns, block=piece.block,
+                    symbols=piece.symbols, first_seq=piece.first_seq, last_seq=piece.first_seq + len(piece.rows) - 1,
+                    received=1 + len(piece.refused), trade=1, rejected=piece.refused,
+                )
+                for piece in todo[:at_once]
+            ]  # fmt: skip
             del todo[:at_once]
-            journal.append(block)
-            rows += block.rows
+            journal.append(receipts)
+            before[1] = (receipts[-1].last_seq, receipts[-1].ts_recv_ns)
+            rows += sum(len(receipt.symbols) for receipt in receipts)
             if chance.random() < sync_each:
                 journal.sync()
                 sums, frames = (store.spool / SESSION / each for each in (name.sums, frames_open(name)))
@@ -162,12 +161,13 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
     router = Router(
         lambda *_: None, Routes("finnhub", SYMBOLS, 1, request.zone), Finnhub().parser(tuple), lambda *_: None
     )
-    lane = Lane(0, request, request.zone, router, keeper, clock, fail)
+    lane = Lane(0, request, request.zone, keeper, clock, fail)
     keeper.start()
     lane.start()
     for piece in todo:
         cut = Cut([piece.message], [each.payload for each in piece.refused], [])
-        lane.queue.put(Received(1, piece.ts_recv_ns, cut, len(piece.message)))
+        received = Received(1, piece.ts_recv_ns, piece.ts_recv_ns, cut)
+        lane.queue.put(*(receipt for _, receipt in router.route([received])))
     lane.queue.close()
     lane.join()
     keeper.finish()

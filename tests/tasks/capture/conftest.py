@@ -17,7 +17,7 @@ from tasks.capture.listener import Backoff
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[StartSession]:
-    """Records in a thread, as `session(url, symbols, …) -> Recording`; ends what a failing test leaves running."""
+    """Record in a thread, as `session(url, symbols, …) -> Recording`; end what a failing test leaves running."""
     started: list[Recording] = []
 
     def start(

@@ -1,4 +1,4 @@
-"""What a recorder could neither seal nor record, the next start does, and says what had happened."""
+"""What a recorder could neither seal nor record is sealed and recorded by the next start, which says what happened."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ from tasks.storage.store import Store
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, call: str, suffix: str, good: int = 0) -> None:
-    """Let a system call on files whose name ends so fail, after so many good calls."""
+    """Make a system call fail on files whose names end in that suffix, after so many good calls."""
     real, left = getattr(os, call), [good]
 
     def failing(descriptor: int, *content: bytes) -> object:
@@ -46,7 +46,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, call: str, suffix: str, good: int = 0)
 def test_a_failure_whose_record_cannot_be_written_is_recorded_by_the_next_start(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal cannot be written, nor then its seal: the record that comes later names the failure, not a kill."""
+    """Neither the journal nor its seal can be written: the record written later names the failure, not a kill."""
     fail(monkeypatch, "write", ".csv.open", good=4)
     fail(monkeypatch, "fsync", ".seal.json.tmp")
     server = fault_server([Subscribed("A"), *(Send(trades(5, 5 * n), pause_s=0.005) for n in range(2000))])
@@ -74,7 +74,7 @@ def test_a_failure_whose_record_cannot_be_written_is_recorded_by_the_next_start(
 def test_what_a_recovery_seals_is_on_the_disk_first(
     store: Store, fault_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed recorder had not synced its last second: the recovery does, before a seal vouches for it."""
+    """A killed recorder had not synced its last second: recovery does so before a seal vouches for it."""
     server = fault_server([Subscribed("A"), Send(trades(2000)), Answered()])
     recorder = start_or_attach(ask(store.root, server.url), "a-very-secret-key")
     status = wait_for(lambda: (status := recorder.status()) and status.trades == 2000 and status)
@@ -97,7 +97,7 @@ def test_what_a_recovery_seals_is_on_the_disk_first(
 def test_a_kill_before_a_half_open_connection_is_found_has_its_gap_from_the_last_bytes(
     store: Store, fault_server: StartServer
 ) -> None:
-    """The feed is mute, a ping is out, the recorder is killed: the gap begins where the feed was last heard."""
+    """The feed is mute, a ping is out, the recorder is killed: the gap begins at the last bytes received."""
     muted_ns, over = list[int](), threading.Event()
     server = fault_server([Subscribed("A"), Send(trades(5)), Answered(), Stamp(muted_ns), Mute(over)])
     recorder = start_or_attach(ask(store.root, server.url, ping_every_s=0.6), "a-very-secret-key")
@@ -116,7 +116,7 @@ def test_a_kill_before_a_half_open_connection_is_found_has_its_gap_from_the_last
 def test_a_gap_begins_where_the_disk_was_when_the_machine_went_down(
     store: Store, fault_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a loss of power the status may speak of rows that the disk never got: the gap begins before them."""
+    """After a power loss the status may count rows that never reached the disk: the gap begins before them."""
     heard, more = threading.Event(), threading.Event()
     server = fault_server(
         [Subscribed("A"), Send(trades(5)), Answered(), Stall(heard), Send(trades(5, 5)), Answered(), Stall(more)]

@@ -1,4 +1,4 @@
-"""How long is waited before a new connection: longer after each failure, and from the start after a healthy minute."""
+"""Reconnect waits grow with each failure in a row and start over after a healthy minute."""
 
 import threading
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tasks.records.trade import NS_PER_S
 
 
 class Jumping:
-    """A clock that a test can move on, and dice that note up to how long a wait may be, and wait for nothing."""
+    """A clock that the test moves, and a random source that notes its upper limits and never waits."""
 
     def __init__(self) -> None:
         self.ahead_ns = 0
@@ -31,7 +31,7 @@ class Jumping:
 
 @dataclass(frozen=True, slots=True)
 class Lasts:
-    """A step: the connection has lasted so many seconds more."""
+    """A step: let the connection last so many more seconds."""
 
     jumping: Jumping
     seconds: int
@@ -41,7 +41,7 @@ class Lasts:
 
 
 def test_only_a_healthy_minute_makes_the_waits_short_again(fault_server: StartServer, session: StartSession) -> None:
-    """A connection lost within a minute, or refused, doubles the longest wait; one that lasted a minute ends that."""
+    """A connection refused or lost within a minute doubles the longest wait; one that lasted a minute resets it."""
     jumping, over = Jumping(), threading.Event()
 
     def lasting(seconds: int) -> list[Step]:
@@ -64,7 +64,7 @@ def test_only_a_healthy_minute_makes_the_waits_short_again(fault_server: StartSe
 
 @pytest.mark.parametrize(("failures", "most_s"), [(0, 0.5), (1, 1), (3, 4), (5, 16), (6, 30), (7, 30), (10_000, 30)])
 def test_a_wait_is_anything_up_to_a_doubling_time_with_an_upper_end(failures: int, most_s: float) -> None:
-    """Half a second, doubled for each failure in a row, and at most half a minute, however many there are."""
+    """The longest wait is half a second, doubled for each failure in a row, up to half a minute."""
     jumping = Jumping()
     assert Backoff(uniform=jumping.roll).wait_s(failures) == 0
     assert jumping.most_s == [most_s]

@@ -1,4 +1,4 @@
-"""What nobody should send is counted, kept as received, and harms nothing."""
+"""Invalid input is counted, kept as received, and harms nothing."""
 
 import json
 import random
@@ -35,7 +35,7 @@ HOSTILE = ("../../etc/passwd", "..", "/", "CON", "nul\x00", "a,b", "x" * 10_000,
 
 
 def fuzzed(seed: int) -> list[bytes]:
-    """Messages that nobody should send, from a seed."""
+    """Return invalid messages, generated from a seed."""
     roll = random.Random(seed)
     numbers = [
         "NaN",
@@ -100,7 +100,7 @@ def fuzzed(seed: int) -> list[bytes]:
 def test_bad_input_is_counted_and_quarantined_as_received(
     store: Store, fault_server: StartServer, session: StartSession, lanes: int
 ) -> None:
-    """Huge, deep, wrong, not UTF-8, hostile symbols, over the socket: all accounted for, and no file out of place."""
+    """Huge, deep, invalid, non-UTF-8, and hostile messages are all accounted for, and no file is out of place."""
     messages = fuzzed(seed=lanes)
     symbols = ("A", *(symbol for symbol in HOSTILE if symbol))
     binary = b"\x00binary"
@@ -145,7 +145,7 @@ def as_text(trade: Any) -> str:
 
 
 def read_json(text: str) -> Any:
-    """By the standard library, with JSON's own numbers alone."""
+    """Parse with the standard library, accepting only JSON's own numbers."""
 
     def no_number(name: str) -> Any:
         raise ValueError(name)
@@ -154,7 +154,7 @@ def read_json(text: str) -> Any:
 
 
 def is_readable(message: bytes) -> bool:
-    """Whether it is a message of the vendor's: a ping, an error, or trades in a list."""
+    """Return whether it is a message of the vendor's: a ping, an error, or a list of trades."""
     try:
         said = read_json(message.decode())
     except (ValueError, RecursionError):
@@ -170,7 +170,7 @@ def trades_in(message: bytes) -> list[Any]:
 
 
 def is_a_row(trade: Any) -> bool:
-    """Whether a trade has all that a row needs; odd conditions cost none."""
+    """Return whether a trade has all that a row needs; odd conditions do not matter."""
     if not isinstance(trade, dict):
         return False
     symbol, at_ms = trade.get("s"), trade.get("t")

@@ -1,4 +1,4 @@
-"""Is there a bound for everything that a feed has a say in?"""
+"""Everything that a feed can influence is bounded."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from tasks.verify.laws import verify
 def test_quarantine_has_room_for_so_much_and_the_rest_is_counted(
     store: Store, fault_server: StartServer, session: StartSession, caplog: pytest.LogCaptureFixture, lanes: int
 ) -> None:
-    """Beyond its room the session keeps hardly anything, says so once, and its ledger balances by the counts."""
+    """Beyond its limit the quarantine keeps hardly anything, says so once, and the ledger balances by the counts."""
     caplog.set_level(logging.ERROR)
     garbage = [Raw(frame(TEXT, b"%05d" % number * 50) * 50) for number in range(200)]
     server = fault_server([Subscribed("A", "B"), *garbage, Answered(b"last")])
@@ -52,7 +52,7 @@ def test_quarantine_has_room_for_so_much_and_the_rest_is_counted(
 
 
 def test_a_sample_is_kept_of_what_has_no_room() -> None:
-    """One short line in some thousands is kept beyond the bound, and no long one ever is."""
+    """Beyond the limit one short line in some thousands is kept, and never a long one."""
     room = Room(100)
     assert [room.has(60), room.has(60)] == [True, False]
     assert 1 <= sum(room.has(10) for _ in range(10_000)) <= 3
@@ -60,7 +60,7 @@ def test_a_sample_is_kept_of_what_has_no_room() -> None:
 
 
 def test_symbols_that_nobody_asked_for_are_refused_beyond_a_bound() -> None:
-    """Ten thousand of them are recorded; then they are refused, while one that was asked for still is not."""
+    """Ten thousand unrequested symbols are recorded, then further ones refused; a requested one never is."""
     reader = Parser(lambda: ("ASKED", "LATER"))
 
     def one(symbol: str) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def test_symbols_that_nobody_asked_for_are_refused_beyond_a_bound() -> None:
 
 
 def test_gaps_cost_what_changes_and_not_what_there_is(tmp_path: Path) -> None:
-    """Of a thousand lost connections the file holds two lines each: what is written does not grow with what was."""
+    """A thousand lost connections take two lines each: what is written does not grow with what was."""
     book, symbols = GapBook(tmp_path / "gaps.log"), tuple(f"SYMBOL{number}" for number in range(50))
     for number in range(1_000):
         book.open(symbols, 10 * number, "lost")
@@ -89,7 +89,7 @@ def test_gaps_cost_what_changes_and_not_what_there_is(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_of_gaps_is_cut_and_written_over(tmp_path: Path) -> None:
-    """Cut or damaged at any byte of its last line, the file tells of all before it, and takes the next change."""
+    """If its last line is cut or damaged at any byte, the file has all earlier lines and accepts the next change."""
     path = tmp_path / "gaps.log"
     book = GapBook(path)
     book.open(("A",), 1, "lost")
@@ -106,7 +106,7 @@ def test_a_torn_line_of_gaps_is_cut_and_written_over(tmp_path: Path) -> None:
 
 
 def test_gaps_that_an_earlier_version_kept_are_known(tmp_path: Path) -> None:
-    """A session that an earlier version left open has its gaps."""
+    """A session left open by an earlier version keeps its gaps."""
     gap = Gap(symbols=("A",), start_ns=1, end_ns=None, reason="lost")
     (tmp_path / "gaps.json").write_bytes(encode(SavedGaps((gap,))))
     book = GapBook(tmp_path / "gaps.log")
@@ -115,7 +115,7 @@ def test_gaps_that_an_earlier_version_kept_are_known(tmp_path: Path) -> None:
 
 
 def test_a_line_of_gaps_vouches_for_itself() -> None:
-    """Its last word is the CRC-32 of the rest."""
+    """A line ends in the CRC-32 of the rest."""
     text, _, crc = line_of(Change(("A",), 1, "lost")).rstrip(b"\n").rpartition(b"\t")
     assert crc == b"%08x" % zlib.crc32(text)
     assert msgspec.json.decode(text) == [["A"], 1, "lost"]
@@ -127,13 +127,13 @@ def test_the_recorders_log_ends_where_its_room_does() -> None:
     entries = [logging.makeLogRecord({"msg": "x" * 100}) for _ in range(100)]
     passed = [entry.getMessage() for entry in entries if bounded.filter(entry)]
     assert 5 < len(passed) < 12
-    assert passed[-1] == "this log is full: what comes after is left out"
+    assert passed[-1] == "this log is full: further messages are left out"
 
 
 def test_leaving_a_feed_that_never_stops_takes_seconds_in_all(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """One that answers the last ping, and sends on without end, keeps the session no longer than it may."""
+    """A feed that answers the last ping but never stops sending delays the end by a few seconds at most."""
     server = fault_server([Subscribed("A"), Babble(0.0, deaf=True)])
     recording = session(server.url)
     recording.when(lambda status: status.trades > 10)

@@ -1,4 +1,4 @@
-"""A wall clock that jumps disorders nothing: durations are measured, times never run back, days are the exchange's."""
+"""A wall clock that jumps causes no disorder in durations, receive times, or trading days."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 
 
 class SteppedClock:
-    """A wall clock that a test can set, over the machine's own monotonic clock."""
+    """A wall clock that the test sets, over the machine's own monotonic clock."""
 
     def __init__(self, at: str | None = None) -> None:
         self._ahead_ns = 0
@@ -45,7 +45,7 @@ class SteppedClock:
 
 
 def new_york_ns(at: str) -> int:
-    """UTC ns of a local time such as `2026-11-01 01:30`; with ` again` after it, the second time it is that."""
+    """Return UTC ns of a local time such as `2026-11-01 01:30`; ` again` means its second occurrence."""
     local = datetime.fromisoformat(at.removesuffix(" again")).replace(tzinfo=NEW_YORK, fold=int(at.endswith("again")))
     return int(local.timestamp()) * NS_PER_S
 
@@ -71,7 +71,7 @@ def seals(store: Store) -> list[Seal]:
 
 
 def assert_times_make_sense(store: Store, record: SessionRecord, rows: list[Row]) -> None:
-    """No gap, batch or session ends before it begins, none ends before what it holds."""
+    """Assert that no gap, batch, or session ends before its start or before its content."""
     assert all(gap.end_ns is not None and gap.start_ns <= gap.end_ns for gap in record.gaps)
     assert record.started_ns <= record.ended_ns
     assert max(row.ts_recv_ns for row in rows) <= record.ended_ns
@@ -86,7 +86,7 @@ def assert_times_make_sense(store: Store, record: SessionRecord, rows: list[Row]
 def test_steps_of_the_wall_clock_disorder_nothing(
     store: Store, fault_server: StartServer, session: StartSession, hours: tuple[int, int]
 ) -> None:
-    """Stepped within a connection and between two, the clock costs no row, and no receive time runs back."""
+    """Clock steps within a connection and between two cost no row, and no receive time runs backwards."""
     clock = SteppedClock()
     first, second = (each * HOUR_NS for each in hours)
     script: list[Step] = [Send(trades(3)), Turn(clock, first), Send(trades(3, 3)), Turn(clock, second)]
@@ -126,7 +126,7 @@ def test_the_deadline_is_a_duration(store: Store, fault_server: StartServer, ses
 def test_a_batch_ages_by_the_monotonic_clock(
     store: Store, fault_server: StartServer, session: StartSession, hours: int
 ) -> None:
-    """A batch that may be a minute old is not sealed by a step of an hour, one of 50 ms is, in spite of it."""
+    """A clock step of an hour does not seal a batch limited to a minute, nor delay one limited to 50 ms."""
     for seconds, batches in ((60.0, 1), (0.05, 2)):
         clock, aged = SteppedClock("2026-06-10 12:30"), threading.Event()
         server = fault_server(
@@ -158,7 +158,7 @@ DAYS = {
 def test_a_batch_holds_one_day_of_the_exchange(
     store: Store, fault_server: StartServer, session: StartSession, day: str, lanes: int
 ) -> None:
-    """At midnight in New York a new batch begins, of that date, on days of 23 and 25 hours too."""
+    """A new batch with the new date begins at midnight in New York, on days of 23 and 25 hours too."""
     times = DAYS[day]
     clock = SteppedClock(times[0])
     clock.step(-NS_PER_S)
@@ -181,7 +181,7 @@ def test_a_batch_holds_one_day_of_the_exchange(
 def test_a_clock_put_back_over_midnight_begins_a_batch_of_the_day_before(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """After a reconnect the rows of a clock that was put back are in a batch of the day that it shows."""
+    """If the clock was put back during a reconnect, the rows go into a batch of the day that it now shows."""
     clock = SteppedClock("2026-06-11 00:10")
     server = fault_server(
         [Subscribed("A"), Send(trades(2)), Turn(clock, -HOUR_NS), Drop()],
@@ -201,7 +201,7 @@ def test_a_clock_put_back_over_midnight_begins_a_batch_of_the_day_before(
 def test_symbols_that_never_close_have_days_of_utc(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Stocks and crypto of one session lie in batches apart: New York's date in the evening, and UTC's next one."""
+    """Stocks and crypto of one session are in separate batches: New York's date, and the next one of UTC."""
     clock, symbols = SteppedClock("2026-06-10 19:59:50"), ("A", "BINANCE:B")
     server = fault_server(
         [Subscribed(*symbols), Send(trades(4, 0, symbols)), Turn(clock, 20 * NS_PER_S), Send(trades(4, 4, symbols)),
@@ -220,7 +220,7 @@ def test_symbols_that_never_close_have_days_of_utc(
 
 
 class SleepingClock:
-    """The clocks of a machine that can be suspended: all but Python's own monotonic one go on meanwhile."""
+    """The clocks of a machine that can be suspended: all but Python's own monotonic one include that time."""
 
     def __init__(self) -> None:
         self.slept_ns = 0
@@ -237,7 +237,7 @@ class SleepingClock:
 def test_a_suspended_machine_leaves_a_gap_and_a_new_connection(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """The time for which the machine slept is a named gap of every symbol, and what follows comes anew."""
+    """The time of the suspension is a gap of every symbol, and a new connection follows."""
     machine, woken = SleepingClock(), threading.Event()
     server = fault_server(
         [Subscribed("A"), Send(trades(3)), Stall(woken)], [Subscribed("A"), Send(trades(3, 3)), Answered()]
@@ -258,7 +258,7 @@ def test_a_suspended_machine_leaves_a_gap_and_a_new_connection(
 def test_a_machine_that_slept_past_its_deadline_records_no_longer(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """The deadline comes while the machine sleeps: the session ends as soon as it wakes."""
+    """If the deadline passes during a suspension, the session ends as soon as the machine wakes."""
     machine = SleepingClock()
     server = fault_server([Subscribed("A"), Send(trades(3))])
     recording = session(server.url, clock=machine.clock)
@@ -268,7 +268,7 @@ def test_a_machine_that_slept_past_its_deadline_records_no_longer(
 
 
 def test_the_clock_of_durations_counts_suspended_time() -> None:
-    """By default durations come from the clock that goes on while the machine is suspended."""
+    """By default durations come from the clock that includes suspension."""
     clock = Clock()
     assert abs(clock.monotonic_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) < NS_PER_S
     asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

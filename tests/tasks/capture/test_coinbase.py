@@ -1,4 +1,4 @@
-"""A feed that differs from the first in all that matters is recorded by the same recorder."""
+"""A feed that differs from the first one in every important way is recorded by the same recorder."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ def heartbeat(number: int) -> Text:
 
 
 def archived(store: Store, record: SessionRecord) -> Ledger:
-    """The session's ledger, once all of its batches are archived; every law of `verify` holds then."""
+    """Archive all batches of the session, assert every law of `verify`, and return the ledger."""
     for seal in sorted(store.sealed.glob("*.seal.json")):
         name = BatchName.parse(seal.name)
         split(store, name, Limits(None, None))
@@ -62,13 +62,13 @@ def numbers(store: Store, record: SessionRecord) -> list[str]:
 
 
 def ask_for(recording: Any, *symbols: str) -> None:
-    """Change the list of the session, and wait until its recorder has taken that up."""
+    """Change the session's list and wait until its recorder follows."""
     change(recording.request.folder, lambda _now: symbols, time.time_ns())
     recording.when(lambda status: {*status.symbols} == {*symbols})
 
 
 def read_after_the_loss(session: Any, url: str, store: Store, disk_goes: threading.Event) -> SessionRecord:
-    """Record three trades; the disk takes what the first connection brought only once that is lost."""
+    """Record three trades; the disk accepts what the first connection brought only once that is lost."""
     pause = Backoff(first_s=1.0, uniform=lambda _least, _most: 1.0)
     recording = session(url, (BTC,), feed="coinbase", root=store.root, backoff=pause)
     recording.when(lambda status: status.state == "reconnecting")
@@ -81,7 +81,7 @@ def read_after_the_loss(session: Any, url: str, store: Store, disk_goes: threadi
 def test_every_match_is_a_row_and_what_the_feed_left_out_is_a_gap(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """Numbers count from the match before the subscription; two that never came are named, and the ledger balances."""
+    """Numbers count from the match before the subscription; two missing ones are in a gap, and the ledger balances."""
     script = [
         Until("subscribe"), match(9, kind="last_match"), acknowledged(BTC), match(10), match(11), match(14),
         heartbeat(0), Wait("unsubscribe"),
@@ -101,7 +101,7 @@ def test_every_match_is_a_row_and_what_the_feed_left_out_is_a_gap(
 def test_a_heartbeat_tells_that_the_last_trades_did_not_come(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """No later trade shows it: the heartbeats' number is all there is."""
+    """If no later trade reveals the missing ones, a heartbeat's number does."""
     script = [Until("subscribe"), acknowledged(BTC), match(1), heartbeat(1), heartbeat(3), Answered(), heartbeat(3)]
     recording = session(fault_server([*script, Wait("unsubscribe")]).url, (BTC,), feed="coinbase", root=store.root)
     recording.when(lambda status: status.gaps == 2)
@@ -111,7 +111,7 @@ def test_a_heartbeat_tells_that_the_last_trades_did_not_come(
 def test_numbers_missed_while_there_was_no_connection_lie_in_its_gap(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """The gap of an outage lasts until the new subscription is acknowledged, and explains what was missed."""
+    """The gap of an outage lasts until the new acknowledgment and contains the missing numbers."""
     server = fault_server(
         [Until("subscribe"), acknowledged(BTC), match(1), match(2), Answered(), Reset()],
         [Until("subscribe"), match(5, kind="last_match"), acknowledged(BTC), match(6), Wait("unsubscribe")],
@@ -129,7 +129,7 @@ def test_numbers_missed_while_there_was_no_connection_lie_in_its_gap(
 
 
 def test_a_lost_gap_breaks_the_law_of_missing_numbers(store: Store, fault_server: StartServer, session: Any) -> None:
-    """Were the gap of a missing number not in the record, the ledger would not balance."""
+    """If the gap of a missing number were not in the record, the ledger would not balance."""
     script = [Until("subscribe"), acknowledged(BTC), match(1), match(3), Wait("unsubscribe")]
     recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
     recording.when(lambda status: status.trades == 2)
@@ -140,7 +140,7 @@ def test_a_lost_gap_breaks_the_law_of_missing_numbers(store: Store, fault_server
 
 
 def test_a_report_that_hides_a_missing_number_is_found(store: Store, fault_server: StartServer, session: Any) -> None:
-    """The numbers are read again from the journal that the archive gives back."""
+    """Verification reads the numbers again from the journal rebuilt from the archive."""
     script = [Until("subscribe"), acknowledged(BTC), match(1), match(3), Wait("unsubscribe")]
     recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
     recording.when(lambda status: status.trades == 2)
@@ -152,7 +152,7 @@ def test_a_report_that_hides_a_missing_number_is_found(store: Store, fault_serve
 
 
 def test_an_unknown_product_costs_the_others_nothing(store: Store, fault_server: StartServer, session: Any) -> None:
-    """It is refused by name and has a gap to the end; the others of its request are asked for again, one by one."""
+    """An unknown product is refused by name with a gap to the end; the others are requested again, one by one."""
     error = said("error", message="Failed to subscribe", reason="FOO-USD is not a valid product")
     script = [Wait("subscribe", 3), error, Wait("subscribe", 5), acknowledged(BTC, ETH), match(1), match(1, ETH)]
     server = fault_server([*script, Wait("unsubscribe")])
@@ -167,7 +167,7 @@ def test_an_unknown_product_costs_the_others_nothing(store: Store, fault_server:
 def test_a_subscription_that_is_never_acknowledged_is_a_gap_to_the_end(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """That the request was sent proves nothing."""
+    """A request that was sent proves nothing: without an acknowledgment the gap lasts to the end."""
     recording = session(fault_server([Until("subscribe"), Close(1000)]).url, (BTC,), feed="coinbase", root=store.root)
     recording.when(lambda status: status.open_gaps)
     record = recording.end()
@@ -179,7 +179,7 @@ def test_a_subscription_that_is_never_acknowledged_is_a_gap_to_the_end(
 def test_an_acknowledgement_that_is_read_late_does_not_end_the_gap_of_the_loss(
     store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
 ) -> None:
-    """A slow disk holds up its reading until the connection is gone: what was not heard after that stays a gap."""
+    """If a slow disk delays writing past the loss, the time after the loss is still a gap."""
     server = fault_server(
         [Until("subscribe"), match(1), Answered(b"1"), acknowledged(BTC), match(2), Answered(b"2"), Reset()],
         [Until("subscribe"), acknowledged(BTC), match(3), Wait("unsubscribe")],
@@ -194,7 +194,7 @@ def test_an_acknowledgement_that_is_read_late_does_not_end_the_gap_of_the_loss(
 def test_an_acknowledgement_counts_though_the_wall_clock_was_put_back(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """The gap of the outage began, by the clock, after its end: it has no length, and does not last for ever."""
+    """By the clock, the gap of the outage began after its end: it has no length and does not stay open."""
     ahead_ns = [0]
     step, goes = Signal(threading.Event()), threading.Event()
     server = fault_server(
@@ -214,7 +214,7 @@ def test_an_acknowledgement_counts_though_the_wall_clock_was_put_back(
 def test_a_loss_after_an_outage_is_not_laid_to_the_outage(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """Heartbeats of the new connection told that nothing was missing by then: what is missing later has a gap."""
+    """Heartbeats on the new connection reported nothing missing; what is missing later has a gap of its own."""
     server = fault_server(
         [Until("subscribe"), acknowledged(BTC), match(1), Answered(), Reset()],
         [
@@ -230,7 +230,7 @@ def test_a_loss_after_an_outage_is_not_laid_to_the_outage(
 def test_the_match_before_a_subscription_counts_whatever_came_with_it(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """Also where the next match is read together with it."""
+    """The number before the subscription counts even if the next match arrives in the same read."""
     together = b"".join(
         bytes(Frame(TEXT, each.text.encode())) for each in (match(9, kind="last_match"), acknowledged(BTC), match(12))
     )
@@ -243,7 +243,7 @@ def test_the_match_before_a_subscription_counts_whatever_came_with_it(
 def test_unknown_products_are_not_asked_for_again_and_again(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """However many are refused, each of the others is asked for once more at most; a refusal is why there is a gap."""
+    """However many are refused, each other symbol is requested at most once more; a refused one's gap says why."""
     symbols = tuple(f"X{n}-USD" for n in range(20))
     errors = [said("error", message="Failed to subscribe", reason=f"{each} is not a valid product") for each in symbols]
     script = [Wait("subscribe", 20), *errors[:10], Answered(), acknowledged(*symbols[10:]), Wait("unsubscribe")]
@@ -260,7 +260,7 @@ def test_unknown_products_are_not_asked_for_again_and_again(
 def test_what_is_asked_for_again_counts_from_its_acknowledgement_on(
     store: Store, fault_server: StartServer, session: Any
 ) -> None:
-    """A silent symbol's subscription is renewed: until that is acknowledged nobody knows that it is served."""
+    """While a silent symbol's renewed subscription is not acknowledged, it has a gap."""
     script = [Until("subscribe"), acknowledged(BTC), match(1), Wait("subscribe", 2), Wait("unsubscribe", 2)]
     recording = session(fault_server(script).url, (BTC,), feed="coinbase", root=store.root)
     recording.when(lambda status: status.trades == 1 and not status.open_gaps)
@@ -274,7 +274,7 @@ def test_what_is_asked_for_again_counts_from_its_acknowledgement_on(
 def test_an_acknowledgement_from_before_a_symbol_was_removed_does_not_count_for_its_return(
     store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
 ) -> None:
-    """It is read after the symbol was asked for anew, and speaks of the subscription that was ended."""
+    """An acknowledgment of a subscription that has ended does not end the gap of the new one."""
     came, again = Signal(threading.Event()), threading.Event()
     script = [
         Until("subscribe"), match(1), Answered(b"1"), acknowledged(BTC), Answered(b"2"), came, Wait("subscribe", 3),
@@ -299,7 +299,7 @@ def test_an_acknowledgement_from_before_a_symbol_was_removed_does_not_count_for_
 def test_numbers_that_are_read_late_do_not_end_the_gap_of_the_loss(
     store: Store, fault_server: StartServer, session: Any, disk_goes: threading.Event
 ) -> None:
-    """A slow disk holds up their reading until the connection is gone: the hole before and the loss are both named."""
+    """If a slow disk delays writing past the loss, both the missing numbers and the loss have gaps."""
     server = fault_server(
         [Until("subscribe"), acknowledged(BTC), match(1), Answered(b"1"), match(4), Answered(b"2"), Reset()],
         [Until("subscribe"), acknowledged(BTC), match(5), Wait("unsubscribe")],

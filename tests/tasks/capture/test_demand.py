@@ -1,4 +1,4 @@
-"""What the runs that share a session want: the union of their symbols, until the last of them ends."""
+"""Runs that share a session get the union of their symbols until the last of them ends."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ START_NS = 1_795_530_600 * NS_PER_S
 
 
 class Hands:
-    """Two clocks that stand where they are put."""
+    """Two clocks that stay where they are set."""
 
     def __init__(self) -> None:
         self.mono_ns, self.wall_ns = 5 * NS_PER_S, START_NS
@@ -49,7 +49,7 @@ def another(symbols: str, until_s: int, name: str = "another") -> Request:
 
 
 def test_a_session_begins_with_what_its_first_run_wants(session: CaptureRequest, hands: Hands) -> None:
-    """Nobody has filed anything: the request of the session itself is filed."""
+    """If nobody has filed a request, the session's own is filed."""
     demand = Demand(session, hands.clock())
     (mine,) = demand.all
     assert (mine.symbols, mine.start_ns, mine.until_ns) == (("A", "B"), session.started_ns, session.deadline_ns)
@@ -59,7 +59,7 @@ def test_a_session_begins_with_what_its_first_run_wants(session: CaptureRequest,
 
 
 def test_one_that_goes_on_keeps_the_requests_that_are_there(session: CaptureRequest, hands: Hands) -> None:
-    """A recorder that follows a killed one files nothing, and takes requests again."""
+    """A recorder that follows a killed one files nothing and accepts requests again."""
     Demand(session, hands.clock()).end(now=True)
     assert not join(session.folder, another("C", 50), START_NS)
     (first,) = Demand(session, hands.clock()).all
@@ -68,7 +68,7 @@ def test_one_that_goes_on_keeps_the_requests_that_are_there(session: CaptureRequ
 
 
 def test_the_last_to_end_says_how_long_and_all_say_what(session: CaptureRequest, hands: Hands) -> None:
-    """The union of the symbols falls with each request that ends; nothing lasts after the last."""
+    """The union shrinks with each request that ends, and is empty after the last."""
     demand = Demand(session, hands.clock())
     join(session.folder, another("BC", 150), START_NS)
     assert demand.symbols == ("A", "B")
@@ -84,7 +84,7 @@ def test_the_last_to_end_says_how_long_and_all_say_what(session: CaptureRequest,
 
 
 def test_a_stepped_clock_neither_ends_nor_prolongs_a_request(session: CaptureRequest, hands: Hands) -> None:
-    """From when it is first seen, its end is a duration: one seen later counts from the clock as it is then."""
+    """A request's end is a duration from when it is first seen, whatever the wall clock does later."""
     demand = Demand(session, hands.clock())
     hands.wall_ns += 1000 * NS_PER_S
     assert demand.left_s == 100.0
@@ -99,7 +99,7 @@ def test_a_stepped_clock_neither_ends_nor_prolongs_a_request(session: CaptureReq
 
 
 def test_what_is_withdrawn_is_not_wanted_any_more(session: CaptureRequest, hands: Hands) -> None:
-    """It is not active, its withdrawal is its end, and it is told where it would have lasted longest."""
+    """A withdrawn request is not active and ends with its withdrawal; a withdrawn longest one is reported."""
     demand = Demand(session, hands.clock())
     join(session.folder, another("C", 50), START_NS)
     withdraw(session.folder, "another", START_NS + 10 * NS_PER_S)
@@ -112,14 +112,14 @@ def test_what_is_withdrawn_is_not_wanted_any_more(session: CaptureRequest, hands
 
 
 def test_a_withdrawal_at_its_very_end_is_none(session: CaptureRequest, hands: Hands) -> None:
-    """A run that is cancelled when its time is over has had its time."""
+    """A withdrawal at its very end does not count: the run has had its time."""
     demand = Demand(session, hands.clock())
     demand._note(tuple(replace(each, withdrawn_ns=each.until_ns) for each in demand.all))
     assert not demand.was_withdrawn
 
 
 def test_a_session_ends_unless_somebody_still_wants_something(session: CaptureRequest, hands: Hands) -> None:
-    """One that was just filed is seen and keeps it open; at the end, or at once, it takes no more."""
+    """A request filed just before the end keeps the session open; after the end none is accepted."""
     demand = Demand(session, hands.clock())
     hands.pass_s(100)
     join(session.folder, another("C", 150), START_NS)

@@ -1,4 +1,4 @@
-"""A host's dead addresses cost moments, not sessions, and a try that is given up leaves no thread and no socket."""
+"""A host's dead addresses cost moments, and an abandoned attempt leaves no thread and no socket."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ SIX, FOUR = socket.AF_INET6, socket.AF_INET
 
 @pytest.fixture
 def server(fault_server: StartServer) -> FaultServer:
-    """A feed that takes every connection."""
+    """A feed that accepts every connection."""
     return fault_server(then=[Accept()])
 
 
@@ -31,7 +31,7 @@ def place_of(server: FaultServer) -> tuple[str, int]:
 
 
 def test_families_take_turns_and_each_place_comes_once() -> None:
-    """The first place's family begins, the families alternate, the order within each is kept."""
+    """Families alternate, starting with that of the first place, and the order within each is kept."""
     assert interleaved([(SIX, 1), (SIX, 2), (SIX, 1), (SIX, 3), (FOUR, 4), (FOUR, 5)]) == [
         (SIX, 1), (FOUR, 4), (SIX, 2), (FOUR, 5), (SIX, 3),
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_families_take_turns_and_each_place_comes_once() -> None:
 
 
 def test_a_black_hole_before_the_right_address_costs_a_quarter_of_a_second(server: FaultServer) -> None:
-    """An address that answers nothing gets a head start, not the whole time: the next one connects meanwhile."""
+    """An address that does not answer gets a head start, not all the time: the next one connects meanwhile."""
     with black_hole() as dead:
         began_s = time.monotonic()
         connection = connect(URL, 10.0, dialer=Dialer(resolving(dead, place_of(server))))
@@ -48,7 +48,7 @@ def test_a_black_hole_before_the_right_address_costs_a_quarter_of_a_second(serve
 
 
 def test_a_refusal_lets_the_next_address_begin_at_once(server: FaultServer) -> None:
-    """Four addresses that refuse, as of broken IPv6, are passed without waiting for their head starts."""
+    """Four addresses that refuse, as with broken IPv6, are passed without waiting for their head starts."""
     with refusing() as dead:
         six = ("::1", dead[1])
         began_s = time.monotonic()
@@ -58,14 +58,14 @@ def test_a_refusal_lets_the_next_address_begin_at_once(server: FaultServer) -> N
 
 
 def test_short_of_time_each_address_still_gets_its_share(server: FaultServer) -> None:
-    """Two black holes and a tenth of the usual time: the third address is tried before it is over."""
+    """With two black holes and a tenth of the usual time, the third address is still tried."""
     with black_hole() as dead, black_hole() as also_dead:
         dialer = Dialer(resolving(dead, also_dead, place_of(server)))
         connect(URL, 0.4, dialer=dialer).close()
 
 
 def test_addresses_that_all_refuse_are_told_by_their_reasons(server: FaultServer) -> None:
-    """What each address answered is said, each reason once, and none of them by its address."""
+    """The error has each address's reason once, and no address."""
     with refusing() as dead:
         places = [dead, dead, ("255.255.255.255", dead[1])]
         with pytest.raises(TransientError) as failed:
@@ -79,7 +79,7 @@ def test_addresses_that_all_refuse_are_told_by_their_reasons(server: FaultServer
 
 
 def test_the_next_try_begins_with_another_address(server: FaultServer) -> None:
-    """An address that connects and then says nothing has its try; the next goes to the other, and stays there."""
+    """An address that connects and then stays silent is tried once; the next calls use the other one."""
     with silent() as mute:
         dialer = Dialer(resolving(mute, place_of(server)))
         with pytest.raises(TransientError, match="it took too long"):
@@ -92,7 +92,7 @@ def test_the_next_try_begins_with_another_address(server: FaultServer) -> None:
 def test_a_session_does_not_stay_with_an_address_that_says_nothing(
     server: FaultServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The feed's host has a silent address first: the session's second try goes to the other one."""
+    """The feed's host has a silent address first: the session's second attempt uses the other one."""
     real = socket.getaddrinfo
     with silent() as mute:
         places = resolving(mute, place_of(server))
@@ -107,7 +107,7 @@ def test_a_session_does_not_stay_with_an_address_that_says_nothing(
 
 
 def test_a_look_up_that_hangs_is_waited_for_by_the_next_try(server: FaultServer) -> None:
-    """Name resolution cannot be ended: one that hangs costs one thread for all tries, and its answer is used."""
+    """A lookup that hangs costs one thread for all attempts, and its result is used."""
     answers, asked = threading.Event(), list[str]()
 
     def resolve(host: str, _port: int, **_options: object) -> list[Any]:
@@ -128,7 +128,7 @@ def test_a_look_up_that_hangs_is_waited_for_by_the_next_try(server: FaultServer)
 
 
 class Trickle:
-    """A step before the handshake's answer: one byte of a header now and then, until the client is gone."""
+    """A step before the handshake's answer: a byte of a header now and then, until the client is gone."""
 
     def run(self, connection: Connection) -> None:
         connection.read_request()
@@ -142,7 +142,7 @@ def open_descriptors() -> int:
 
 
 def test_handshakes_that_trickle_leave_no_thread_and_no_descriptor(fault_server: StartServer) -> None:
-    """Fifty tries whose peer sends a byte now and then, for ever: each is given up, and nothing of it is left."""
+    """Fifty attempts whose peer sends a byte now and then are all abandoned, and nothing of them is left."""
     before = threading.active_count(), open_descriptors()
     server = fault_server(then=[Trickle(), Answer(503)])
     dialer = Dialer()
@@ -158,7 +158,7 @@ def test_handshakes_that_trickle_leave_no_thread_and_no_descriptor(fault_server:
 
 
 def test_a_try_that_is_given_up_closes_its_connection_at_once(fault_server: StartServer) -> None:
-    """Told to stop, a try that may take a minute leaves within moments, and its peer sees the connection end."""
+    """When stopped, an attempt that may take a minute ends within moments, and its peer sees the connection end."""
     server = fault_server([Trickle(), Answer(503)])
     given_up = threading.Event()
     threading.Timer(0.1, given_up.set).start()
@@ -170,7 +170,7 @@ def test_a_try_that_is_given_up_closes_its_connection_at_once(fault_server: Star
 
 
 def test_the_receive_buffer_is_large(fault_server: StartServer) -> None:
-    """Seconds of a burst fit into the kernel while the reader is held up: more than a socket has by itself."""
+    """The kernel buffers seconds of a burst while reading is blocked: more than a socket's default."""
     server = fault_server(then=[Subscribed()])
     connection = connect(server.url, 5.0)
     size = connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

@@ -1,4 +1,4 @@
-"""A disk or a system that refuses ends the session loudly; what was written is usable, the rest lies in a gap."""
+"""A failing disk or system ends the session with an error; what was written is usable, the rest is in a gap."""
 
 import errno
 import os
@@ -34,14 +34,14 @@ from tasks.storage.store import Store
 
 
 def bulky(count: int, first: int, kilobytes: int = 2) -> list[Trade]:
-    """Trades that fill a disk: each with so much in its conditions, and a symbol of three in turn."""
+    """Trades that fill a disk: long conditions, and three symbols in turn."""
     padding = "x" * (kilobytes << 10)
     return [replace(trade, conditions=(padding,)) for trade in trades(count, first, "ABC")]
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """A step: send bulky trades until the client is gone, or there were so many messages."""
+    """A step: send bulky trades until the client is gone or so many messages were sent."""
 
     messages: int = 10_000
 
@@ -53,11 +53,11 @@ class Flood:
 def assert_failed_honestly(
     store: Store, record: SessionRecord, server: FaultServer, error: str, where: str = ""
 ) -> list[Row]:
-    """The rows are what was sent, up to one place in the order; the error, the gap and the counts say the rest."""
+    """Assert that the rows are what was sent up to one point; error, gap, and counts cover the rest."""
     assert record.outcome == "failed"
     assert error in (record.error or "")
     assert where in (record.error or "")
-    assert "make room or mend the disk, then run `tape archive`" in (record.error or "")
+    assert "make room or repair the disk, then run `tape archive`" in (record.error or "")
     return assert_usable(store, record, server)
 
 
@@ -76,7 +76,7 @@ def assert_usable(store: Store, record: SessionRecord, server: FaultServer) -> l
 
 @dataclass
 class Refusal:
-    """Makes a system call fail for files whose name ends in `suffix`, after `good` calls; `once`, or from then on."""
+    """Make a system call fail for files whose names end in `suffix`, after `good` calls; `once`, or always."""
 
     suffix: str
     number: int
@@ -127,7 +127,7 @@ def test_a_refused_write_or_sync_ends_the_session_and_costs_no_row_that_was_writ
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch, what: str,
     lanes: int,
 ) -> None:  # fmt: skip
-    """EIO, ENOSPC, EROFS, EDQUOT at any place of the journal: the error names the file, all before it is sealed."""
+    """For EIO, ENOSPC, EROFS, and EDQUOT at any point the error names the file, and everything before is sealed."""
     call, refusal = REFUSALS[what]
     refusal = replace(refusal, lock=threading.Lock(), good=refusal.good * lanes)
     monkeypatch.setattr(os, call, refusal.of(getattr(os, call)))
@@ -158,7 +158,7 @@ def test_a_refused_write_or_sync_ends_the_session_and_costs_no_row_that_was_writ
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB of its own, mounted."""
+    """A mounted disk of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder]
@@ -174,7 +174,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_session_with_its_record_and_all_that_was_written(
     small_disk: Path, fault_server: StartServer, session: StartSession, lanes: int
 ) -> None:
-    """ENOSPC of a real disk: rows up to it are sealed, and there is still room for the gap and the record."""
+    """ENOSPC of a real disk: rows before it are sealed, and there is still room for the gap and the record."""
     store = Store(small_disk / "data")
     server = fault_server([Subscribed("A", "B", "C"), Flood()])
     recording = session(server.url, "ABC", root=store.root, lanes=lanes, batch_bytes=6 << 20)
@@ -196,7 +196,7 @@ def test_a_full_disk_ends_the_session_with_its_record_and_all_that_was_written(
 def test_a_disk_that_turns_read_only_ends_the_session_and_its_end_is_written_once_it_can_be(
     small_disk: Path, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Nothing can be written, not even the record: the next start writes it, with the gap to the deadline."""
+    """If not even the record can be written, the next start writes it, with the gap to the deadline."""
     store = Store(small_disk / "data")
     more = threading.Event()
     server = fault_server(
@@ -217,14 +217,14 @@ def test_a_disk_that_turns_read_only_ends_the_session_and_its_end_is_written_onc
 
 
 def remount(disk: Path, how: str) -> None:
-    """Turn a disk read-only, or writable again; it is busy while a file is open for writing."""
+    """Make a disk read-only or writable again; it is busy while a file is open for writing."""
     command = ["mount", "-o", f"remount,{how}", disk]
     wait_for(lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0)
 
 
 @pytest.fixture
 def recorder(store: Store) -> Iterator[Callable[..., Recorder]]:
-    """Starts recorders that are processes, and kills what a failing test leaves behind."""
+    """Start recorders as processes; kill what a failing test leaves behind."""
     started: list[Recorder] = []
 
     def start(url: str) -> Recorder:
@@ -239,7 +239,7 @@ def recorder(store: Store) -> Iterator[Callable[..., Recorder]]:
 
 
 def limited(recorder: Recorder, what: int, limit: int) -> None:
-    """Limit a recorder that records."""
+    """Set a resource limit of a running recorder."""
     status = wait_for(lambda: (status := recorder.status()) and status.state == "recording" and status)
     resource.prlimit(status.pid, what, (limit, limit))
 
@@ -247,7 +247,7 @@ def limited(recorder: Recorder, what: int, limit: int) -> None:
 def test_a_file_that_may_not_grow_ends_the_session(
     store: Store, fault_server: StartServer, recorder: Callable[..., Recorder]
 ) -> None:
-    """A limit of the file size, met in the middle of a write: the torn rest is cut, the record is written."""
+    """A file size limit hit in the middle of a write: the torn rest is cut, the record is written."""
     begin = threading.Event()
     server = fault_server([Subscribed("A", "B", "C"), Stall(begin), Flood()])
     running = recorder(server.url)
@@ -265,7 +265,7 @@ def test_a_file_that_may_not_grow_ends_the_session(
 def test_a_process_without_file_descriptors_ends_the_session(
     store: Store, fault_server: StartServer, recorder: Callable[..., Recorder]
 ) -> None:
-    """No further file can be opened: the session fails, or dies and is recovered, and nothing written is lost."""
+    """With no file descriptors left the session fails, or dies and is recovered, and nothing written is lost."""
     begin = threading.Event()
     server = fault_server(
         [Subscribed("A", "B", "C"), Send(trades(9, 0, "ABC")), Answered(), Stall(begin), Send(trades(9, 9, "ABC")),

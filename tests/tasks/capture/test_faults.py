@@ -1,4 +1,4 @@
-"""Whatever a feed does to us: what was wholly sent is sealed, once and in order, and each loss is one named gap."""
+"""Whatever a feed does, every whole message is sealed once and in order, and each loss is one named gap."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ from tasks.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A way to lose a connection: what the server does, the gap's reason, and the bytes that are quarantined."""
+    """A way to lose a connection: what the server does, the gap's reason, and the quarantined bytes."""
 
     steps: list[Step]
     reason: str
@@ -102,7 +102,7 @@ ENDINGS = [
 def test_each_way_to_lose_a_connection_is_one_gap_with_its_reason(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """FIN, RST, close codes, frames that must not be: nothing sent before is lost, and what broke a rule is kept."""
+    """After FIN, RST, close codes, or invalid frames nothing sent before is lost; what broke a rule is kept."""
     scripts = [
         [Subscribed("A", "B"), Send(trades(3, 3 * n, "AB")), Answered(b"%d" % n), *ending.steps]
         for n, ending in enumerate(ENDINGS)
@@ -126,7 +126,7 @@ def test_each_way_to_lose_a_connection_is_one_gap_with_its_reason(
 def test_a_close_is_answered_with_its_code_and_a_violation_with_the_fitting_one(
     fault_server: StartServer, session: StartSession
 ) -> None:
-    """RFC 6455: a close is echoed, a broken rule is told with 1002, text that is not UTF-8 with 1007, too much 1009."""
+    """Per RFC 6455, a close is echoed, a violation answered with 1002, invalid UTF-8 with 1007, too much with 1009."""
     codes = [b"\x03\xf4", b"", b"\x03\xea", b"\x03\xef", b"\x03\xf1"]
     server = fault_server(
         [Subscribed("A"), Close(1012)],
@@ -144,7 +144,7 @@ def test_a_close_is_answered_with_its_code_and_a_violation_with_the_fitting_one(
 def test_a_torn_message_is_not_recorded_and_its_time_lies_in_the_gap(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Half a message, then a pause and the end: no trade of it is recorded, and the gap begins before the pause."""
+    """After half a message, a pause, and the end, no trade of it is recorded, and the gap begins before the pause."""
     half, broken, ended_ns = threading.Event(), threading.Event(), list[int]()
     server = fault_server(
         [Subscribed("A"), Send(trades(2)), Send(trades(5, 2), cut_after=100), Stall(half),
@@ -172,7 +172,7 @@ def test_a_torn_message_is_not_recorded_and_its_time_lies_in_the_gap(
 def test_a_message_cut_after_any_byte_is_recorded_whole_or_not_at_all(
     store: Store, fault_server: StartServer, session: StartSession, fate: str
 ) -> None:
-    """A message of one trade, cut after each of its bytes in turn: only what came whole is a row."""
+    """A message cut after each of its bytes in turn is a row only if it is complete."""
     size = len(Send(trades(1, 5)).content())
     end: Step = Drop() if fate == "drop" else Reset()
     scripts = [
@@ -195,7 +195,7 @@ def test_a_message_cut_after_any_byte_is_recorded_whole_or_not_at_all(
 
 @st.composite
 def cut_messages(draw: st.DrawFn) -> tuple[int, int, int | None, int]:
-    """How many trades, in how many fragments, by how many bytes at a time, cut where (as a share of 1,000)."""
+    """How many trades, in how many fragments, how many bytes at a time, and where to cut (in thousandths)."""
     return (
         draw(st.integers(1, 400)), draw(st.integers(1, 9)), draw(st.none() | st.integers(700, 9000)),
         draw(st.integers(0, 1000)),
@@ -207,7 +207,7 @@ def cut_messages(draw: st.DrawFn) -> tuple[int, int, int | None, int]:
 def test_larger_messages_cut_anywhere(
     tmp_path_factory: pytest.TempPathFactory, messages: list[tuple[int, int, int | None, int]]
 ) -> None:
-    """Messages of hundreds of trades in fragments, with control frames between, cut anywhere: whole or not at all."""
+    """Fragmented messages with control frames in between, cut anywhere, are recorded as a whole or not at all."""
     scripts: list[list[Step]] = []
     first = 0
     for count, fragments, slowly, share in messages:
@@ -229,7 +229,7 @@ def test_larger_messages_cut_anywhere(
 def test_a_stalled_feed_that_answers_pings_is_no_gap(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """StallDetector for many ping intervals, each ping answered, then more trades: one connection, no gap."""
+    """Silence for many ping intervals with each ping answered, then more trades: one connection, no gap."""
     server = fault_server([Subscribed("A"), Send(trades(3)), Wait("ping", 5), Send(trades(3, 3)), Answered(b"last")])
     recording = session(server.url, ping_every_s=0.4)
     server.connection(0).wait_heard("pong", b"last")
@@ -241,7 +241,7 @@ def test_a_stalled_feed_that_answers_pings_is_no_gap(
 def test_a_half_open_connection_is_found_by_ping_and_the_gap_begins_with_the_silence(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """A peer that neither sends nor answers is given up within two ping intervals; the gap begins at its last bytes."""
+    """A peer that neither sends nor answers is dropped within two ping intervals; the gap begins at its last bytes."""
     muted_ns, over, again = list[int](), threading.Event(), threading.Event()
     server = fault_server(
         [Subscribed("A"), Send(trades(3)), Answered(), Stamp(muted_ns), Mute(over)],
@@ -262,7 +262,7 @@ def test_a_half_open_connection_is_found_by_ping_and_the_gap_begins_with_the_sil
 def test_fragments_control_frames_between_them_and_slow_bytes_are_no_fault(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """However a message is divided on the wire it is one message, and each ping is answered with its own payload."""
+    """However a message is divided on the wire it is one message, and each ping is answered with its payload."""
     pings = [Frame(PING, payload) for payload in (b"", b"\x00\xff", b"x" * 125)]
     server = fault_server(
         [
@@ -289,7 +289,7 @@ def test_fragments_control_frames_between_them_and_slow_bytes_are_no_fault(
 
 
 def test_equal_messages_are_all_kept(store: Store, fault_server: StartServer, session: StartSession) -> None:
-    """Two prints that are equal in every field can both be real: what comes thrice is recorded thrice."""
+    """Prints that are equal in every field can all be real: three of them are three rows."""
     server = fault_server([Subscribed("A"), *[Send(trades(3))] * 3, Answered()])
     recording = session(server.url)
     server.connection(0).wait_heard("pong")
@@ -300,7 +300,7 @@ def test_equal_messages_are_all_kept(store: Store, fault_server: StartServer, se
 def test_a_message_above_the_limit_is_quarantined_as_far_as_it_came(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """A message that would fill the memory is refused from its header on, in one frame or in many; then reconnect."""
+    """A message too large for memory is refused from its header on, in one frame or in many; a reconnect follows."""
     whole, fragment = frame(TEXT, b"x" * 1001), frame(TEXT, b"y" * 600, fin=False)
     second = frame(CONTINUATION, b"z" * 401)
     server = fault_server(
@@ -325,7 +325,7 @@ def test_a_message_above_the_limit_is_quarantined_as_far_as_it_came(
 def test_symbols_too_many_are_named_and_the_others_go_on(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """The vendor's error names none: those subscribed last are meant; the others are recorded, on one connection."""
+    """An error that names no symbol means those subscribed last; the others are recorded on the same connection."""
     too_many = Text('{"type":"error","msg":"Subscribing to too many symbols"}')
     server = fault_server([Subscribed("A", "B", "C", "D"), too_many, too_many, Send(trades(4, 0, "AB")), Answered()])
     recording = session(server.url, tuple("ABCD"))
@@ -342,7 +342,7 @@ def test_symbols_too_many_are_named_and_the_others_go_on(
 def test_a_stop_under_load_archives_all_that_was_sent(
     store: Store, fault_server: StartServer, session: StartSession, lanes: int
 ) -> None:
-    """Unsubscribe, take what is in flight, close: every trade that the server sent until its end is sealed."""
+    """Unsubscribe, receive what is in flight, close: every trade that the server sent before its end is sealed."""
     server = fault_server([Subscribed("A", "B", "C"), Babble(0.0, per_message=40)])
     recording = session(server.url, tuple("ABC"), lanes=lanes)
     recording.when(lambda status: status.trades > 2000)
@@ -356,8 +356,8 @@ def test_a_stop_under_load_archives_all_that_was_sent(
 def test_a_feed_that_never_stops_sending_cannot_keep_a_session_open(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the peer hears neither unsubscription nor close and sends on, the session ends all the same."""
-    monkeypatch.setattr("tasks.capture.listener._LEAVE_S", 0.3)
+    """If the peer ignores unsubscription and close and keeps sending, the session still ends."""
+    monkeypatch.setattr("tasks.capture.receiver._LEAVE_S", 0.3)
     server = fault_server([Subscribed("A"), Babble(0.005, deaf=True)])
     recording = session(server.url)
     recording.when(lambda status: status.trades > 10)

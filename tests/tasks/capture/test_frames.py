@@ -15,7 +15,7 @@ MAX = 1 << 20
 
 
 def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, masked: bool = False) -> bytes:
-    """One frame as a server may send it, or may not."""
+    """Return one frame as a server may send it, or must not."""
     size = len(payload)
     mask = 0x80 if masked else 0
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
@@ -29,7 +29,7 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, rsv: int = 0, masked
 
 
 def cut_in(stream: bytes, cuts: list[int], max_bytes: int = MAX) -> Cut:
-    """Everything that the stream holds, passed in pieces that end at `cuts`."""
+    """Return everything in the stream, passed in pieces that end at `cuts`."""
     cutter, whole = FrameCutter(max_bytes), Cut()
     ends = sorted({min(cut, len(stream)) for cut in cuts} | {len(stream)})
     start = 0
@@ -47,7 +47,7 @@ def cut_in(stream: bytes, cuts: list[int], max_bytes: int = MAX) -> Cut:
 
 
 def library_reads(stream: bytes) -> tuple[list[tuple[int, bytes]], bool]:
-    """What websocket-client gives for the stream: (opcode, payload) of each message, and whether it ended in error."""
+    """Return what websocket-client returns for the stream: (opcode, payload) of each message, and whether it failed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         client = websocket.WebSocket(skip_utf8_validation=True, enable_multithread=False)
@@ -116,7 +116,7 @@ broken = st.sampled_from(
     st.data(),
 )
 def test_any_cutting_gives_what_the_library_gives(parts: list[bytes], end: bytes, data: st.DataObject) -> None:
-    """Any stream cut at any byte boundaries gives the library's messages, and an error where the library has one."""
+    """Any stream, cut at any bytes, gives the library's messages, and an error if the library has one."""
     stream = b"".join(parts) + end
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=12))
     read, failed = library_reads(stream)
@@ -130,7 +130,7 @@ def test_any_cutting_gives_what_the_library_gives(parts: list[bytes], end: bytes
 @settings(deadline=None, max_examples=50)
 @given(st.lists(messages() | controls, min_size=1, max_size=5))
 def test_one_byte_at_a_time(parts: list[bytes]) -> None:
-    """A stream that arrives byte by byte gives the same as one that arrives whole."""
+    """A stream that arrives byte by byte gives the same as one that arrives at once."""
     stream = b"".join(parts)
     slow, fast = cut_in(stream, list(range(len(stream)))), cut_in(stream, [])
     assert (slow.texts, slow.binaries, slow.controls) == (fast.texts, fast.binaries, fast.controls)
@@ -176,7 +176,7 @@ def test_violations_are_refused_and_what_came_before_is_kept(stream: bytes, code
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
 def test_valid_close_codes(code: int) -> None:
-    """Every close code that a peer may send is taken (Autobahn 7.7.*)."""
+    """Every close code that a peer may send is accepted (Autobahn 7.7.*)."""
     cut = cut_in(frame(CLOSE, code.to_bytes(2, "big") + "grüße".encode()), [])
     assert cut.violation is None
     assert cut.controls[0][0] == CLOSE
@@ -184,14 +184,14 @@ def test_valid_close_codes(code: int) -> None:
 
 @pytest.mark.parametrize("fragmented", [False, True])
 def test_a_message_above_the_limit_is_refused_in_bounded_memory(fragmented: bool) -> None:
-    """A message above the limit, whole or in fragments, is a violation 1009, and no more than the limit is held."""
+    """A message above the limit, whole or in fragments, is violation 1009, and no more than the limit is buffered."""
     part = b"x" * 600
     stream = (
         frame(TEXT, part, fin=False) + frame(CONTINUATION, part) if fragmented else frame(TEXT, part + part)
     ) + frame(TEXT, b"after")
     cutter = FrameCutter(1000)
     cut = cutter.cut(stream[:700])
-    assert len(cutter.pending) <= 1000
+    assert len(cutter._fragments) + len(cutter._rest) <= 1000
     if cut.violation is None:
         cut = cutter.cut(stream[700:])
     assert cut.violation is not None
@@ -201,14 +201,14 @@ def test_a_message_above_the_limit_is_refused_in_bounded_memory(fragmented: bool
 
 
 def test_an_absurd_length_is_refused_before_its_bytes_come() -> None:
-    """A header that promises more than the limit is refused at once, without waiting for the payload."""
+    """A header that announces more than the limit is refused at once, without waiting for the payload."""
     cut = FrameCutter(MAX).cut(b"\x81\x7f" + (1 << 40).to_bytes(8, "big"))
     assert cut.violation is not None
     assert cut.violation.code == 1009
 
 
 def test_the_pieces_of_a_message_take_little_more_memory_than_their_bytes() -> None:
-    """A message in fragments of two bytes, and one of empty fragments without end, cost no memory of their number."""
+    """Fragments of two bytes, or endless empty ones, cost no memory for their number."""
     cutter = FrameCutter(16 << 20)
     cutter.cut(frame(TEXT, b"ab", fin=False))
     tracemalloc.start()
@@ -222,7 +222,7 @@ def test_the_pieces_of_a_message_take_little_more_memory_than_their_bytes() -> N
 
 
 def test_a_message_of_endless_empty_fragments_is_a_violation() -> None:
-    """A message that never ends and never grows ends its connection; what had come of it is refused as received."""
+    """A message that never ends and never grows ends its connection; its bytes are refused as received."""
     cutter = FrameCutter(MAX)
     cutter.cut(frame(TEXT, b"so far", fin=False))
     chunk = frame(CONTINUATION, b"", fin=False) * 10_000
@@ -258,7 +258,7 @@ def test_a_message_of_endless_empty_fragments_is_a_violation() -> None:
     ],
 )  # fmt: skip
 def test_a_violation_says_what_was_seen(stream: bytes, code: int, reason: str) -> None:
-    """Whole or byte by byte, the same rule is broken, with the same words, and no byte of it is lost."""
+    """At once or byte by byte, the same rule is broken with the same text, and no byte of it is lost."""
     for cuts in ([], list(range(len(stream)))):
         cut = cut_in(stream, cuts, 1000)
         assert (cut.violation and cut.violation.code, cut.violation and cut.violation.reason) == (code, reason)
@@ -270,13 +270,13 @@ def test_a_violation_says_what_was_seen(stream: bytes, code: int, reason: str) -
 
 @pytest.mark.parametrize("code", [3000, 3999, 4000, 4999])
 def test_a_close_frame_needs_no_reason(code: int) -> None:
-    """Empty, or with a code alone, a close frame is a control frame like others."""
+    """A close frame, empty or with only a code, is a control frame like others."""
     cut = cut_in(frame(CLOSE, b"") + frame(CLOSE, code.to_bytes(2, "big")), [])
     assert (cut.violation, cut.controls) == (None, [(CLOSE, b""), (CLOSE, code.to_bytes(2, "big"))])
 
 
 def test_fragments_and_what_stands_between_them() -> None:
-    """A fragmented message is joined, of either kind; controls within it come first, and the next message is whole."""
+    """A fragmented message of either kind is joined; controls within it come first, and the next message is whole."""
     stream = (
         frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"", fin=False) + frame(PONG, b"q")
         + frame(CONTINUATION, b"b") + frame(TEXT, b"c") + frame(BINARY, b"d", fin=False) + frame(CONTINUATION, b"e")
@@ -289,7 +289,7 @@ def test_fragments_and_what_stands_between_them() -> None:
 
 
 def test_a_message_of_the_limit_is_taken_and_controls_do_not_count() -> None:
-    """Whole or in pieces up to the limit, with pings between; one byte more is too many."""
+    """The limit counts a message's bytes, in one frame or in several with pings between; one byte more is too many."""
     exact = frame(TEXT, b"a" * 600, fin=False) + frame(PING, b"p" * 125) + frame(CONTINUATION, b"b" * 400)
     for stream in (frame(TEXT, b"a" * 1000), exact, frame(BINARY, b"a" * 999)):
         assert cut_in(stream, [], 1000).violation is None
@@ -297,40 +297,40 @@ def test_a_message_of_the_limit_is_taken_and_controls_do_not_count() -> None:
     assert cut_in(ends_empty, [], 1000).texts == [b"a" * 1000]
 
 
-def test_what_is_pending_is_what_has_not_ended() -> None:
-    """Between messages nothing is held; within one it is what came of it, without the heads of its whole fragments."""
+def test_a_message_has_begun_until_its_last_fragment() -> None:
+    """Between messages the cutter is not within one; it is after any byte or empty fragment of the next."""
     cutter = FrameCutter(1000)
-    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+    assert not cutter.is_within_message
     cutter.cut(frame(TEXT, b"one")[:2])
-    assert (cutter.is_within_message, cutter.pending) == (True, b"\x81\x03")
-    cutter.cut(b"one")
-    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+    assert cutter.is_within_message
+    assert cutter.cut(b"one").texts == [b"one"]
+    assert not cutter.is_within_message
     cutter.cut(frame(TEXT, b"", fin=False))
-    assert (cutter.is_within_message, cutter.pending) == (True, b"")
+    assert cutter.is_within_message
     cutter.cut(frame(CONTINUATION, b"two", fin=False) + b"\x80")
-    assert (cutter.is_within_message, cutter.pending) == (True, b"two\x80")
+    assert cutter.is_within_message
     assert cutter.cut(b"\x01!").texts == [b"two!"]
-    assert (cutter.is_within_message, cutter.pending) == (False, b"")
+    assert not cutter.is_within_message
 
 
 def test_what_breaks_a_rule_is_refused_as_it_came() -> None:
-    """The fragments before it and all that follows are refused together, once; nothing of them is pending."""
+    """The fragments before a violation and everything after it are refused together, once."""
     cutter = FrameCutter(1000)
     cutter.cut(frame(TEXT, b"so far", fin=False))
     cut = cutter.cut(frame(PING, b"p") + frame(TEXT, b"new") + b"rest")
     assert (cut.refused, cut.controls, cut.frames) == ([b"so far" + frame(TEXT, b"new") + b"rest"], [(PING, b"p")], 2)
-    assert (cutter.pending, cutter.is_within_message) == (b"", True)
+    assert cutter.is_within_message
 
 
 def test_what_no_further_byte_can_mend_is_refused_at_once() -> None:
-    """A head that breaks a rule ends the connection before its payload comes, and a good head waits."""
+    """A header that breaks a rule ends the connection before its payload arrives; a valid header waits."""
     assert FrameCutter(1000).cut(frame(3, b"x" * 50)[:2]).violation is not None
     assert FrameCutter(1000).cut(frame(BINARY, b"x" * 50)[:2]).violation is None
     assert FrameCutter(1000).cut(frame(TEXT, b"x" * 50)[:-1]).violation is None
 
 
 def test_a_message_has_so_many_fragments_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty or not, each counts, and each message has as many anew."""
+    """Every fragment counts, even an empty one, and each message starts counting anew."""
     monkeypatch.setattr(frames, "_MAX_FRAGMENTS", 3)
     cutter = FrameCutter(1000)
     for _ in range(2):
@@ -352,13 +352,13 @@ def test_a_message_has_so_many_fragments_and_no_more(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_what_came_before_a_violation_in_one_chunk_is_not_refused_with_it(bad: bytes) -> None:
-    """What is refused begins with the frame that broke a rule."""
+    """The refused bytes begin with the frame that broke a rule."""
     cut = FrameCutter(1000).cut(frame(TEXT, b"good") + bad)
     assert (cut.texts, cut.refused) == ([b"good"], [bad])
 
 
 def test_a_frame_is_cut_as_soon_as_it_is_whole() -> None:
-    """However much stood before its head in the chunk in which that was torn."""
+    """The length of an incomplete frame does not depend on what stood before its header in the chunk."""
     for torn in (1, 3, 5):
         cutter, late = FrameCutter(1000), frame(TEXT, b"b" * 130)
         assert cutter.cut(frame(TEXT, b"a" * 600) + late[:torn]).texts == [b"a" * 600]
@@ -366,7 +366,7 @@ def test_a_frame_is_cut_as_soon_as_it_is_whole() -> None:
 
 
 def test_a_message_that_grows_too_long_is_refused_by_its_heads() -> None:
-    """Also where the frame that would be too much begins another message: no byte of it is waited for."""
+    """A frame beyond the limit is refused at once, even if it begins another message."""
     for opcode in (CONTINUATION, TEXT):
         cutter = FrameCutter(1000)
         cutter.cut(frame(TEXT, b"a" * 600, fin=False))

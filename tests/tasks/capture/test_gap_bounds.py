@@ -1,4 +1,4 @@
-"""From when to when does a gap last? It begins no later than the first trade that is lost, however it is lost."""
+"""A gap begins no later than the first lost trade, however it is lost."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from recording import FIN, RESET, Answered, Fast, Stamp, StartSession, ask, seal
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal
+from tasks.capture.journal import Heading, Journal, Receipt
 from tasks.capture.keeper import JournalKeeper
 from tasks.capture.listener import Backoff
 from tasks.capture.recovery import KILLED, close_killed
@@ -36,7 +36,7 @@ BIG = "x" * 2048
 
 @pytest.fixture
 def recorder(store: Store) -> Iterator[Callable[..., Recorder]]:
-    """Starts recorders that are processes, and kills what a failing test leaves behind."""
+    """Start recorders as processes; kill what a failing test leaves behind."""
     started: list[Recorder] = []
 
     def start(url: str, symbols: str, lanes: int = 1) -> Recorder:
@@ -51,7 +51,7 @@ def recorder(store: Store) -> Iterator[Callable[..., Recorder]]:
 
 
 def kill(recorder: Recorder) -> None:
-    """Kill -9, and wait until it is gone."""
+    """Kill -9, and wait until the process is gone."""
     os.kill(wait_for(recorder.status).pid, signal.SIGKILL)
     wait_for(lambda: not recorder.is_alive)
 
@@ -66,7 +66,7 @@ def status_when(recorder: Recorder, holds: Callable[[Status], object]) -> Status
 def test_a_gap_begins_before_the_first_trade_that_the_disk_refused(
     store: Store, fault_server: StartServer, recorder: Callable[..., Recorder], lanes: int
 ) -> None:
-    """The lane whose write failed says where the gap begins, although another lane has written later trades."""
+    """The lane whose write failed determines the start of the gap, although another lane has written later trades."""
     big = [replace(trade, conditions=(BIG,)) for trade in trades(40, symbols="A")]
     sent_ns, fails = list[int](), threading.Event()
     server = fault_server(
@@ -90,7 +90,7 @@ def test_a_gap_begins_before_the_first_trade_that_the_disk_refused(
 
 
 class Held:
-    """A clock by which a lane's thread can be held: it waits while it asks for the time."""
+    """A clock that can block a lane's thread when it reads the time."""
 
     def __init__(self) -> None:
         self._free = {f"lane-{lane}": threading.Event() for lane in range(2)}
@@ -99,7 +99,7 @@ class Held:
             self.release(lane)
 
     def hold(self, lane: int) -> None:
-        """Return once that lane waits."""
+        """Return once that lane is blocked."""
         self._free[f"lane-{lane}"].clear()
         self._waits[f"lane-{lane}"].clear()
         assert self._waits[f"lane-{lane}"].wait(20)
@@ -123,7 +123,7 @@ class Held:
 def test_what_is_known_to_be_journalled_is_what_the_earliest_lane_has_written(
     fault_server: StartServer, session: StartSession
 ) -> None:
-    """Of two lanes that have trades waiting, the one that is farther behind says up to when all is journalled."""
+    """Of two lanes with trades waiting, the one farther behind determines the time up to which all is journaled."""
     held, sent_ns, events = Held(), list[int](), [threading.Event() for _ in range(3)]
     server = fault_server(
         [Subscribed("A", "B"), Stamp(sent_ns), Send(trades(2, 0, "AB")), Stall(events[0]), Stamp(sent_ns),
@@ -149,7 +149,7 @@ def test_what_is_known_to_be_journalled_is_what_the_earliest_lane_has_written(
 
 
 def test_a_lane_that_has_had_nothing_holds_nothing_back(fault_server: StartServer, session: StartSession) -> None:
-    """Where nothing waits for a silent lane, all is journalled up to what the others have written."""
+    """A lane for which nothing waits does not hold back the time up to which all is journaled."""
     sent_ns, over = list[int](), threading.Event()
     server = fault_server([Subscribed("A", "B"), Stamp(sent_ns), Send(trades(5)), Answered(), Stall(over)])
     recording = session(server.url, ("A", "B"), lanes=2)
@@ -179,13 +179,17 @@ def journal_of(store: Store, name: BatchName, opened_ns: int) -> Journal:
 
 def write(journal: Journal, ts_recv_ns: int, seq: int = 1) -> None:
     """Write one trade."""
-    journal.take(1, seq, ts_recv_ns, ["A"], seq)
     line = b"1,%d,%d,1575526691134000000,A,1.10,3,1\n" % (seq, ts_recv_ns)
-    journal.append(Block(lines=[line], rows=1, received=1, trade=1, through_ns=ts_recv_ns))
+    journal.append([
+        Receipt(
+            connection=1, ts_recv_ns=ts_recv_ns, through_ns=ts_recv_ns, block=line, symbols=["A"],
+            first_seq=seq, last_seq=seq, received=1, trade=1,
+        )
+    ])  # fmt: skip
 
 
 def left(store: Store, request: CaptureRequest, lane: int, after_s: int) -> int:
-    """What a killed lane leaves that wrote a trade so many seconds after the session's start; gives when (UTC ns)."""
+    """Leave a killed lane's journal with one trade so many seconds after the session's start; return when (UTC ns)."""
     at_ns = request.started_ns + after_s * NS_PER_S
     journal = journal_of(store, BatchName(SESSION, lane, 0), request.started_ns + 1)
     write(journal, at_ns)
@@ -205,7 +209,7 @@ def killed_status(request: CaptureRequest, through_ns: int) -> Status:
 def test_after_a_kill_the_lane_that_had_written_least_says_where_the_gap_begins(
     store: Store, killed: CaptureRequest
 ) -> None:
-    """Of two lanes that had written something, trades of the one that is behind may be lost first."""
+    """Of two lanes that had written something, trades of the one behind may be lost first."""
     left(store, killed, 0, after_s=9)
     behind_ns = left(store, killed, 1, after_s=5)
     record = close_killed(store, SESSION, time.time_ns())
@@ -218,7 +222,7 @@ def test_after_a_kill_the_lane_that_had_written_least_says_where_the_gap_begins(
 def test_after_a_kill_a_lane_that_had_written_nothing_counts(
     store: Store, killed: CaptureRequest, said_s: int | None
 ) -> None:
-    """Its trades may have waited from the start, so the gap begins there, or where the last status had all written."""
+    """A lane without writes may have lost trades since the start, or since the last status that had all written."""
     left(store, killed, 0, after_s=9)
     if said_s is not None:
         write_status(killed.folder, killed_status(killed, killed.started_ns + said_s * NS_PER_S))
@@ -229,7 +233,7 @@ def test_after_a_kill_a_lane_that_had_written_nothing_counts(
 def test_an_outage_and_a_kill_after_the_reconnect_are_two_gaps(
     store: Store, fault_server: StartServer, recorder: Callable[..., Recorder]
 ) -> None:
-    """The first ends with the new connection, and the second begins after what that one brought."""
+    """The outage's gap ends with the new connection, and the kill's gap begins after what that one brought."""
     over = threading.Event()
     server = fault_server(
         [Subscribed("A"), Send(trades(3)), Answered(), Drop()],
@@ -253,7 +257,7 @@ def test_an_outage_and_a_kill_after_the_reconnect_are_two_gaps(
 def test_a_kill_during_an_outage_is_the_outages_gap(
     store: Store, fault_server: StartServer, recorder: Callable[..., Recorder]
 ) -> None:
-    """What could not be heard already stays in its gap, which lasts until the session's deadline."""
+    """During an outage a kill adds nothing: the outage's gap lasts until the session's deadline."""
     lost = threading.Event()
     server = fault_server([Subscribed("A"), Send(trades(3)), Answered(), Stall(lost), Drop()])
     running = recorder(server.url, "A")
@@ -268,7 +272,7 @@ def test_a_kill_during_an_outage_is_the_outages_gap(
 
 @dataclass(frozen=True)
 class Sealing:
-    """A book of gaps, and a keeper that seals a journal which was open from 100 to 200."""
+    """A gap book, and a keeper that seals a journal that was open from 100 to 200."""
 
     store: Store
     book: GapBook
@@ -311,7 +315,7 @@ def sealing(store: Store) -> Sealing:
 def test_a_seal_carries_the_gaps_that_touch_its_batch(
     sealing: Sealing, start_ns: int, end_ns: int | None, touches: bool
 ) -> None:
-    """A gap that lies wholly before or after the batch is not told of; one that lasts beyond it is."""
+    """A gap entirely before or after the batch is not in its seal; one that lasts beyond it is."""
     sealing.book.open(("A",), start_ns, "lost")
     if end_ns is not None:
         sealing.book.close(("A",), end_ns)
@@ -320,7 +324,7 @@ def test_a_seal_carries_the_gaps_that_touch_its_batch(
 
 
 def test_a_seal_of_a_clock_that_was_put_back_ends_no_earlier_than_it_began(sealing: Sealing) -> None:
-    """The gap within which the batch was opened is told of, though by the clock it begins after the sealing."""
+    """If the clock was put back, the seal still has the gap within which the batch was opened."""
     sealing.book.open(("A",), 100, "lost")
     seal = sealing.seal(now_ns=50)
     assert (seal.opened_ns, seal.sealed_ns) == (100, 100)
@@ -328,7 +332,7 @@ def test_a_seal_of_a_clock_that_was_put_back_ends_no_earlier_than_it_began(seali
 
 
 def test_what_a_recovery_seals_carries_the_gaps_that_touch_it(store: Store, killed: CaptureRequest) -> None:
-    """An outage during the batch and the gap of the kill itself are told of, an earlier outage is not."""
+    """A recovered seal has an outage during the batch and the gap of the kill, but not an earlier outage."""
     before, start_ns = GapBook(killed.folder / "gaps.log"), killed.started_ns
     before.open(("A",), start_ns - 20, "earlier")
     before.close(("A",), start_ns - 10)
@@ -344,7 +348,7 @@ def test_what_a_recovery_seals_carries_the_gaps_that_touch_it(store: Store, kill
 
 
 def test_the_gap_of_a_removed_symbol_ends_with_its_removal(fault_server: StartServer, session: StartSession) -> None:
-    """During an outage one of two symbols is no longer asked for: its gap ends there, the other's goes on."""
+    """If one of two symbols is removed during an outage, its gap ends there and the other's goes on."""
     lost = threading.Event()
     server = fault_server([Subscribed("A", "B"), Send(trades(2, 0, "AB")), Answered(), Stall(lost), Drop()])
     recording = session(server.url, ("A", "B"))
@@ -377,7 +381,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class OnlyPings:
-    """A step: send pings and nothing else for as long as the connection lives, each answered."""
+    """A step: send only pings for as long as the connection lives, each answered."""
 
     def run(self, connection: Connection) -> None:
         number = 0
@@ -389,7 +393,7 @@ class OnlyPings:
 def test_the_gap_of_a_silent_feed_begins_at_its_last_trade_though_pings_are_answered(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Pings prove that there is a connection, and no more: the gap begins before the first of them, not at the last."""
+    """Answered pings do not count: the gap begins before the first of them, not at the last."""
     over, symbol, clock = threading.Event(), "BINANCE:A", Fast().clock()
     server = fault_server([Subscribed(symbol), Busy(60, symbol), OnlyPings()], [Subscribed(symbol), Stall(over)])
     now_ns = clock.wall_ns()
@@ -408,7 +412,7 @@ def test_the_gap_of_a_silent_feed_begins_at_its_last_trade_though_pings_are_answ
 
 
 def test_the_book_of_gaps_is_on_the_disk_before_a_call_returns(tmp_path: Path) -> None:
-    """A book that is read at any moment, as after a kill, knows every gap that was opened and every end."""
+    """A gap book that is read at any moment, as after a kill, has every opened gap and every end."""
     path = tmp_path / "gaps.log"
     book = GapBook(path)
     book.open("AB", 1, "lost")
@@ -421,7 +425,7 @@ def test_the_book_of_gaps_is_on_the_disk_before_a_call_returns(tmp_path: Path) -
 
 
 def test_a_gap_that_a_clock_put_back_would_end_before_it_began_has_no_length(tmp_path: Path) -> None:
-    """The wall clock may be put back during an outage: the gap then ends where it began, and not before."""
+    """If the wall clock is put back during an outage, the gap ends where it began, not before."""
     book = GapBook(tmp_path / "gaps.log")
     book.open("A", 10, "lost")
     book.close("A", 5)
@@ -431,7 +435,7 @@ def test_a_gap_that_a_clock_put_back_would_end_before_it_began_has_no_length(tmp
 def test_what_a_killed_recorder_had_not_written_before_a_loss_is_in_a_gap(
     store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
-    """The gap of the loss began when the connection was lost: what waited for the disk then is named too."""
+    """The gap of the loss began when the connection was lost; what waited for the disk then is in a gap too."""
     before: list[int] = []
     server = fault_server([Subscribed("A"), Stamp(before), Send(trades(5)), Answered(), Reset()])
     never = Backoff(first_s=60.0, most_s=60.0, uniform=lambda _least, most: most)
@@ -448,7 +452,7 @@ def test_what_a_killed_recorder_had_not_written_before_a_loss_is_in_a_gap(
 def test_what_a_failing_disk_had_not_taken_before_a_loss_is_in_a_gap(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a killed recorder: the session's failure covers what was received before the gap of the loss began."""
+    """The failure's gap covers what was received before the gap of the loss began, as for a killed recorder."""
     before: list[int] = []
     lost, real = threading.Event(), os.write
 

@@ -1,4 +1,4 @@
-"""The book of gaps: whatever is opened and closed, a symbol's gaps are apart and nothing of them is lost."""
+"""However gaps are opened and closed, those of one symbol do not overlap, and no time is lost."""
 
 import os
 from itertools import pairwise
@@ -23,7 +23,7 @@ STEPS = st.lists(
 def test_gaps_of_one_symbol_never_overlap_and_nothing_is_lost(
     steps: list[tuple[str, frozenset[str], int, int]],
 ) -> None:
-    """However early a gap is said to have begun, each symbol's gaps are apart, and together they cover all of them."""
+    """Whatever starts are given, a symbol's gaps do not overlap and together cover all of them."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "gaps.log"
         lost: dict[str, set[int]] = {symbol: set() for symbol in "ABC"}
@@ -52,7 +52,7 @@ def test_gaps_of_one_symbol_never_overlap_and_nothing_is_lost(
 
 
 def test_a_gap_that_would_begin_within_the_last_one_begins_at_its_end(tmp_path: Path) -> None:
-    """Symbols whose last gaps ended at different times get gaps of their own, with what earlier ones have left out."""
+    """Symbols whose last gaps ended at different times get separate gaps for the time those left out."""
     book = GapBook(tmp_path / "gaps.log")
     book.open("AB", 10, "lost")
     book.close("A", 20)
@@ -67,7 +67,7 @@ def test_a_gap_that_would_begin_within_the_last_one_begins_at_its_end(tmp_path: 
 
 
 def test_the_book_is_on_disk_after_each_change(tmp_path: Path) -> None:
-    """Another book of the file has the same gaps, and goes on behind what the first has written."""
+    """Another book of the same file has the same gaps and appends after what the first has written."""
     path = tmp_path / "gaps.log"
     book = GapBook(path)
     assert (book.all(), path.exists()) == ((), False)
@@ -87,7 +87,7 @@ def test_the_book_is_on_disk_after_each_change(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_has_torn_is_overwritten(tmp_path: Path) -> None:
-    """A torn line is cut before the next one is written, however long it was."""
+    """A torn line of any length is cut before the next one is written."""
     path = tmp_path / "gaps.log"
     GapBook(path).open(["A"], 10, "lost")
     path.write_bytes(path.read_bytes() + b"x" * 500)
@@ -97,7 +97,7 @@ def test_what_a_kill_has_torn_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_gaps_that_a_batch_touches(tmp_path: Path) -> None:
-    """Those that overlap it or meet it, and one that lasts if it began by then."""
+    """Gaps that overlap or meet the interval, and open ones that began by its end."""
     book = GapBook(tmp_path / "gaps.log")
     book.open(["A"], 10, "lost")
     book.close(["A"], 20)
@@ -107,7 +107,7 @@ def test_the_gaps_that_a_batch_touches(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_session_ends_its_gaps(tmp_path: Path) -> None:
-    """Gaps that last end there, others stay as they are."""
+    """Open gaps end here, others stay as they are."""
     book = GapBook(tmp_path / "gaps.log")
     book.open(["A"], 10, "lost")
     book.close(["A"], 20)
@@ -117,7 +117,7 @@ def test_the_end_of_a_session_ends_its_gaps(tmp_path: Path) -> None:
 
 
 def test_a_book_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
-    """The disk's error says which file it is about; a link in its place is not followed."""
+    """The disk's error names the file; a link in its place is not followed."""
     path = tmp_path / "gaps.log"
     book = GapBook(path)
     path.symlink_to(tmp_path / "elsewhere")
@@ -133,7 +133,7 @@ def test_a_book_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
 
 
 def test_one_book_writes_behind_what_it_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change after change, also where the disk takes a few bytes at a time; the new file's name is synced, once."""
+    """Change after change, even on a disk that accepts a few bytes at a time; the new file's name is synced once."""
     path, real, synced = tmp_path / "gaps.log", os.pwrite, list[str]()
     sync = os.fsync
 

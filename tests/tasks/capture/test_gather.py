@@ -1,4 +1,4 @@
-"""What is read in a moment is handed on together, and yet each read keeps its own time, and nothing waits for it."""
+"""Reads are gathered for a moment and handed on together; each keeps its own time."""
 
 import threading
 from itertools import count
@@ -18,7 +18,7 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_read_keeps_its_own_time_and_the_end_comes_after_the_bytes(fault_server: StartServer) -> None:
-    """The second bytes are sent only once the first are stamped; the feed's end is told by the next read."""
+    """The second bytes are sent only once the first are stamped; the next read reports the feed's end."""
     stamped, times = threading.Event(), count(1)
 
     def now_ns() -> int:
@@ -35,7 +35,7 @@ def test_each_read_keeps_its_own_time_and_the_end_comes_after_the_bytes(fault_se
 
 
 def test_a_wake_ends_the_gathering_at_once_and_only_that_one(fault_server: StartServer) -> None:
-    """An order of the main thread must not wait; left behind, it would end every later gathering too."""
+    """An order from the main thread ends the current gathering at once, and only that one."""
     times, goes = count(1), threading.Event()
     server = fault_server([Raw(b"first"), Stall(goes), Raw(b"more"), Drop()])
     connection = connect(server.url, 5.0)
@@ -49,7 +49,7 @@ def test_a_wake_ends_the_gathering_at_once_and_only_that_one(fault_server: Start
 
 
 def test_items_put_together_wake_the_taker_once_and_keep_their_order() -> None:
-    """What does not fit waits for room, and the taker knows of what is before it."""
+    """Items that do not fit wait for room, and the taker knows of those before them."""
     queue, took = ByteQueue(2), list[object]()
     items = [Roll(list, size_bytes=1) for _ in range(6)]
     putting = threading.Thread(target=queue.put, args=items)

@@ -1,4 +1,4 @@
-"""Until there is a connection: every refusal is tried again as its kind asks for, and the time is one gap."""
+"""Until there is a connection, every refusal is retried as its kind requires, and the time is one gap."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ from tasks.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """A step before the handshake's answer: a header that never ends, byte by byte."""
+    """A step before the handshake's answer: an endless header, byte by byte."""
 
     def run(self, connection: Connection) -> None:
         connection.read_request()
@@ -47,7 +47,7 @@ class Drip:
 def test_refused_handshakes_are_tried_again_with_growing_waits(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """Any answer but a right 101 is one gap, from the start until the feed is there, with full-jitter waits."""
+    """Any answer but a valid 101 is one gap until the feed is there, with full-jitter waits."""
     statuses = (200, 204, 302, 400, 404, 500, 502, 503, 504, 520, 524)
     most_s: list[float] = []
     elsewhere = b"Location: ws://127.0.0.1:1/\r\n"
@@ -72,7 +72,7 @@ def test_refused_handshakes_are_tried_again_with_growing_waits(
 def test_a_refused_key_ends_the_session_at_once(
     store: Store, fault_server: StartServer, session: StartSession, status: int
 ) -> None:
-    """Where the key is refused, trying again is no use: the session fails at once and says what to do."""
+    """If the key is refused, the session fails at once and says what to do."""
     server = fault_server([Answer(status)])
     record = session(server.url).record()
     assert record.outcome == "failed"
@@ -92,7 +92,7 @@ def test_a_refused_key_ends_the_session_at_once(
 def test_a_second_connection_on_the_key_waits_for_minutes_and_says_so(
     fault_server: StartServer, session: StartSession, script: list[Step], reason: str
 ) -> None:
-    """At 429, and at the close code for it, the next try is a minute and more away; a stop still ends it at once."""
+    """At 429 and its close code the next attempt is at least a minute away; a stop still ends the session at once."""
     server = fault_server(script)
     recording = session(server.url, backoff=Backoff(30.0, uniform=lambda _least_s, most_s: most_s / 4))
     notice = recording.when(lambda status: status.state == "reconnecting" and status.notice)
@@ -107,7 +107,7 @@ def test_a_second_connection_on_the_key_waits_for_minutes_and_says_so(
 def test_slow_handshakes_are_given_up_and_tried_again(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """A handshake that is not answered in time, or comes byte by byte for ever, is given up as a whole."""
+    """A handshake that is not answered in time, or only byte by byte, is abandoned as a whole."""
     over = threading.Event()
     server = fault_server([Stall(over), Accept()], [Drip(), Accept()], [Accept(wrong_key=True)], [Subscribed("A")])
     recording = session(server.url, connect_timeout_s=0.2)
@@ -121,7 +121,7 @@ def test_slow_handshakes_are_given_up_and_tried_again(
 def test_a_session_that_ends_does_not_wait_for_a_handshake(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """A stop while the feed does not answer ends the session long before the time that a connection may take."""
+    """A stop while the feed does not answer ends the session long before the connect timeout."""
     over = threading.Event()
     server = fault_server([Stall(over), Accept()])
     recording = session(server.url, connect_timeout_s=60.0)
@@ -144,7 +144,7 @@ def test_a_session_that_ends_does_not_wait_for_a_handshake(
 def test_no_host_is_a_gap_that_names_no_address(
     session: StartSession, monkeypatch: pytest.MonkeyPatch, url: str, reason: str
 ) -> None:
-    """A name that is not found and a port that is refused are tried again; neither address nor key is told."""
+    """An unknown name and a refused port are retried; neither address nor key is in the reason."""
     real = socket.getaddrinfo
 
     def resolve(host: str, *arguments: Any, **options: Any) -> Any:
@@ -165,7 +165,7 @@ def test_no_host_is_a_gap_that_names_no_address(
 def test_a_refused_port_is_a_gap_until_it_listens(
     store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
-    """The feed restarts: the connection is reset, the port refuses, then listens; that is one gap."""
+    """The feed restarts: the connection is reset, the port refuses, then listens again; that is one gap."""
     go, refused = threading.Event(), threading.Event()
     server = fault_server([Subscribed("A"), Send(trades(3)), Answered(), Stall(go), Reset()], [Subscribed("A")])
     recording = session(server.url, backoff=Backoff(0.02, uniform=lambda _least_s, most_s: most_s))

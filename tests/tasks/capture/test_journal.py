@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 
 from tasks.capture.gaps import GapBook
 from tasks.capture.journal import (
-    Block,
     Heading,
     Journal,
+    Receipt,
     Room,
     count_reason,
     discard,
@@ -49,17 +50,25 @@ def line(seq: int) -> bytes:
     return b"1,%d,%d,1575526691134000000,%s,1.10,3,1;12\n" % (seq, seq * 10, b"AAPL" if seq % 3 else b"MSFT")
 
 
+def receipt(ts_recv_ns: int, connection: int = 1, **fields: Any) -> Receipt:
+    return Receipt(connection=connection, ts_recv_ns=ts_recv_ns, through_ns=ts_recv_ns, **fields)
+
+
 def write(journal: Journal, blocks: list[int], first_seq: int = 5) -> list[bytes]:
-    """Write blocks of so many rows, each with a frame that was refused; gives the blocks."""
+    """Write blocks of so many rows, each with a rejected frame; return the blocks."""
     written = []
     for rows in blocks:
-        lines = [line(seq) for seq in range(first_seq, first_seq + rows)]
-        block = Block(lines=lines, rows=rows, received=2, trade=1, through_ns=(first_seq + rows) * 10)
-        for seq in range(first_seq, first_seq + rows):
-            journal.take(1, seq, seq * 10, ["AAPL" if seq % 3 else "MSFT"], seq)
-        block.rejected.append((1, first_seq * 10, Rejected("frame", "not a message", b"\xff,\n")))
-        journal.append(block)
-        written.append(b"".join(lines))
+        receipts = [
+            Receipt(
+                connection=1, ts_recv_ns=seq * 10, through_ns=(first_seq + rows) * 10, block=line(seq),
+                symbols=["AAPL" if seq % 3 else "MSFT"], first_seq=seq, last_seq=seq,
+            )
+            for seq in range(first_seq, first_seq + rows)
+        ]  # fmt: skip
+        receipts[0].received, receipts[0].trade = 2, 1
+        receipts[0].rejected = [Rejected("frame", "not a message", b"\xff,\n")]
+        journal.append(receipts)
+        written.append(b"".join(receipt.block for receipt in receipts))
         first_seq += rows
     return written
 
@@ -76,7 +85,7 @@ def gaps(store: Store) -> GapBook:
 
 
 def test_a_sealed_journal_holds_what_was_written_and_says_so(tmp_path: Path) -> None:
-    """The seal's rows, hash, frames, ranges and per-symbol counts are those of the blocks written."""
+    """The seal's rows, hash, frames, ranges, and per-symbol counts are those of the blocks written."""
     store = new_store(tmp_path)
     journal = Journal(store.spool / NAME.session, NAME, HEADING)
     blocks = write(journal, [3, 1, 4])
@@ -93,7 +102,7 @@ def test_a_sealed_journal_holds_what_was_written_and_says_so(tmp_path: Path) -> 
 
 
 def test_recovery_seals_the_same_as_the_recorder_would_have(tmp_path: Path) -> None:
-    """A journal that was whole when its recorder was killed is sealed with the same rows, hash and counts."""
+    """A complete journal of a killed recorder is sealed with the same rows, hash, and counts."""
     seals = []
     for name, killed in (("a", False), ("b", True)):
         store = new_store(tmp_path / name)
@@ -124,7 +133,7 @@ def test_recovery_seals_the_same_as_the_recorder_would_have(tmp_path: Path) -> N
 def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[int], which: str, where: float, how: str
 ) -> None:
-    """Wherever a journal is cut or damaged, the recovered rows are whole blocks from its start, the rest is kept."""
+    """Wherever a journal is cut or damaged, the recovered rows are whole blocks from its start; the rest is kept."""
     store = new_store(tmp_path_factory.mktemp("store"))
     folder = store.spool / NAME.session
     journal = Journal(folder, NAME, HEADING)
@@ -163,7 +172,7 @@ def test_no_torn_or_damaged_row_is_accepted_and_no_vouched_row_is_lost(
 
 
 def test_a_seal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
-    """A crash between any two moves of a seal leaves the rest to the recovery, which gives the same end."""
+    """After a crash between any two moves of a seal, recovery completes it with the same result."""
     for moves in range(4):
         store = new_store(tmp_path / str(moves))
         folder = store.spool / NAME.session
@@ -189,7 +198,7 @@ def test_a_seal_that_was_interrupted_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_heading_comes_back_and_a_damaged_one_does_not() -> None:
-    """With its checksum or, from earlier recorders, without; never where a byte of it is another."""
+    """A heading is read with its checksum or, from earlier recorders, without; never with a changed byte."""
     line = heading_line(HEADING)[:-1]
     assert read_heading(line) == HEADING
     assert read_heading(line.split(b"\t")[0]) == HEADING
@@ -203,23 +212,24 @@ def test_a_heading_comes_back_and_a_damaged_one_does_not() -> None:
 
 @pytest.mark.parametrize("change", [{"batch": "../x"}, {"feed": "../x"}, {"date": "2026-13-01"}, {"date": "today"}])
 def test_a_heading_names_what_may_be_a_file(change: dict[str, str]) -> None:
-    """A damaged journal must not say where its batch goes."""
+    """A damaged journal must not determine where its batch goes."""
     with pytest.raises(ValueError):
         replace(HEADING, **change)  # type: ignore[arg-type]
 
 
 def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
-    """Offset, length, rows and checksum of the block, then all counts up to there; the header is the first."""
+    """The header comes first; each line has the block's offset, length, rows, and checksum, then all counts so far."""
     journal = Journal(tmp_path, NAME, HEADING, Room(50_000))
     assert journal.is_empty
     assert (tmp_path / NAME.sums).read_bytes().startswith(heading_line(HEADING))
-    refused = [(1, 60, Rejected("frame", "no JSON", b"{")), (1, 61, Rejected("trade", "no price", b"{}"))]
-    journal.append(
-        Block(lines=[b"a\n", b"bc\n"], rows=2, received=3, trade=1, control=1, rejected=refused, through_ns=70)
-    )
+    refused = [Rejected("frame", "no JSON", b"{"), Rejected("trade", "no price", b"{}")]
+    journal.append([
+        receipt(60, block=b"a\n", symbols="A", received=1, control=1, rejected=refused),
+        receipt(70, block=b"bc\n", symbols="B", received=2, trade=1),
+    ])  # fmt: skip
     assert not journal.is_empty
-    journal.append(Block(lines=[], rows=0, received=1, trade=0, control=1, through_ns=80))
-    journal.append(Block(lines=[b"d\n"], rows=1, received=1, trade=1, rejected=refused[1:], through_ns=90))
+    journal.append([receipt(80, received=1, control=1)])
+    journal.append([receipt(90, block=b"d\n", symbols="A", received=1, trade=1, rejected=refused[1:])])
     journal.close()
     frames = (tmp_path / frames_open(NAME)).read_bytes()
     first = b"".join(frames.splitlines(keepends=True)[:2])
@@ -236,10 +246,10 @@ def test_each_write_has_its_line_in_the_sums(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
-    """As text where it is UTF-8, in base64 where it is not, with its connection, time, kind and reason."""
+    """Text is kept if it is UTF-8, otherwise base64, with its connection, time, kind, and reason."""
     journal = Journal(tmp_path, NAME, HEADING)
-    refused = [(3, 60, Rejected("frame", "no JSON", "grüße".encode())), (4, 61, Rejected("trade", "odd", b"\xff{"))]
-    journal.append(Block(received=2, rejected=refused))
+    first, second = Rejected("frame", "no JSON", "grüße".encode()), Rejected("trade", "odd", b"\xff{")
+    journal.append([receipt(60, 3, received=1, rejected=[first]), receipt(61, 4, received=1, rejected=[second])])
     journal.close()
     assert [json.loads(each) for each in (tmp_path / frames_open(NAME)).read_bytes().splitlines()] == [
         {"kind": "frame", "connection": 3, "ts_recv": 60, "reason": "no JSON", "text": "grüße"},
@@ -250,17 +260,20 @@ def test_what_is_refused_is_kept_as_it_came(tmp_path: Path) -> None:
 
 
 def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
-    """Every field is the heading's, the caller's or a count, and the hashes are those of the files."""
+    """Every field is from the heading, from the caller, or a count, and the hashes are those of the files."""
     journal = Journal(tmp_path, NAME, HEADING)
     empty = journal.sealed_as(9, (), ())
     assert (empty.quarantine, empty.connections, empty.not_kept, empty.refused_reasons) == ({}, (), {}, {})
-    journal.take(1, 5, 50, ["MSFT", "AAPL"], 6)
-    journal.take(2, 1, 51, ["AAPL"], 1)
-    journal.take(1, 7, 52, ["AAPL", "AAPL"], 9)
-    journal.append(Block(
-        lines=[b"a\n"], rows=5, received=4, trade=2, control=1,
-        rejected=[(1, 1, Rejected("trade", why, b"")) for why in ("odd", "none", "none")],
-    ))  # fmt: skip
+    rejected = [Rejected("trade", why, b"") for why in ("odd", "none", "none")]
+    journal.append([
+        receipt(
+            50, block=b"a\nb\n", symbols=["MSFT", "AAPL"], first_seq=5, last_seq=6, received=1, rejected=rejected
+        ),
+        receipt(51, 2, block=b"c\n", symbols=["AAPL"], first_seq=1, last_seq=1, received=1, trade=1),
+    ])  # fmt: skip
+    journal.append([
+        receipt(52, block=b"d\ne\n", symbols=["AAPL", "AAPL"], first_seq=7, last_seq=9, received=2, trade=1, control=1)
+    ])  # fmt: skip
     journal.close()
     lost = (Gap(symbols=("A",), start_ns=1, end_ns=2, reason="lost"),)
     csv, frames = (tmp_path / NAME.journal).read_bytes(), (tmp_path / frames_open(NAME)).read_bytes()
@@ -283,7 +296,7 @@ def test_a_seal_says_all_that_its_journal_has_counted(tmp_path: Path) -> None:
 
 
 def test_beyond_its_room_garbage_is_counted_and_a_short_line_kept_now_and_then() -> None:
-    """What fits is kept to the last byte; then one in 4,096, and no long one."""
+    """What fits is kept to the last byte; after that one in 4,096, and no long one."""
     room = Room(10)
     assert [room.has(6), room.has(4)] == [True, True]
     assert [each for each in range(1, 3 * 4096 + 1) if room.has(1)] == [4096, 8192, 12288]
@@ -298,10 +311,10 @@ def test_beyond_its_room_garbage_is_counted_and_a_short_line_kept_now_and_then()
 
 
 def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
-    """Its counts are in the sums and in the seal; the file holds what was kept."""
+    """What is not kept is counted in the sums and in the seal; the file has what was kept."""
     journal = Journal(tmp_path, NAME, HEADING, Room(0))
     kinds = ("frame", "trade", "trade")
-    journal.append(Block(received=3, rejected=[(1, 1, Rejected(kind, "odd", b"x")) for kind in kinds]))
+    journal.append([receipt(1, received=3, rejected=[Rejected(kind, "odd", b"x") for kind in kinds])])
     journal.close()
     assert (tmp_path / frames_open(NAME)).read_bytes() == b""
     assert json.loads((tmp_path / NAME.sums).read_bytes().splitlines()[-1])[-2:] == [1, 2]
@@ -310,7 +323,7 @@ def test_what_there_is_no_room_for_is_counted_by_kind(tmp_path: Path) -> None:
 
 
 def test_reasons_that_a_feed_invents_are_counted_together() -> None:
-    """Fifty have a count of their own, and go on having it."""
+    """Fifty reasons have a count of their own, and keep it."""
     counts = Counter[str]()
     for number in range(60):
         count_reason(counts, f"reason {number}")
@@ -320,7 +333,7 @@ def test_reasons_that_a_feed_invents_are_counted_together() -> None:
 
 
 def test_a_write_that_takes_less_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes a few bytes at a time gets all of them, once."""
+    """A disk that accepts a few bytes at a time gets all of them, once."""
     journal, real = Journal(tmp_path, NAME, HEADING), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, bytes(content)[:3]))
     write(journal, [2, 3])
@@ -334,7 +347,7 @@ def test_a_write_that_takes_less_is_continued(tmp_path: Path, monkeypatch: pytes
 def test_an_error_of_the_disk_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, file: str, call: str
 ) -> None:
-    """Which of the three it was is said, with the disk's own words."""
+    """The error names the one of the three files that failed, with the disk's own text."""
     journal, real = Journal(tmp_path, NAME, HEADING), getattr(os, call)
 
     def refuse(descriptor: int, *content: bytes) -> object:
@@ -351,7 +364,7 @@ def test_an_error_of_the_disk_names_the_file(
 
 
 def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:
-    """Files that are there are somebody's: they are not written into."""
+    """Existing files belong to someone else and are not written to."""
     Journal(tmp_path, NAME, HEADING).abandon()
     with pytest.raises(FileExistsError):
         Journal(tmp_path, NAME, HEADING)
@@ -359,7 +372,7 @@ def test_a_journal_is_never_begun_twice(tmp_path: Path) -> None:
 
 
 def test_a_close_syncs_the_folder_once_and_closes_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows first, the sums last; the folder at the first sync alone; no descriptor is left."""
+    """Rows are synced first, sums last; the folder at the first sync only; no descriptor is left."""
     synced: list[str] = []
     for call in ("fsync", "fdatasync"):
         real = getattr(os, call)
@@ -379,11 +392,11 @@ def test_a_close_syncs_the_folder_once_and_closes_all_files(tmp_path: Path, monk
 
 
 def test_a_journal_without_refused_frames_leaves_no_file_of_them(tmp_path: Path) -> None:
-    """Sealed or discarded, nothing of it stays in the spool; doing either again does nothing."""
+    """Sealed or discarded, nothing stays in the spool; doing either again does nothing."""
     store = new_store(tmp_path)
     folder = store.spool / NAME.session
     journal = Journal(folder, NAME, HEADING)
-    journal.append(Block(lines=[line(5)], rows=1, received=1, trade=1))
+    journal.append([receipt(50, block=line(5), symbols=["AAPL"], received=1, trade=1)])
     journal.close()
     seal(store, NAME, journal.sealed_as(99, (), ()))
     finish_seal(store, NAME)

@@ -1,4 +1,4 @@
-"""Is nothing called durable before it is, and is every journal synced each second?"""
+"""Nothing is reported durable before it is, and every journal is synced each second."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from recording import wait_for
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, frames_open
+from tasks.capture.journal import Heading, Journal, Receipt, frames_open
 from tasks.capture.keeper import JournalKeeper
 from tasks.feeds.base import Rejected
 from tasks.records.names import BatchName
@@ -24,7 +24,7 @@ SESSION = "20260102T150405Z-00c0ffee"
 
 @dataclass
 class Kept:
-    """A keeper that runs, its journals, and the calls that were made since it started."""
+    """A running keeper, its journals, and the calls made since it started."""
 
     store: Store
     heard_ns: int = 1
@@ -35,7 +35,7 @@ class Kept:
     before: Callable[[Call], None] = lambda call: None
 
     def through_ns(self) -> int:
-        """Up to which time all is written; notes after how many calls it was asked."""
+        """Return the time up to which all is written; note after how many calls it was requested."""
         self.asked.append(len(self.calls.all))
         return self.heard_ns
 
@@ -49,23 +49,27 @@ class Kept:
         return journal
 
     def paths(self, journal: Journal) -> list[Path]:
-        """Its three files, in the order in which they are to be synced."""
+        """Return its three files, in the order in which they must be synced."""
         name = journal.name
         return [self.store.spool / SESSION / each for each in (name.journal, frames_open(name), name.sums)]
 
 
 def write(journal: Journal, heard_ns: int) -> None:
-    """A block of one row and one refused frame."""
+    """Write a block of one row and one rejected frame."""
     seq = journal.rows + 1
-    journal.take(1, seq, heard_ns, ["A"], seq)
-    refused = [(1, heard_ns, Rejected("frame", "not a message", b"{"))]
+    refused = [Rejected("frame", "not a message", b"{")]
     line = b"1,%d,%d,7,A,1.0,1,\n" % (seq, heard_ns)
-    journal.append(Block(lines=[line], rows=1, received=2, trade=1, rejected=refused, through_ns=heard_ns))
+    journal.append([
+        Receipt(
+            connection=1, ts_recv_ns=heard_ns, through_ns=heard_ns, block=line, symbols=["A"],
+            first_seq=seq, last_seq=seq, received=2, trade=1, rejected=refused,
+        )
+    ])  # fmt: skip
 
 
 @pytest.fixture
 def kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    """A keeper that is not started yet, of an empty session; its second is a tenth."""
+    """A keeper, not started yet, for an empty session; its second is a tenth."""
     monkeypatch.setattr("tasks.capture.keeper._SYNC_EVERY_NS", NS_PER_S // 10)
     folder = store.spool / SESSION
     folder.mkdir()
@@ -82,7 +86,7 @@ def kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
 
 
 def test_all_three_files_of_every_journal_are_synced_before_the_time_moves(kept: Kept) -> None:
-    """Rows, refused frames and sums of each journal are synced, in that order, and only then is the time durable."""
+    """Each journal's rows, rejected frames, and sums are synced in that order, and only then is the time durable."""
     journals = [kept.journal(number) for number in range(3)]
     for journal in journals:
         write(journal, 50)
@@ -103,7 +107,7 @@ def test_all_three_files_of_every_journal_are_synced_before_the_time_moves(kept:
 
 
 def test_the_names_of_new_files_are_synced_once(kept: Kept) -> None:
-    """The first sync of a journal syncs the folder that names its files, and no later one does."""
+    """The first sync of a journal syncs the folder with its file names; later ones do not."""
     folder = kept.store.spool / SESSION
     journal = kept.journal(0)
     for _ in range(3):
@@ -115,7 +119,7 @@ def test_the_names_of_new_files_are_synced_once(kept: Kept) -> None:
 
 
 def test_what_is_written_during_a_sync_is_not_counted(kept: Kept) -> None:
-    """A block that comes while the disk syncs is durable only after the next sync, which begins after it was asked."""
+    """A block written during a sync is durable only after the next one."""
     journal = kept.journal(0)
     write(journal, 50)
     kept.heard_ns, came, durable = 50, threading.Event(), list[int]()
@@ -139,7 +143,7 @@ def test_what_is_written_during_a_sync_is_not_counted(kept: Kept) -> None:
 
 
 def test_a_journal_opened_while_others_are_synced_is_not_passed_over(kept: Kept) -> None:
-    """The time is asked for before the list of journals: what it covers lies in a journal that is synced."""
+    """The time is read before the list of journals: what it covers is in a journal that is synced."""
     kept.journal(0)
     ask, late = kept.through_ns, list[Journal]()
 
@@ -158,7 +162,7 @@ def test_a_journal_opened_while_others_are_synced_is_not_passed_over(kept: Kept)
 
 
 def test_a_disk_that_does_not_sync_makes_nothing_durable(kept: Kept) -> None:
-    """Where one of many syncs fails, the keeper ends, says so, and the time stays where it was."""
+    """If one of many syncs fails, the keeper ends, reports it, and the durable time stays where it was."""
     journals = [kept.journal(number) for number in range(2)]
     kept.heard_ns = 50
 
@@ -176,7 +180,7 @@ def test_a_disk_that_does_not_sync_makes_nothing_durable(kept: Kept) -> None:
 
 
 def test_the_time_that_is_durable_never_goes_back(kept: Kept) -> None:
-    """Where the time up to which all is written is put back, as by a clock, what was durable stays so."""
+    """If the written time goes back, as with a clock, the durable time does not."""
     kept.journal(0)
     kept.heard_ns = 50
     kept.keeper.start()
@@ -187,7 +191,7 @@ def test_the_time_that_is_durable_never_goes_back(kept: Kept) -> None:
 
 
 def test_what_is_durable_is_never_older_than_a_second(store: Store) -> None:
-    """As soon as a second is over what was written in it is synced, and not before; then the next second begins."""
+    """What was written is synced as soon as the second is over, not before; then the next second begins."""
     (store.spool / SESSION).mkdir()
     it, now_ns = Kept(store), [7]
     clock, gaps = Clock(monotonic_ns=lambda: now_ns[0]), GapBook(store.sessions / SESSION / "gaps.json")
@@ -195,9 +199,9 @@ def test_what_is_durable_is_never_older_than_a_second(store: Store) -> None:
 
     def durable_at(time_ns: int, heard_ns: int) -> int:
         it.heard_ns, now_ns[0] = heard_ns, 7 + time_ns
-        for _ in range(2):  # It looks at its clock before it takes what it is told: the second time it has.
+        for _ in range(2):  # It reads its clock before it takes an order: by the second time it has taken this one.
             looked = threading.Event()
-            it.keeper.tell(looked.set)
+            it.keeper.call_when_sealed(looked.set)
             assert looked.wait(20)
         return it.keeper.durable_ns
 
@@ -214,7 +218,7 @@ def test_what_is_durable_is_never_older_than_a_second(store: Store) -> None:
 
 
 def test_each_second_is_synced_while_journals_are_sealed(kept: Kept) -> None:
-    """However many journals wait to be sealed, one that is still written is synced when its second is over."""
+    """However many journals wait to be sealed, one still being written is synced when its second is over."""
     open_one = kept.journal(0)
     write(open_one, 50)
     kept.heard_ns, sealed = 50, list[int]()
@@ -223,9 +227,9 @@ def test_each_second_is_synced_while_journals_are_sealed(kept: Kept) -> None:
     def hand_in_another() -> None:
         if not stop.is_set():
             sealed.append(1)
-            kept.keeper.tell(hand_in_another)
+            kept.keeper.call_when_sealed(hand_in_another)
 
-    kept.keeper.tell(hand_in_another)
+    kept.keeper.call_when_sealed(hand_in_another)
     kept.keeper.start()
     try:
         wait_for(lambda: kept.keeper.durable_ns == 50)

@@ -1,4 +1,4 @@
-"""Killed before any one change of the disk, is what was written sealed, and what was torn kept, each once?"""
+"""Killed before any disk operation, what was written is sealed and what was torn is kept, each once."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from calls import killed_everywhere, recorded
 from recording import ask
 
 from tasks.capture.gaps import GapBook
-from tasks.capture.journal import Block, Heading, Journal, frames_open, seal
+from tasks.capture.journal import Heading, Journal, Receipt, frames_open, seal
 from tasks.capture.recovery import close_killed, recover_spool
 from tasks.capture.request import own_request
 from tasks.feeds.base import Rejected
@@ -33,27 +33,31 @@ def work(folder, number):
 
 
 def write(store: Store, name: BatchName) -> Journal:
-    """A journal of three blocks, each of two rows and a refused frame."""
+    """A journal of three blocks, each of two rows and a rejected frame."""
     heading = Heading(
         batch=str(name), feed="finnhub", date="2026-11-24", symbols=("SPY",), lanes=1, opened_ns=7, before={}
     )
     made = Journal(store.spool / SESSION, name, heading)
     for n in range(6 * name.number + 1, 6 * name.number + 7, 2):
-        made.take(1, n, n * 10, ["SPY", "SPY"], n + 1)
-        refused = [(1, n * 10, Rejected("frame", f"not message {n}", b"{"))]
-        made.append(Block(ROWS[n - 1 : n + 1], 2, 3, 2, 0, refused, n * 10))
+        refused = [Rejected("frame", f"not message {n}", b"{")]
+        made.append([
+            Receipt(
+                connection=1, ts_recv_ns=n * 10, through_ns=n * 10, block=b"".join(ROWS[n - 1 : n + 1]),
+                symbols=["SPY", "SPY"], first_seq=n, last_seq=n + 1, received=3, trade=2, rejected=refused,
+            )
+        ])  # fmt: skip
     return made
 
 
 def write_and_seal(store: Store) -> None:
-    """What a recorder does with a journal, from its making to its seal."""
+    """Do what a recorder does with a journal, from its creation to its seal."""
     made = write(store, NAME)
     made.close()
     seal(store, NAME, made.sealed_as(99, ("SPY",), ()))
 
 
 def close_up(store: Store) -> None:
-    """What is done for a session whose recorder was killed."""
+    """Close a session whose recorder was killed."""
     close_killed(store, SESSION, 999)
 
 
@@ -71,13 +75,13 @@ def prepared(root: Path) -> Store:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """Every file of the data folder but locks."""
+    """Every file of the data folder except locks."""
     found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 
 
 def test_a_journal_killed_at_any_change_loses_nothing_that_was_written(tmp_path: Path) -> None:
-    """From its making to its seal, each block whose sum was written is sealed once; what came after is kept aside."""
+    """Each block whose sum was written is sealed once; what came after is kept aside."""
     whole, root = prepared(tmp_path / "whole"), tmp_path / "killed"
     with recorded() as calls:
         write_and_seal(whole)
@@ -111,7 +115,7 @@ def test_a_journal_killed_at_any_change_loses_nothing_that_was_written(tmp_path:
 
 
 def test_the_recovery_of_a_session_killed_at_any_change_comes_to_the_same_end(tmp_path: Path) -> None:
-    """Killed while it seals, cuts and accounts, it is run again: every seal, cut, gap and count is as of one run."""
+    """If recovery itself is killed and run again, every seal, cut, gap, and count is as after one run."""
     root = tmp_path / "killed"
     start = prepared(root / "start")
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""What a feed had sent before it went away is recorded, though nothing can be sent to it any more."""
+"""What a feed sent before it went away is recorded, although nothing can be sent to it anymore."""
 
 import threading
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """A step: 60 messages, in one write that fits into TCP's first window and is more than is read at a time."""
+    """A step: 60 messages in one write that fits into TCP's first window and is more than one read."""
 
     pings: bool
 
@@ -37,7 +37,7 @@ class Burst:
 def test_what_was_sent_before_the_feed_went_away_is_read_to_its_end(
     store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event, then: str
 ) -> None:
-    """Trades wait in the kernel, the feed is gone, no pong, subscription or unsubscription gets out: each is a row."""
+    """Trades wait in the kernel, the feed is gone, and pongs, subscriptions, or unsubscriptions fail: each is a row."""
     gone = threading.Event()
     server = fault_server(
         # The disk holds the first message, so that the queue holds up what is read next: a part of the burst. The rest
@@ -45,7 +45,7 @@ def test_what_was_sent_before_the_feed_went_away_is_read_to_its_end(
         [Subscribed("A", "B"), Send(trades(14)), Answered(), Burst(then == "answers"), Leave(), Signal(gone)],
         [Subscribed("A", "B")],
     )
-    recording = session(server.url, ("A", "B"), queue_bytes=1_000)
+    recording = session(server.url, ("A", "B"), queue_bytes=2_000)
     assert gone.wait(10)
     listener = recording.session._listener
     if then == "leaves":

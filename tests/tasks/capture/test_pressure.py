@@ -1,4 +1,4 @@
-"""Where the disk is slower than the feed, the feed has to wait; where it does not, that is a gap that says so."""
+"""If the disk is slower than the feed, the feed has to wait; if it does not, that is a gap that says so."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ from tasks.storage.store import Store
 def test_back_pressure_holds_the_sender_and_loses_nothing(
     store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
-    """While the disk takes nothing, the queue stays within its bound and the server cannot send; then all is there."""
+    """While the disk accepts nothing, the queue stays in bounds and the server cannot send; then all is there."""
     # Two kernel buffers and ours are smaller than this: 20 MB of trades with many digits.
     fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000, 0, "AB")]
     messages = [Send(fat[at : at + 100]) for at in range(0, len(fat), 100)]
@@ -51,7 +51,7 @@ def test_back_pressure_holds_the_sender_and_loses_nothing(
 def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
     store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
-    """The journal holds up the reading for a second, the feed closes: the gap's reason says both."""
+    """The journal delays reading for a second and the feed closes: the gap's reason says both."""
     sends = [Send(trades(500, 500 * n)) for n in range(20)]
     server = fault_server([Subscribed("A"), *sends, Close(1008, "too slow")])
     recording = session(server.url, queue_bytes=10_000, backoff=Backoff(0.0))
@@ -71,7 +71,7 @@ def test_a_feed_that_drops_us_for_slowness_is_a_gap_with_that_reason(
 def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
     store: Store, fault_server: StartServer, session: StartSession, disk_goes: threading.Event
 ) -> None:
-    """We do not read, the feed's own buffer fills, it resets: what it threw away was old, and the gap begins before."""
+    """While we do not read, the feed drops old data and resets: the gap begins before what was dropped."""
     fat = [replace(trade, price=trade.price + "0" * 400) for trade in trades(40_000)]
     server = fault_server(
         [Subscribed("A"), *(Send(fat[at : at + 100]) for at in range(0, len(fat), 100))], [Subscribed("A")]
@@ -102,7 +102,7 @@ def test_what_is_lost_behind_a_held_up_reading_lies_in_the_gap(
 def test_a_violation_stays_the_reason_where_the_feed_is_gone_before_we_read_it(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trades, garbage and a reset wait in the kernel: our answer to the garbage fails, and is not what went wrong."""
+    """Trades, garbage, and a reset wait in the kernel: our failed answer to the garbage is not the reason."""
     goes, reset, real = threading.Event(), threading.Event(), os.write
 
     def write(descriptor: int, content: bytes) -> int:
@@ -128,7 +128,7 @@ def test_a_violation_stays_the_reason_where_the_feed_is_gone_before_we_read_it(
 def test_where_writing_is_slow_and_then_fails_the_gap_begins_with_what_was_still_on_its_way(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch, lanes: int
 ) -> None:
-    """The feed is a second ahead of the journal when the disk fails: what was sent in that second lies in the gap."""
+    """The feed is a second ahead of the journal when the disk fails: what was sent in that second is in the gap."""
     real, until_s = os.write, list[float]()
 
     def write(descriptor: int, content: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The feed is reached by the proxy that the environment names, this machine by none, and doctor goes the same way."""
+"""The feed is reached through the proxy in the environment, loopback without one; `doctor` uses the same path."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ PLAIN = f"ws://{ELSEWHERE}"
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of the variables that the developer's machine has."""
+    """Clear the proxy variables of the developer's machine."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
 
@@ -44,7 +44,7 @@ def place_of(server: FaultServer) -> tuple[str, int]:
 def test_loopback_goes_by_no_proxy(
     fault_server: StartServer, monkeypatch: pytest.MonkeyPatch, dead_port: int, variable: str
 ) -> None:
-    """With a proxy that is not there and nothing exempt from it, a feed on this machine is reached all the same."""
+    """With an unreachable proxy and no exemptions, a feed on this machine is reached anyway."""
     monkeypatch.setenv(variable, f"http://127.0.0.1:{dead_port}")
     server = fault_server(then=[Accept()])
     connect(server.url, 5.0).close()
@@ -54,7 +54,7 @@ def test_loopback_goes_by_no_proxy(
 def test_loopback_goes_by_no_proxy_over_tls(
     fault_server: StartServer, monkeypatch: pytest.MonkeyPatch, dead_port: int, certificates: dict[str, Path]
 ) -> None:
-    """Over TLS likewise, whatever https_proxy says, and were it nonsense."""
+    """The same over TLS, whatever https_proxy says, even nonsense."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
     server = fault_server(then=[Accept()], tls=tls_of(certificates))
     for value in (f"http://127.0.0.1:{dead_port}", "socks5://nowhere.invalid:1", "nonsense://"):
@@ -65,7 +65,7 @@ def test_loopback_goes_by_no_proxy_over_tls(
 def test_a_session_records_by_a_proxy(
     store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A feed elsewhere is asked for by CONNECT, with the proxy's own user and password; all that it sends is there."""
+    """A remote feed is reached by CONNECT, with the proxy's own user and password; everything it sends is recorded."""
     server = fault_server([Subscribed("A"), Send(trades(500)), Answered()])
     with proxying(place_of(server)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://user:{SECRET}@127.0.0.1:{proxy.port}")
@@ -82,7 +82,7 @@ def test_a_session_records_by_a_proxy(
 def test_tls_goes_through_the_proxy_to_the_feed(
     fault_server: StartServer, monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Path]
 ) -> None:
-    """By a proxy the feed's own certificate is checked, for the name that was asked for; the proxy sees no key."""
+    """Through a proxy the feed's own certificate is checked for the requested name; the proxy sees no key."""
     server = fault_server(then=[Accept()], tls=tls_of(certificates))
     with proxying(place_of(server)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{proxy.port}")
@@ -109,7 +109,7 @@ def test_tls_goes_through_the_proxy_to_the_feed(
 def test_a_proxy_that_refuses_is_named_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, refusal: bytes, reason: str
 ) -> None:
-    """What the proxy answers is said with the variable that names it, and without its address or password."""
+    """A proxy's answer is reported with the variable that names it, and without its address or password."""
     with proxying(("127.0.0.1", 1), refusal) as proxy:
         monkeypatch.setenv("http_proxy", f"http://user:{SECRET}@127.0.0.1:{proxy.port}")
         with pytest.raises(TransientError) as refused:
@@ -118,7 +118,7 @@ def test_a_proxy_that_refuses_is_named_by_its_variable(
 
 
 def test_a_proxy_that_is_not_there_or_says_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that refuses or is mute is an outage like the feed's own: it is told, and the time is bounded."""
+    """A proxy that refuses or is mute is an outage like the feed's own: reported, and bounded in time."""
     with refusing() as (ip, port):
         monkeypatch.setenv("http_proxy", f"http://{ip}:{port}")
         with pytest.raises(TransientError, match="no connection: the proxy of http_proxy cannot be reached"):
@@ -132,7 +132,7 @@ def test_a_proxy_that_is_not_there_or_says_nothing_is_tried_again(monkeypatch: p
 def test_a_proxy_of_a_kind_that_is_not_spoken_ends_the_session_at_once(
     session: StartSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trying again is no use where the variable is wrong: the session fails, and its error names the variable."""
+    """If the variable is wrong, retrying is no use: the session fails, and its error names the variable."""
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     record = session(PLAIN).record()
     assert record.outcome == "failed"
@@ -142,7 +142,7 @@ def test_a_proxy_of_a_kind_that_is_not_spoken_ends_the_session_at_once(
 def test_doctor_reaches_the_feed_by_the_same_way_without_a_handshake(
     fault_server: StartServer, monkeypatch: pytest.MonkeyPatch, certificates: dict[str, Path]
 ) -> None:
-    """Name, proxy and certificate are tried as for a recording, but no websocket is opened: a key has only one."""
+    """Name, proxy, and certificate are tried as for a recording, but no websocket is opened: a key has only one."""
     server = fault_server(then=[Accept()], tls=tls_of(certificates))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
     assert reach(server.url, 5.0) == server.url.removeprefix("wss://")

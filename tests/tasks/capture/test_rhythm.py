@@ -1,15 +1,15 @@
-"""The numbers of a rhythm: from when on a silence is strange, of the feed and of one symbol."""
+"""From when on a silence of the feed or of one symbol is unusual."""
 
 import pytest
 
-from tasks.capture.rhythm import Rhythm, StallDetector
+from tasks.capture.rhythm import Rhythm, Stall
 from tasks.records.trade import NS_PER_S
 
-NOTHING = StallDetector(None, ())
+NOTHING = Stall(None, ())
 
 
 def heard(rhythm: Rhythm, counts: dict[str, int], seconds: int, start_s: int = 0, step: int = 1) -> int:
-    """Look each second while each symbol's count grows by `step`; gives the second of the last look."""
+    """Look each second while each symbol's count grows by `step`; return the second of the last look."""
     for second in range(start_s, start_s + seconds):
         for symbol in counts:
             counts[symbol] += step
@@ -17,12 +17,12 @@ def heard(rhythm: Rhythm, counts: dict[str, int], seconds: int, start_s: int = 0
     return start_s + seconds - 1
 
 
-def at(rhythm: Rhythm, second: float, counts: dict[str, int]) -> StallDetector:
+def at(rhythm: Rhythm, second: float, counts: dict[str, int]) -> Stall:
     return rhythm.look(int(second * NS_PER_S), 0, counts)
 
 
 def test_the_feed_is_strange_from_a_hundred_expected_trades_on() -> None:
-    """At a trade a second that is after 100 s, and what was expected is told."""
+    """At a trade a second, the feed's silence is unusual after 100 s, and the expected number is reported."""
     rhythm, counts = Rhythm(lambda *_: True), {"A": 0}
     last = heard(rhythm, counts, 60)
     assert at(rhythm, last + 99, counts) == NOTHING
@@ -32,7 +32,7 @@ def test_the_feed_is_strange_from_a_hundred_expected_trades_on() -> None:
 
 
 def test_what_is_expected_adds_up_over_the_symbols_that_are_known_and_open() -> None:
-    """Two symbols bring as many in half the time; a closed one, and one that is not known yet, bring none."""
+    """Two symbols bring as many in half the time; a closed or little-known one brings none."""
     rhythm, counts = Rhythm(lambda symbol, _: symbol != "CLOSED"), {"A": 0, "B": 0, "CLOSED": 0}
     last = heard(rhythm, counts, 60)
     assert at(rhythm, last + 49, counts) == NOTHING
@@ -47,7 +47,7 @@ def test_what_is_expected_adds_up_over_the_symbols_that_are_known_and_open() -> 
 
 @pytest.mark.parametrize(("least_s", "feed"), [(None, 20), (35, 35)])
 def test_no_silence_of_the_feed_is_strange_before_the_shortest(least_s: int | None, feed: int) -> None:
-    """However busy the feed, its silence must have lasted; how long is told to the watch."""
+    """However busy the feed, its silence must have a minimum length, which is a parameter."""
     rhythm = Rhythm(lambda *_: True) if least_s is None else Rhythm(lambda *_: True, least_s * NS_PER_S)
     counts = {"A": 0}
     last = heard(rhythm, counts, 60, step=100)
@@ -56,7 +56,7 @@ def test_no_silence_of_the_feed_is_strange_before_the_shortest(least_s: int | No
 
 
 def test_a_restart_forgets_the_silence_before_it() -> None:
-    """What could not be heard is no silence, of the feed and of each symbol."""
+    """Time in which nothing could be received is no silence, of the feed or of a symbol."""
     rhythm, counts = Rhythm(lambda *_: True), {"A": 0, "B": 0}
     last = heard(rhythm, counts, 60, step=10)
     rhythm.restart((last + 500) * NS_PER_S)
@@ -66,11 +66,11 @@ def test_a_restart_forgets_the_silence_before_it() -> None:
     counts["A"] += 390
     assert at(rhythm, last + 559, counts) == NOTHING
     counts["A"] += 10
-    assert at(rhythm, last + 560, counts) == StallDetector(None, ("B",))
+    assert at(rhythm, last + 560, counts) == Stall(None, ("B",))
 
 
 def test_a_silence_after_a_restart_is_counted_from_it() -> None:
-    """Not from the first look after it."""
+    """A restart counts from its own time, not from the first look after it."""
     rhythm, counts = Rhythm(lambda *_: True), {"A": 0}
     last = heard(rhythm, counts, 60, step=10)
     rhythm.restart((last + 500) * NS_PER_S)
@@ -78,12 +78,12 @@ def test_a_silence_after_a_restart_is_counted_from_it() -> None:
 
 
 def test_a_silence_is_told_twice_and_again_after_the_next_trade() -> None:
-    """First for a new connection, then as lasting; a trade of any symbol begins anew."""
+    """A silence is reported first for a new connection, then as lasting; a trade of any symbol starts over."""
     rhythm, counts = Rhythm(lambda *_: True), {"A": 0, "B": 0}
     last = heard(rhythm, counts, 60, step=10)
     assert [at(rhythm, last + 20 + more, counts).again for more in range(2)] == [False, True]
     assert at(rhythm, last + 22, counts) == NOTHING
-    assert at(rhythm, last + 900, counts) == NOTHING  # Nor each symbol by itself: that all are silent is told.
+    assert at(rhythm, last + 900, counts) == NOTHING  # Nor each symbol by itself: the silence of all is reported.
     counts["A"] += 1
     at(rhythm, last + 901, counts)
     assert at(rhythm, last + 4000, counts).feed_expected is not None
@@ -91,7 +91,7 @@ def test_a_silence_is_told_twice_and_again_after_the_next_trade() -> None:
 
 @pytest.mark.parametrize(("step", "strange_s"), [(1, 200), (2, 100), (100, 60)])
 def test_one_symbol_is_strange_from_two_hundred_expected_trades_on(step: int, strange_s: int) -> None:
-    """But not before a minute, and it is said once; its next trade begins anew."""
+    """A symbol's silence is reported once, after a minute at the earliest; its next trade starts over."""
     rhythm, counts = Rhythm(lambda *_: True), {"A": 0, "B": 0}
     last = heard(rhythm, counts, 120, step=step)
     found = []
@@ -99,7 +99,7 @@ def test_one_symbol_is_strange_from_two_hundred_expected_trades_on(step: int, st
         counts["A"] += step
         if (silence := at(rhythm, second, counts)) != NOTHING:
             found.append((second - last, silence))
-    assert found == [(strange_s, StallDetector(None, ("B",)))]
+    assert found == [(strange_s, Stall(None, ("B",)))]
     counts["B"] += step
     last = heard(rhythm, counts, 300, last + 400, step)
     for second in range(last + 1, last + 400):

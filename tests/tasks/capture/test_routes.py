@@ -1,4 +1,4 @@
-"""In which lane does a symbol travel, and whose midnights end that lane's batches?"""
+"""Which lane a symbol uses, and whose midnights end that lane's batches."""
 
 import pytest
 
@@ -28,14 +28,14 @@ def test_a_session_has_the_lanes_it_asks_for_and_one_for_each_kind(
 
 
 def test_with_a_lane_for_each_ticker_none_is_shared() -> None:
-    """As many lanes as symbols: each symbol has its own, of its kind's days."""
+    """With as many lanes as symbols, each symbol has its own, with the days of its kind."""
     routes = Routes("finnhub", MIXED, lanes_for("finnhub", MIXED, "ticker"), NEW_YORK)
     assert sorted(map(routes.lane, MIXED)) == list(range(6))
     assert routes.zones.count(UTC) == 2
 
 
 def test_a_symbol_that_came_later_travels_with_its_kind() -> None:
-    """One that was added while the session records takes a lane of its kind, always the same."""
+    """A symbol added while the session records always uses the same lane of its kind."""
     routes = Routes("finnhub", MIXED, 4, NEW_YORK)
     for symbol in ("E", "F", "X:C", "X:D"):
         assert routes.zones[routes.lane(symbol)] == (UTC if ":" in symbol else NEW_YORK)
@@ -44,12 +44,12 @@ def test_a_symbol_that_came_later_travels_with_its_kind() -> None:
 
 @pytest.mark.parametrize(("symbols", "zone"), [(("A",), NEW_YORK), (("X:A",), UTC)])
 def test_a_kind_without_a_lane_travels_with_the_others(symbols: tuple[str, ...], zone: str) -> None:
-    """A session that began with one kind records one of the other kind too, dated as the first."""
+    """A session that began with one kind records the other kind too, dated as the first."""
     routes = Routes("finnhub", symbols, 1, NEW_YORK)
     assert (routes.lane("B"), routes.lane("X:B"), routes.zones) == (0, 0, (zone,))
 
 
 def test_one_lane_for_both_kinds_has_the_days_of_the_exchange() -> None:
-    """A request of before, of one lane whatever its symbols, goes on as it began."""
+    """An old request with one lane for all symbols continues as it began."""
     routes = Routes("finnhub", MIXED, 1, NEW_YORK)
     assert ({routes.lane(symbol) for symbol in MIXED}, routes.zones) == ({0}, (NEW_YORK,))

@@ -1,4 +1,4 @@
-"""One session, by a recorder that is a process of its own, from a real websocket on loopback."""
+"""One session, recorded by a separate process from a real websocket on loopback."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def tape_of(one: str, other: str, n: int) -> tuple[Trade, Trade]:
 
 @pytest.fixture
 def served() -> Iterator[Callable[..., Replay]]:
-    """Serves trades as the vendor would; ends with the test."""
+    """Serve trades as the vendor would, until the test ends."""
     replays: list[Replay] = []
     contexts = []
 
@@ -62,7 +62,7 @@ def served() -> Iterator[Callable[..., Replay]]:
 
 
 def ask(root: Path, url: str, **changes: object) -> CaptureRequest:
-    """A request for half a minute, which the tests end before."""
+    """A request for half a minute; the tests end it earlier."""
     now_ns = time.time_ns()
     request = CaptureRequest(
         session=session_name(now_ns, os.urandom),
@@ -77,7 +77,7 @@ def ask(root: Path, url: str, **changes: object) -> CaptureRequest:
 
 @pytest.fixture
 def record() -> Iterator[Callable[[CaptureRequest], Recorder]]:
-    """Starts recorders, and kills those that a failing test leaves behind."""
+    """Start recorders; kill those that a failing test leaves behind."""
     started: list[Recorder] = []
 
     def start(request: CaptureRequest, key: str = KEY, wanted: Request | None = None) -> Recorder:
@@ -98,13 +98,13 @@ def pid_of(recorder: Recorder) -> int:
 
 
 def kill(recorder: Recorder) -> None:
-    """Kill -9, and wait until it is gone."""
+    """Kill -9, and wait until the process is gone."""
     os.kill(pid_of(recorder), signal.SIGKILL)
     wait_for(lambda: not recorder.is_alive)
 
 
 def wait_for(condition: Callable[[], object], within_s: float = 30) -> object:  # type: ignore[explicit-any]
-    """What the condition gives once it is true."""
+    """Return what the condition returns once it is true."""
     end = time.monotonic() + within_s
     while not (value := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -118,7 +118,7 @@ def trades_seen(recorder: Recorder) -> int:
 
 
 def sealed_rows(root: Path, session: str) -> list[bytes]:
-    """The rows of all sealed batches of a session, in order."""
+    """Return the rows of all sealed batches of a session, in order."""
     rows: list[bytes] = []
     for name in Store(root).sealed_batches():
         if name.session == session:
@@ -135,7 +135,7 @@ def row(trade: Trade, with_seq: int) -> tuple[str, ...]:
 
 
 def as_sent(line: bytes) -> tuple[str, ...]:
-    """A row less what our receipt added: connection and ts_recv."""
+    """Return a row without what we added: connection and ts_recv."""
     _, seq, _, *vendor = line.decode().split(",")
     return (seq, *vendor)
 
@@ -167,7 +167,7 @@ def test_what_is_sent_is_sealed_row_for_row(
 def test_the_deadline_ends_a_session_that_still_hears(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """At its deadline a session unsubscribes, takes what is in flight and ends as complete, with all that was sent."""
+    """At its deadline a session unsubscribes, receives what is in flight, and ends as complete."""
     server = served(tape(1_000_000), speed=20.0)
     request = ask(tmp_path, server.url)
     recorder = record(replace(request, deadline_ns=request.started_ns + 2 * NS_PER_S))
@@ -183,7 +183,7 @@ def test_the_deadline_ends_a_session_that_still_hears(
 def test_a_symbol_travels_in_one_lane(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder], lanes: int
 ) -> None:
-    """With several lanes each symbol's trades lie in one lane's batches, in order, and recv_seq has no hole."""
+    """With several lanes each symbol's trades are in one lane's batches, in order, and recv_seq has no hole."""
     trades = tape(9_000)
     recorder = record(ask(tmp_path, served(trades).url, lanes=lanes, batch_bytes=100_000))
     wait_for(lambda: trades_seen(recorder) == len(trades))
@@ -211,7 +211,7 @@ def test_a_symbol_travels_in_one_lane(
 def test_a_killed_recorder_loses_nothing_that_was_journalled_and_its_gap_is_named(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """After kill -9 the rows with right checksums are sealed, and the gap reaches from there to the deadline."""
+    """After kill -9 the rows with valid checksums are sealed, and the gap lasts from there to the deadline."""
     trades = tape(1_000_000)
     recorder = record(ask(tmp_path, served(trades, speed=30.0).url, batch_bytes=100_000))
     wait_for(lambda: trades_seen(recorder) > 5_000)
@@ -272,7 +272,7 @@ def test_a_new_start_goes_on_with_the_session_of_a_killed_recorder(
 def test_a_refused_key_ends_the_session_at_once_and_says_what_to_do(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """A key that the feed refuses is no reason to go on trying: the session fails, with the next step in its error."""
+    """If the feed refuses the key, retrying is no use: the session fails, and its error names the next step."""
     recorder = record(ask(tmp_path, served(tape(1), key="another").url))
     list(recorder.sealed())
     result = recorder.record()
@@ -283,7 +283,7 @@ def test_a_refused_key_ends_the_session_at_once_and_says_what_to_do(
 
 
 def wants(session: CaptureRequest, name: str, symbols: tuple[str, ...] = SYMBOLS, seconds: float = 30) -> Request:
-    """What a run of that name wants of a session, from now on for so many seconds."""
+    """A run's request, from now on for so many seconds."""
     now_ns = time.time_ns()
     until_ns = now_ns + int(seconds * NS_PER_S)
     return replace(own_request(session), id=name, owner=name, symbols=symbols, start_ns=now_ns, until_ns=until_ns)
@@ -292,7 +292,7 @@ def wants(session: CaptureRequest, name: str, symbols: tuple[str, ...] = SYMBOLS
 def test_a_second_run_joins_the_recorder_with_its_own_symbols_and_its_own_end(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """Two runs of one key share one recorder and connection: it records both lists, until the later end."""
+    """Two runs with one key share one recorder and connection: it records both lists, until the later end."""
     server = served([trade for n in range(20_000) for trade in tape_of("AAPL", "IBM", n)], speed=30.0)
     short = ask(tmp_path, server.url, symbols=("AAPL",))
     first = record(short, wanted=wants(short, "first", ("AAPL",), 3))
@@ -335,7 +335,7 @@ def test_what_a_run_wanted_is_sealed_when_its_time_is_over_though_the_recorder_g
 def test_a_recorder_stops_when_the_last_run_that_wants_it_is_cancelled(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """The second run is cancelled: the first one's recording goes on, and ends when that is cancelled too."""
+    """If the second run is canceled, the first one's recording goes on, and ends when that is canceled too."""
     session = ask(tmp_path, served(tape(1_000_000), speed=20.0).url)
     first, second = (record(session, wanted=wants(session, name)) for name in ("first", "second"))
     second.stop()
@@ -353,7 +353,7 @@ def test_a_recorder_stops_when_the_last_run_that_wants_it_is_cancelled(
 def test_a_killed_runs_request_gives_way_to_the_run_that_follows_it(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """A request whose process is gone lasts, until one that asks for as much takes its place: one stop then ends it."""
+    """A dead process's request stays until one for as much replaces it: a single stop then ends it."""
     session = ask(tmp_path, served(tape(1_000_000), speed=20.0).url)
     dead = subprocess.run(
         [sys.executable, "-c", "from tasks.records.requests import this_process; print(this_process())"],
@@ -374,7 +374,7 @@ def test_a_killed_runs_request_gives_way_to_the_run_that_follows_it(
 def test_a_run_that_comes_while_the_recorder_ends_gets_one_of_its_own(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """A recorder that has begun to end takes no more requests: the next run waits for the key and starts another."""
+    """A recorder that has begun to end accepts no requests: the next run waits for the key and starts another."""
     server = served(tape(1_000_000), speed=20.0)
     first = record(ask(tmp_path, server.url))
     wait_for(lambda: trades_seen(first) > 100)
@@ -391,7 +391,7 @@ def test_a_run_that_comes_while_the_recorder_ends_gets_one_of_its_own(
 def test_a_key_in_use_in_another_data_folder_is_refused(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """A recorder cannot record into two folders: the second start is told who holds the key."""
+    """A recorder cannot record into two folders: the second start's error names who holds the key."""
     server = served(tape(1))
     first = record(ask(tmp_path / "one", server.url))
     with pytest.raises(ConflictError, match=first.request.session):
@@ -402,7 +402,7 @@ def test_a_key_in_use_in_another_data_folder_is_refused(
 def test_of_two_starts_at_once_one_joins_the_other(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """Two runs that start at the same moment share the recorder of whichever was first, and leave no empty session."""
+    """Two runs that start at once share the recorder of the first one and leave no empty session."""
     server = served(tape(1_000_000), speed=20.0)
     sessions = [ask(tmp_path, server.url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -417,7 +417,7 @@ def test_of_two_starts_at_once_one_joins_the_other(
 
 
 def test_the_feed_away_is_a_gap_until_it_is_back(tmp_path: Path, record: Callable[..., Recorder]) -> None:
-    """A feed that is not there yet is tried again, and the time until the first subscription is a named gap."""
+    """A feed that is not there yet is retried, and the time until the first subscription is a named gap."""
     with serve_in_thread(tape(1)) as probe:
         port = int(probe.url.rsplit(":", 1)[1])
     recorder = record(ask(tmp_path, f"ws://127.0.0.1:{port}"))
@@ -433,7 +433,7 @@ def test_the_feed_away_is_a_gap_until_it_is_back(tmp_path: Path, record: Callabl
 
 
 def test_the_key_is_nowhere(tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]) -> None:
-    """While it records and afterwards, the key stands in no file, argument or environment of the recorder."""
+    """During and after recording, the key is in no file, argument, or environment of the recorder."""
     recorder = record(ask(tmp_path, served(tape(1_000)).url))
     wait_for(lambda: trades_seen(recorder) == 1_000)
     process = Path(f"/proc/{pid_of(recorder)}")
@@ -450,7 +450,7 @@ def test_the_key_is_nowhere(tmp_path: Path, served: Callable[..., Replay], recor
 def test_a_full_disk_ends_the_session_loudly_and_what_was_written_is_usable(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """Below the reserve the session fails with what to do, and everything written is sealed, the gap named."""
+    """Below the reserve the session fails and says what to do; everything written is sealed, the gap named."""
     recorder = record(ask(tmp_path, served(tape(1_000)).url, disk_reserve_bytes=1 << 60))
     list(recorder.sealed())
     result = recorder.record()
@@ -463,7 +463,7 @@ def test_a_full_disk_ends_the_session_loudly_and_what_was_written_is_usable(
 def test_stop_is_heard_at_any_moment(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """SIGTERM in the middle of a burst, from another thread, still seals every trade that was taken."""
+    """SIGTERM in the middle of a burst, from another thread, still seals every trade that was received."""
     server = served(tape(200_000))
     recorder = record(ask(tmp_path, server.url, queue_bytes=1 << 20))
     threading.Timer(0.05, recorder.stop).start()
@@ -477,7 +477,7 @@ def test_stop_is_heard_at_any_moment(
 def test_a_run_of_another_feed_does_not_join_the_recorder_that_has_the_key(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
-    """It would be subscribed, and listened to, in the words of the wrong vendor."""
+    """A second feed on one address and key is refused: its messages would be parsed by the wrong vendor's rules."""
     replay = served(tape(10))
     first = record(ask(tmp_path, replay.url))
     with pytest.raises(ConflictError, match=r"records the feed finnhub, not coinbase"):

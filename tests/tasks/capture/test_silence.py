@@ -1,4 +1,4 @@
-"""A silence is strange by what it should have brought, not by its length."""
+"""Whether a silence is unusual depends on the trades expected in it, not on its length."""
 
 import json
 import random
@@ -27,7 +27,7 @@ def always(_symbol: str, _ns: int) -> bool:
 def watched(
     rhythm: Rhythm, seconds: int, rates: dict[str, float], counts: dict[str, int], start_s: int, seed: int = 1
 ) -> list[tuple[int, float | None, tuple[str, ...]]]:
-    """Let symbols trade at random, at so many a second, look each second; gives what was found strange, and when."""
+    """Let symbols trade at random, so many a second; look each second; return what was unusual, and when."""
     rolls = random.Random(seed)
     strange = []
     for second in range(start_s, start_s + seconds):
@@ -42,13 +42,13 @@ def watched(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_day_of_ordinary_rhythms_is_never_strange(seed: int) -> None:
-    """Busy symbols, quiet ones and very quiet ones over six hours: no silence of theirs is found strange."""
+    """Over six hours of busy, quiet, and very quiet symbols, no silence is unusual."""
     rates = {"BUSY": 40.0, "FAIR": 0.8, "QUIET": 0.02, "RARE": 0.002}
     assert watched(Rhythm(always), 6 * 3600, rates, {}, 0, seed) == []
 
 
 def test_a_quiet_feed_is_given_time_and_a_busy_one_is_not() -> None:
-    """A feed of 5 trades a second is strange after 20 s, one of a trade in 20 s only after half an hour."""
+    """Silence is unusual after 20 s for a feed of 5 trades a second, after half an hour at one trade in 20 s."""
     for rate, earliest, latest in ((5.0, 18, 25), (0.05, 1200, 3000)):
         rhythm, counts = Rhythm(always), dict[str, int]()
         assert watched(rhythm, 4000, {"A": rate}, counts, 0) == []
@@ -59,7 +59,7 @@ def test_a_quiet_feed_is_given_time_and_a_busy_one_is_not() -> None:
 
 
 def test_a_symbol_that_is_silent_alone_is_told_once() -> None:
-    """Where others go on speaking, the silent symbol is named once for its silence, and again for the next."""
+    """While others trade, the silent symbol is reported once for its silence, and again for the next."""
     rhythm, counts = Rhythm(always), dict[str, int]()
     both = {"A": 10.0, "B": 10.0}
     assert watched(rhythm, 600, both, counts, 0) == []
@@ -71,7 +71,7 @@ def test_a_symbol_that_is_silent_alone_is_told_once() -> None:
 
 
 def test_a_closed_market_is_no_silence_and_a_new_symbol_is_not_judged() -> None:
-    """After the close a stock's silence is not strange; a symbol that has hardly spoken is not judged at all."""
+    """After the close a stock's silence is not unusual; a symbol that has hardly traded is not judged at all."""
     rhythm, counts = Rhythm(lambda symbol, ns: ":" in symbol or ns < 600 * NS_PER_S), dict[str, int]()
     assert watched(rhythm, 600, {"STOCK": 50.0}, counts, 0) == []
     assert watched(rhythm, 3600, {"STOCK": 0.0}, counts, 600) == []
@@ -81,7 +81,7 @@ def test_a_closed_market_is_no_silence_and_a_new_symbol_is_not_judged() -> None:
 
 
 def test_a_silence_that_a_new_connection_does_not_end_is_told_once_more_and_no_more() -> None:
-    """A feed that stays silent is left for a new connection once, and noted once; one trade of each restores it."""
+    """A feed that stays silent is replaced once and noted once; one trade of each symbol resets that."""
     rhythm, counts = Rhythm(always), dict[str, int]()
 
     def told(start_s: int, seconds: int) -> list[bool]:
@@ -102,7 +102,7 @@ def test_a_silence_that_a_new_connection_does_not_end_is_told_once_more_and_no_m
 
 @pytest.fixture
 def fast(tmp_path: Path) -> Iterator[Callable[..., tuple[Session, list[SessionRecord], threading.Thread]]]:
-    """Starts a session whose clock runs twenty times as fast, in a thread of its own."""
+    """Start a session whose clock runs twenty times as fast, in a thread of its own."""
     started: list[tuple[Session, threading.Thread]] = []
 
     def start(url: str) -> tuple[Session, list[SessionRecord], threading.Thread]:
@@ -125,7 +125,7 @@ def fast(tmp_path: Path) -> Iterator[Callable[..., tuple[Session, list[SessionRe
 
 
 def busy(count: int) -> list[Step]:
-    """A minute of trades, as the fast clock has it: enough to know the symbol's rhythm."""
+    """A minute of trades on the fast clock: enough to learn the symbol's rhythm."""
     trades = [Trade((1_700_000_000 + n) * NS_PER_S, "BINANCE:A", "1.5", "1") for n in range(count)]
     return [step for trade in trades for step in (Send([trade]), Stall(Tick()))]
 
@@ -134,7 +134,7 @@ def test_an_open_feed_that_sends_nothing_more_is_left_for_a_new_connection(
     fast: Callable[..., tuple[Session, list[SessionRecord], threading.Thread]],
     fault_server: Callable[..., FaultServer],
 ) -> None:
-    """A socket that stays open is given up all the same; the gap lasts from the last trade to the new connection."""
+    """An open socket does not help: the gap lasts from the last trade to the new connection."""
     over = threading.Event()
     server = fault_server([Subscribed("BINANCE:A"), *busy(60), Stall(over)], [Subscribed("BINANCE:A"), Stall(over)])
     session, records, thread = fast(server.url)
@@ -154,7 +154,7 @@ def test_an_open_feed_that_sends_nothing_more_is_left_for_a_new_connection(
 def test_a_feed_that_only_answers_pings_is_left_for_a_new_connection(
     session: Callable[..., Recording], fault_server: Callable[..., FaultServer]
 ) -> None:
-    """That a feed answers each ping of its silence is no reason to stay, and is said in the gap's reason."""
+    """Answered pings are no reason to keep the connection, and are mentioned in the gap's reason."""
     # After its last step a connection answers pings, and does nothing else.
     server = fault_server([Subscribed("BINANCE:A"), *busy(150)], [Subscribed("BINANCE:A")])
     recording = session(server.url, ("BINANCE:A",), ping_every_s=4.0)  # By the real clock: a pong takes its time.
@@ -171,7 +171,7 @@ def test_a_silent_feed_costs_one_reconnect_and_is_noted(
     fast: Callable[..., tuple[Session, list[SessionRecord], threading.Thread]],
     fault_server: Callable[..., FaultServer],
 ) -> None:
-    """As silent on the new connection, the feed is waited for: no third connection, no gaps that overlap, a note."""
+    """If the new connection is as silent, there is no third one and no overlapping gap, only a note."""
     over = threading.Event()
     server = fault_server([Subscribed("BINANCE:A"), *busy(60), Stall(over)], [Subscribed("BINANCE:A"), Stall(over)])
     session, records, thread = fast(server.url)
@@ -190,7 +190,7 @@ def test_a_silent_feed_costs_one_reconnect_and_is_noted(
 
 
 class Tick(threading.Event):
-    """An event that sets itself after a moment: the test's feed speaks about thirty times a second."""
+    """An event that sets itself after a moment: the test's feed sends about thirty times a second."""
 
     def wait(self, timeout: float | None = None) -> bool:
         time.sleep(0.03)

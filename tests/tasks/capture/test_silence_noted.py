@@ -1,4 +1,4 @@
-"""When is a symbol's silence noted, from when to when, and how long does it take to be strange?"""
+"""When a symbol's silence is noted, from when to when, and how long it takes to be unusual."""
 
 import threading
 import time
@@ -12,10 +12,10 @@ from recording import Fast, Recording, sealed_rows
 
 from tasks.capture.clock import Clock
 from tasks.capture.gaps import GapBook
-from tasks.capture.lanes import Received
 from tasks.capture.listener import Listener
 from tasks.capture.request import CaptureRequest
 from tasks.capture.rhythm import Rhythm
+from tasks.capture.routes import Received
 from tasks.capture.silence import SilenceWatch
 from tasks.feeds.finnhub import Finnhub
 from tasks.records.trade import NS_PER_S, Trade
@@ -27,7 +27,7 @@ ALWAYS = ((START_NS, START_NS + 86_400 * NS_PER_S),)
 
 
 class Watched:
-    """A watch over a listener that is not started, by a clock that the test moves on."""
+    """A watch over a listener that is not started, with a clock that the test moves."""
 
     def __init__(self, folder: Path, hours: tuple[tuple[int, int], ...]) -> None:
         self.seconds = 0
@@ -56,7 +56,7 @@ class Watched:
             self._watch.look(dict(self.counts))
 
     def silences(self, ended_s: int | None = None) -> list[tuple[tuple[str, ...], int, int]]:
-        """Symbols, start and end of every silence so far, in seconds, those that last ended at `ended_s`."""
+        """Return symbols, start, and end of every silence so far, in seconds; open ones end at `ended_s`."""
         ended_ns = START_NS + (self.seconds if ended_s is None else ended_s) * NS_PER_S
         return [
             (gap.symbols, (gap.start_ns - START_NS) // NS_PER_S, ((gap.end_ns or 0) - START_NS) // NS_PER_S)
@@ -66,14 +66,14 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Callable[..., Watched]:
-    """Starts a watch in a folder of its own."""
+    """Start a watch in a folder of its own."""
     folder = tmp_path / "session"
     folder.mkdir()
     return lambda hours=ALWAYS: Watched(folder, hours)
 
 
 def test_a_silence_lasts_from_the_symbols_last_trade_to_its_next(watched: Callable[..., Watched]) -> None:
-    """A symbol that is silent alone is noted from its last trade on; the silence ends when it is heard again."""
+    """A symbol that is silent alone is noted from its last trade until its next."""
     watch = watched()
     watch.go(100, A=10, B=10)
     watch.go(59, A=10)
@@ -87,7 +87,7 @@ def test_a_silence_lasts_from_the_symbols_last_trade_to_its_next(watched: Callab
 
 
 def test_each_silence_of_a_symbol_is_noted_by_itself(watched: Callable[..., Watched]) -> None:
-    """The end of one silence is not moved by the next, and another symbol's trade ends none."""
+    """The next silence does not move the end of the previous one, and another symbol's trade ends none."""
     watch = watched()
     watch.go(100, A=10, B=10, C=10)
     watch.go(100, A=10)
@@ -97,7 +97,7 @@ def test_each_silence_of_a_symbol_is_noted_by_itself(watched: Callable[..., Watc
 
 
 def test_outside_of_market_hours_a_stocks_silence_is_not_noted(watched: Callable[..., Watched]) -> None:
-    """After the close stocks are silent by right; what never closes is not, and neither is a stock while it trades."""
+    """After the close stocks may be silent; a symbol that never closes may not, nor a stock during trading hours."""
     watch = watched(hours=((START_NS, START_NS + 150 * NS_PER_S),))
     watch.go(100, A=10, B=10, BINANCE_X=10, BINANCE_Y=10)
     watch.go(70, B=10, BINANCE_X=10)
@@ -117,7 +117,7 @@ def test_within_market_hours_a_stocks_silence_is_noted(watched: Callable[..., Wa
 
 @pytest.mark.parametrize("how", ["another connection", "no connection"])
 def test_what_could_not_be_heard_is_no_silence(watched: Callable[..., Watched], how: str) -> None:
-    """Time before a new connection, or without any, does not count; from the new connection on it does."""
+    """Time before a connection does not count; time on the new connection does."""
     watch = watched()
     watch.go(100, A=10, B=10)
     watch.go(50, A=10)
@@ -154,7 +154,7 @@ def test_a_feed_that_stays_silent_on_a_new_connection_is_noted_once_until_it_spe
 
 
 def silent_for(rhythm: Rhythm, counts: dict[str, int], start_s: int, most_s: int = 20_000) -> int:
-    """Let everybody be silent; gives after how many seconds that is strange."""
+    """Let all symbols be silent; return after how many seconds that is unusual."""
     for second in range(start_s, start_s + most_s):
         if rhythm.look(second * NS_PER_S, second * NS_PER_S, counts).feed_expected is not None:
             return second - start_s + 1
@@ -162,7 +162,7 @@ def silent_for(rhythm: Rhythm, counts: dict[str, int], start_s: int, most_s: int
 
 
 def test_patience_grows_with_a_feed_that_slows_down_and_shrinks_when_it_speeds_up() -> None:
-    """A feed that has become ten times as slow is given ten times as long, and no longer once it is fast again."""
+    """A feed that has become ten times slower is given ten times as long, until it is fast again."""
 
     def speak(seconds: int, every_s: int, start_s: int) -> int:
         for second in range(start_s, start_s + seconds):
@@ -181,7 +181,7 @@ def test_patience_grows_with_a_feed_that_slows_down_and_shrinks_when_it_speeds_u
 
 
 def test_a_feed_is_never_strange_before_twenty_seconds_nor_a_symbol_before_sixty() -> None:
-    """However many trades a busy feed's silence should have brought, a short one is not strange."""
+    """However many trades are expected in it, a short silence of a busy feed is not unusual."""
     rhythm, counts = Rhythm(lambda _symbol, _ns: True), {"A": 0, "B": 0}
     for second in range(100):
         counts = {symbol: count + 1_000 for symbol, count in counts.items()}
@@ -197,7 +197,7 @@ def test_a_feed_is_never_strange_before_twenty_seconds_nor_a_symbol_before_sixty
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A step: trades of these symbols, thirty messages a second, so many, or until that symbol is asked for again."""
+    """A step: trades of these symbols, thirty messages a second, so many, or until that symbol is resubscribed."""
 
     symbols: tuple[str, ...]
     messages: int = 10_000
@@ -216,7 +216,7 @@ class Busy:
 def test_a_symbols_silence_is_in_the_record_and_costs_no_connection(
     store: Store, fault_server: Callable[..., FaultServer], session: Callable[..., Recording]
 ) -> None:
-    """It is asked for again on the same connection; the record has the silence, which ended, and no gap."""
+    """The symbol is resubscribed on the same connection; the record has the silence, which ended, and no gap."""
     over, clock, one, other = threading.Event(), Fast().clock(), "BINANCE:A", "BINANCE:B"
     server = fault_server(
         [Subscribed(one, other), Busy((one, other), 60), Busy((one,), until_again=other), Busy((one, other), 20),

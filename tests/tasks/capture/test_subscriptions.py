@@ -1,4 +1,4 @@
-"""What is asked of the feed follows the list that is wanted, and what was turned down is known by its place."""
+"""Subscriptions follow the wanted list, and refusals without a name are matched by their order."""
 
 import json
 
@@ -12,7 +12,7 @@ lists = st.lists(st.sampled_from([f"S{n}" for n in range(12)]), unique=True, max
 
 
 def served(slots: int, requests: list[str], taken: dict[str, None]) -> int:
-    """A vendor with so many slots takes the requests in order; gives how many it turned down."""
+    """A vendor with so many slots handles the requests in order; return how many it refused."""
     refusals = 0
     for request in map(json.loads, requests):
         symbol = request["symbol"]
@@ -27,39 +27,41 @@ def served(slots: int, requests: list[str], taken: dict[str, None]) -> int:
 
 @given(st.integers(1, 12), st.lists(lists, min_size=1, max_size=5))
 def test_whatever_is_wanted_the_refused_are_known(slots: int, wishes: list[list[str]]) -> None:
-    """After any changes of the list, what a vendor with few slots serves is what was asked less what was refused."""
+    """After any changes of the list, what a vendor serves is what was requested less what was refused."""
     ours, taken = Subscriptions(Finnhub()), dict[str, None]()
     for wish in wishes:
         _, requests = ours.follow(wish)
         refusals = served(slots, requests, taken)
         # The vendor's answers may come one by one or all at once.
         for count in [1] * (refusals // 2) + [refusals - refusals // 2] * (refusals > 0):
-            assert len(ours.turn_down(count)) == count
-        assert set(ours.asked) == set(wish)
-        assert set(taken) == set(ours.asked) - set(ours.refused)
-    assert [json.loads(request) for request in ours.end()] == [
-        {"type": "unsubscribe", "symbol": symbol} for symbol in ours.asked
+            assert len(ours.refuse_last(count)) == count
+        assert set(ours.requested) == set(wish)
+        assert set(taken) == set(ours.requested) - set(ours.refused)
+    assert [json.loads(request) for request in ours.unsubscribe_all()] == [
+        {"type": "unsubscribe", "symbol": symbol} for symbol in ours.requested
     ]
 
 
 def test_asking_again_ends_and_renews_only_what_is_asked_for() -> None:
-    """A symbol that is silent is unsubscribed and subscribed; one that is not wanted any more is left alone."""
+    """A silent symbol is unsubscribed and subscribed; one that is no longer wanted is left alone."""
     ours = Subscriptions(Finnhub())
     ours.follow(["A", "B"])
-    assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in ours.ask_again(["B", "X"])] == [
+    renewed, requests = ours.renew(["B", "X"])
+    assert renewed == ["B"]
+    assert [(json.loads(each)["type"], json.loads(each)["symbol"]) for each in requests] == [
         ("unsubscribe", "B"),
         ("subscribe", "B"),
     ]
 
 
 def test_a_refused_symbol_is_asked_for_again_when_a_slot_comes_free() -> None:
-    """And only then: a list that grows, or stays as it is, asks for none of them."""
+    """Refused symbols are requested again only when a symbol is removed, not when the list grows or stays."""
     ours = Subscriptions(Finnhub())
     ours.follow(["A", "B", "C"])
-    assert ours.turn_down(1) == ["C"]
+    assert ours.refuse_last(1) == ["C"]
     assert ours.follow(["A", "B", "C"]) == ([], [])
     assert ours.follow(["A", "B", "C", "D"])[0] == ["D"]
     assert list(ours.refused) == ["C"]
     new, requests = ours.follow(["A", "C", "D"])
-    assert (new, list(ours.refused), list(ours.asked)) == (["C"], [], ["A", "D", "C"])
+    assert (new, list(ours.refused), list(ours.requested)) == (["C"], [], ["A", "D", "C"])
     assert [json.loads(each)["symbol"] for each in requests] == ["B", "C"]

@@ -1,4 +1,4 @@
-"""What surrounds a recorder does not reach in: files, PYTHON… variables, secrets; and what kills it again is said."""
+"""Files, PYTHON… variables, and secrets around a recorder do not affect it; repeated deaths are reported."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ KEY = "a-very-secret-key"
 
 @contextmanager
 def recording(request: CaptureRequest) -> Iterator[Recorder]:
-    """A recorder of its own process, which is ended in order."""
+    """A recorder in its own process, which is ended in order."""
     recorder = start_or_attach(request, KEY)
     try:
         yield recorder
@@ -35,7 +35,7 @@ def recording(request: CaptureRequest) -> Iterator[Recorder]:
 
 
 def records_all(store: Store, server: FaultServer, request: CaptureRequest) -> SessionRecord:
-    """The record of a session that has received what the server sent."""
+    """Return the record of a session that has received what the server sent."""
     with recording(request) as recorder:
         server.connection(0).wait_heard("pong")
     record = recorder.record()
@@ -52,7 +52,7 @@ def server(fault_server: StartServer) -> FaultServer:
 def test_no_file_of_the_users_is_imported(
     store: Store, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """With files and folders named like Python's modules, libraries and ours beside it, a recorder records."""
+    """Files and folders named like Python's modules, libraries, and ours do not stop a recorder in that folder."""
     cast(tmp_path)
     if by == "PYTHONPATH":
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -64,7 +64,7 @@ def test_no_file_of_the_users_is_imported(
 def test_no_variable_of_the_users_keeps_it_from_recording(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What tells Python, libraries or the system to do otherwise than usual does not reach a recorder or is no harm."""
+    """Variables that change Python, libraries, or the system do not reach a recorder or do no harm."""
     for name, value in {
         "PYTHONHOME": "/nowhere", "PYTHONWARNINGS": "error", "PYTHONSTARTUP": "/nowhere", "PYTHONINSPECT": "1",
         "PYTHONOPTIMIZE": "2", "PYTHONIOENCODING": "nonsense", "LC_ALL": "xx_YY.nonsense", "HOME": "/nowhere",
@@ -77,7 +77,7 @@ def test_no_variable_of_the_users_keeps_it_from_recording(
 def test_the_working_folder_may_be_gone(
     store: Store, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A recorder is started from a folder that was removed meanwhile."""
+    """A recorder starts from a folder that was removed meanwhile."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -87,7 +87,7 @@ def test_the_working_folder_may_be_gone(
 def test_a_recorder_has_of_our_environment_what_it_needs_and_no_secret(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Certificates, proxies, language, time zone and libraries reach it; settings and secrets of no spelling do."""
+    """Certificates, proxies, language, time zone, and libraries reach it; settings and secrets never do."""
     needed = {
         "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "SSL_CERT_DIR": "/etc/ssl/certs", "TZ": "Asia/Tokyo",
         "LC_TIME": "C", "HTTPS_PROXY": "http://one:1", "no_proxy": "two", "All_Proxy": "http://three:3",
@@ -122,7 +122,7 @@ def ended(request: CaptureRequest, by: signal.Signals | None = None) -> Recorder
 
 
 def test_a_recorder_that_dies_at_once_of_the_same_is_given_up_and_its_words_are_the_reason(store: Store) -> None:
-    """A few deaths of one exception, nothing recorded: the session has failed, of what the log says last."""
+    """After a few deaths of one exception with nothing recorded, the session has failed with the log's last line."""
     silent = socket.create_server(("127.0.0.1", 0))  # It answers no handshake: nothing is heard, and nothing refused.
     request = ask(store.root, f"ws://127.0.0.1:{silent.getsockname()[1]}", lanes=0)
     for _ in range(supervise._GIVE_UP_AFTER - 1):
@@ -145,7 +145,7 @@ def test_a_recorder_that_dies_at_once_of_the_same_is_given_up_and_its_words_are_
 
 
 def test_one_that_is_killed_or_dies_of_something_else_is_tried_again(store: Store) -> None:
-    """Whoever kills recorders, and what differs from one death to the next, is no reason to give up, however often."""
+    """Kills, and deaths of differing causes, never make us give up, however often they happen."""
     request = ask(store.root, "ws://127.0.0.1:1")
     for _ in range(supervise._GIVE_UP_AFTER + 1):
         with pytest.raises(TransientError, match="died \\(SIGKILL\\)"):
@@ -160,7 +160,7 @@ def test_one_that_is_killed_or_dies_of_something_else_is_tried_again(store: Stor
 
 
 def test_a_session_whose_recorder_never_lived_is_one_gap(store: Store) -> None:
-    """Killed before its first sign of life, a session has heard nothing from its start to its end, and says so."""
+    """Killed before its first status, a session has received nothing from its start to its end, and says so."""
     request = ask(store.root, "ws://127.0.0.1:1")
     for _ in range(2):
         record = close_killed(store, request.session, request.started_ns + 1)

@@ -1,4 +1,4 @@
-"""Over TLS the feed's faults end as they do without it, and what is not trusted is said clearly."""
+"""Over TLS the feed's faults end as they do without it, and an untrusted certificate is reported clearly."""
 
 import os
 import socket
@@ -63,7 +63,7 @@ def test_tls_with_an_authority_of_ones_own(
 def test_an_authority_that_is_not_trusted_is_said_clearly_and_without_the_address(
     fault_server: StartServer, session: StartSession, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A certificate by another authority is no reason to end: it is tried again, and the gap says what was wrong."""
+    """An untrusted certificate does not end the session: it is retried, and the gap says what was wrong."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["other_ca"]))
     server = fault_server(tls=tls_of(certificates))
     recording = session(server.url)
@@ -95,7 +95,7 @@ class RawBelowTls:
 def test_what_was_decrypted_before_an_error_is_not_thrown_away(
     fault_server: StartServer, certificates: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two whole TLS records, then garbage below TLS, all in one read: what the two held is given, then the error."""
+    """Two whole TLS records, then garbage below TLS, in one read: their content is returned, then the error."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates["ca"]))
     sent = threading.Event()
     server = fault_server([RawBelowTls(b"y" * (20 << 10), b"garbage" * 10), Signal(sent)], tls=tls_of(certificates))

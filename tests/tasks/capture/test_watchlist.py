@@ -1,4 +1,4 @@
-"""Symbols come and go while a session records, without a reconnect, and the record says when."""
+"""Symbols are added and removed while a session records, without a reconnect, and the record says when."""
 
 import json
 import threading
@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from faults import FaultServer, Send, Stall, Subscribed
 
+from tasks.capture.clock import Clock
+from tasks.capture.gaps import GapBook
+from tasks.capture.listener import Listener
 from tasks.capture.recovery import close_killed
-from tasks.capture.request import CaptureRequest, save_request
+from tasks.capture.request import CaptureRequest, WatchList, save_request
 from tasks.capture.session import Session
 from tasks.capture.supervise import change_symbols
-from tasks.capture.watchlist import WatchList
 from tasks.errors import TerminalError
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Seal, read
@@ -60,7 +62,7 @@ class Running:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts a session in a thread, and ends it where a failing test did not."""
+    """Start a session in a thread; end it if a failing test did not."""
     started: list[Running] = []
 
     def start(url: str, symbols: tuple[str, ...], **changes: Any) -> Running:
@@ -83,7 +85,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def test_symbols_come_and_go_without_a_reconnect(
     tmp_path: Path, run: Callable[..., Running], fault_server: Callable[..., FaultServer]
 ) -> None:
-    """An added symbol is subscribed and recorded as valid, a removed one unsubscribed, on the one connection."""
+    """An added symbol is subscribed and recorded, a removed one unsubscribed, on the same connection."""
     later = threading.Event()
     server = fault_server(
         [Subscribed("A", "B"), Send(trades("A", 3)), Subscribed("C"), Send(trades("C", 4)), Stall(later)]
@@ -111,7 +113,7 @@ def test_symbols_come_and_go_without_a_reconnect(
 def test_a_symbol_added_while_there_is_no_connection_is_in_a_gap_until_there_is_one(
     run: Callable[..., Running], fault_server: Callable[..., FaultServer]
 ) -> None:
-    """Added between two connections, a symbol has a gap of its own, which ends with its subscription."""
+    """A symbol added between two connections has its own gap, which ends with its subscription."""
     server = fault_server()
     server.refuse()
     running = run(server.url, ("A",))
@@ -127,7 +129,7 @@ def test_a_symbol_added_while_there_is_no_connection_is_in_a_gap_until_there_is_
 
 
 def test_a_symbol_too_many_is_named_and_served_once_a_slot_is_free(run: Callable[..., Running]) -> None:
-    """The symbols that the vendor has no slot for are named, in a gap until another's removal frees one."""
+    """Symbols for which the vendor has no slot are in a gap until another's removal frees one."""
     tape = [trade for n in range(400) for symbol in "ABCD" for trade in trades(symbol, 1, n)]
     with serve_in_thread(tape, ReplayOptions(speed=20.0, max_symbols=2, original_times=True)) as feed:
         running = run(feed.url, ("A", "B", "C", "D"))
@@ -167,7 +169,7 @@ def test_the_list_survives_a_kill(tmp_path: Path) -> None:
 def test_the_last_symbol_cannot_be_removed_and_a_damaged_wish_changes_nothing(
     tmp_path: Path, run: Callable[..., Running], fault_server: Callable[..., FaultServer]
 ) -> None:
-    """An empty list is refused with what to do; a request that is damaged is passed over and the session goes on."""
+    """An empty list is refused with an explanation; a damaged request is ignored and the session goes on."""
     server = fault_server([Subscribed("A")])
     running = run(server.url, ("A",))
     wait_for(lambda: running.status("state") == "recording")
@@ -178,3 +180,20 @@ def test_the_last_symbol_cannot_be_removed_and_a_damaged_wish_changes_nothing(
     wait_for(lambda: running.status("updated_ns") > before + NS_PER_S)
     assert running.status("symbols") == ("A",)
     assert running.end().outcome == "stopped"
+
+
+def test_a_symbol_added_at_the_moment_of_a_loss_is_in_a_gap(tmp_path: Path) -> None:
+    """The gap of the loss is open, but the listener does not say so yet: the added symbol gets a gap of its own."""
+    request = CaptureRequest(
+        session="20260102T150405Z-00c0ffee", data_dir=tmp_path, feed_url="ws://127.0.0.1:1", symbols=("A",),
+        started_ns=1, deadline_ns=2,
+    )  # fmt: skip
+    save_request(request)
+    failures, gaps = list[BaseException](), GapBook(request.folder / "gaps.log")
+    listener = Listener(request, "key", lambda _received: None, gaps, Clock(), failures.append)
+    listener.state, listener._is_subscribed = "recording", True
+    listener.change(("A", "B"))
+    assert gaps.all() == ()
+    listener._open_gap(5, "lost")
+    listener.change(("A", "B", "C"))
+    assert [(gap.symbols, gap.end_ns) for gap in gaps.all()] == [(("A", "B"), None), (("C",), None)]
