@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.archive.catalog import Batch, Catalog
-from tasks.archive.trade_numbers import missing_and_named
+from tasks.archive.missing_numbers import missing_and_named
 from tasks.errors import TerminalError
 from tasks.records.coverage import asked_spans, coverage
 from tasks.records.ledger import BatchCounts, Coverage, FrameCounts, Ledger, Request, SessionRecord, TradeCounts

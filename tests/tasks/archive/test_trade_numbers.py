@@ -4,7 +4,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.archive.trade_numbers import TradeNumbers, missing_and_named
+from tasks.archive.missing_numbers import missing_and_named
+from tasks.archive.trade_numbers import TradeNumbers
 from tasks.records.ledger import Gap
 from tasks.records.manifest import MissingIds, Report, TradeIds
 
