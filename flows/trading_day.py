@@ -14,6 +14,7 @@ from prefect.states import Completed
 
 from flows.archive_batches import TWO_AT_A_TIME, archive_batches
 from flows.close_days import close_day
+from flows.events import emit_of_recovered, emit_of_short_day
 from flows.record_session import make_ready, recorded, request_for
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
@@ -64,6 +65,7 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
+        emit_of_short_day(str(day), reason, done.account)
         raise DayShort(f"{day}: {reason}")
     left.result()
     return done.ledger
@@ -100,9 +102,11 @@ def _skipped(reason: str) -> Any:
 def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
     """End a run that began after the day was over: it succeeds only if other runs recorded the day."""
     store = Store(settings.data_dir).prepare()
-    recover_sessions(store.root)
-    reason = short_of(account_of(store, wanted), settings.min_coverage)
+    emit_of_recovered(recover_sessions(store.root))
+    account = account_of(store, wanted)
+    reason = short_of(account, settings.min_coverage)
     if reason is not None:
+        emit_of_short_day(str(day), reason, account)
         raise DayShort(f"{day} was over before this run began, and had not been recorded: {reason}")
     return _skipped(f"{day} was over before this run began, and had been recorded")
 
