@@ -35,19 +35,31 @@ class DayShort(TerminalError):
 def _run_name() -> str:
     """Name the run after the day it records, even if the schedule gives no date."""
     try:
-        return f"trading day {flow_run.parameters.get('date') or today(load_settings().calendar, time.time_ns())}"
+        calendar = flow_run.parameters.get("calendar") or load_settings().calendar
+        return f"trading day {flow_run.parameters.get('date') or today(calendar, time.time_ns())}"
     except SettingsError:  # The flow reports what is wrong, and where.
         return "trading day"
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
-def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -> Ledger | Any:
+def trading_day(
+    symbols: list[str] | None = None,
+    date: dt.date | None = None,
+    feed: str | None = None,
+    calendar: str | None = None,
+    open_before: str | None = None,
+    close_after: str | None = None,
+) -> Ledger | Any:
     """Record the exchange's day `date` (by default today in its time zone), archive what is left of it, and close it.
+
+    What is not given comes from the settings, so that several markets can be recorded by one machine.
 
     Ends as `Skipped` if the exchange is closed that day. Raises DayShort if too little of the day was recorded, by this
     run and all others together; at the end, raises what `archive_batches` raises about other days.
     """
-    settings = settings_to_write(symbols=symbols)
+    settings = settings_to_write(
+        symbols=symbols, feed=feed, calendar=calendar, open_before=open_before, close_after=close_after
+    )
     check_feed(settings)
     day = date or today(settings.calendar, time.time_ns())
     hours = trading_day_for(

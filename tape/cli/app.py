@@ -20,7 +20,7 @@ from flows.settings import chosen, load_settings, reach_this_machine_without_a_p
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
-from tape.cli import close, query
+from tape.cli import close, query, service
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.live import session_shown
@@ -40,6 +40,7 @@ symbols_app = typer.Typer(help="Change or list the symbols of a running session.
 app.add_typer(symbols_app, name="symbols")
 query.add_to(app)
 app.command()(close.close)
+service.add_to(app)
 
 FAILED, WRONG_USE = 1, 2
 _FEEDS = " or ".join(FEEDS)
