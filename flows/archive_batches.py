@@ -13,6 +13,7 @@ from flows.artifacts import show_ledger
 from flows.bucket import bucket_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads
 from flows.orchestrator import call, submit
+from flows.runs import note_run
 from flows.settings import Settings, settings_to_write
 from tasks.archive.catalog import Catalog
 from tasks.archive.encodings import Encoding
@@ -67,6 +68,7 @@ def archive_batches() -> list[Ledger]:
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
+    note_run(store)
     recovered = call(recover_sessions, store.root)
     emit_of_recovered(recovered)
     names = waiting(store, settings)

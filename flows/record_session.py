@@ -22,6 +22,7 @@ from flows.bucket import warn_of_bucket
 from flows.deadline import deadline_for, key_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads, recorders_reported
 from flows.orchestrator import call
+from flows.runs import note_run
 from flows.settings import Settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
@@ -85,6 +86,7 @@ def record_session(
     record_for, until = record_for or (None if until else _RECORD_FOR), until or None
     deadline_for(settings, record_for, until, time.time_ns())  # Report errors before anything starts.
     check_feed(settings)
+    note_run(Store(settings.data_dir).prepare())
     make_ready(settings)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)

@@ -76,6 +76,14 @@ def trading_days(folder: Path = FOLDER) -> list[Definition]:
     return [each for each in definitions(folder) if each.entrypoint == TRADING_DAY and each.is_scheduled]
 
 
+def definition_named(name: str, folder: Path = FOLDER) -> Definition:
+    """Return the deployment of that name that records a trading day. Raises SettingsError if there is none."""
+    days = {each.name: each for each in definitions(folder) if each.entrypoint == TRADING_DAY}
+    if name not in days:
+        raise SettingsError(f"{name[:40]!r} records no trading day; give one of {', '.join(days)}")
+    return days[name]
+
+
 def deploy(folder: Path = FOLDER) -> None:
     """Create or update the work pool and every deployment for its workers, as Prefect's own command does.
 

@@ -16,6 +16,7 @@ from flows.archive_batches import TWO_AT_A_TIME, archive_batches
 from flows.close_days import close_day
 from flows.events import emit_of_recovered, emit_of_short_day
 from flows.record_session import make_ready, recorded, request_for
+from flows.runs import note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
@@ -67,6 +68,7 @@ def trading_day(
     )
     if hours is None:
         return _skipped(f"{settings.calendar} does not trade on {day}")
+    note_run(Store(settings.data_dir).prepare())
     wanted = request_for(settings, hours.open_ns, hours.close_ns)
     if time.time_ns() >= hours.close_ns:
         return _judged_late(settings, day, wanted)

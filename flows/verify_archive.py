@@ -3,6 +3,7 @@
 from prefect import flow, get_run_logger
 
 from flows.bucket import bucket_of
+from flows.runs import note_run
 from flows.settings import settings_to_write
 from tasks.errors import TerminalError
 from tasks.storage.store import Store
@@ -21,6 +22,7 @@ def verify_archive() -> None:
     """Recompute every law and compare the bucket with its receipts. Raises NotVerified if anything is wrong."""
     settings = settings_to_write()
     store, log = Store(settings.data_dir).prepare(), get_run_logger()
+    note_run(store)
     verdict = verify(store)
     wrong = [f"{each.law}: {each.file}: {each.message}" for each in verdict.broken]
     log.info("%d sessions, %d batches, %d trades verified", verdict.sessions, verdict.batches, verdict.trades)
