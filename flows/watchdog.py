@@ -120,6 +120,11 @@ class Watchdog:
             self.look(time.time_ns())
             time.sleep(LOOK_EVERY_S)
 
+    @property
+    def started(self) -> list[int]:
+        """The processes that it has started, which outlive it."""
+        return [each.process.pid for each in self._started.values()]
+
     def look(self, now_ns: int) -> None:
         """Start what should be recording, and end runs whose process is gone; logs what it cannot do, and goes on."""
         try:

@@ -1,4 +1,4 @@
-"""The commands that run the recorder as a service: `tape deploy`, `watchdog`, `check`, and `day`."""
+"""The commands that run the recorder as a service: `tape deploy`, `serve`, `watchdog`, `check`, and `day`."""
 
 import datetime as dt
 import logging
@@ -26,7 +26,7 @@ _SENT_FILE = ".alarms.json"
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (deploy, watch, check, day):
+    for command in (deploy, serve, watch, check, day):
         app.command("watchdog" if command is watch else None)(command)
 
 
@@ -42,6 +42,16 @@ def deploy() -> None:
     report.line(f"automations: {', '.join(name.removeprefix('tape: ') for name in names)}")
     if settings.alert_url is None:
         report.tell("no TAPE_ALERT_URL: nothing is sent when something goes wrong; set it and deploy again")
+
+
+def serve() -> None:
+    """Run schedules, automations, and the watchdog in this process, where no worker is wanted; until it is stopped."""
+    load_settings()
+    check_tls()
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    from flows import serving
+
+    serving.serve(_require_server)
 
 
 def watch() -> None:
