@@ -11,7 +11,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import show_ledger
 from flows.bucket import bucket_of
+from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads
 from flows.orchestrator import call, submit
+from flows.runs import note_run
 from flows.settings import Settings, settings_to_write
 from tasks.archive.catalog import Catalog
 from tasks.archive.encodings import Encoding
@@ -66,11 +68,14 @@ def archive_batches() -> list[Ledger]:
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
+    note_run(store)
     recovered = call(recover_sessions, store.root)
+    emit_of_recovered(recovered)
     names = waiting(store, settings)
     get_run_logger().info("%d batches to archive", len(names))
     batches = [archive(name, settings) for name in names]
     reason = finish(batches, send_records(settings, sessions_left(settings), days_left(settings)))
+    emit_of_uploads(settings, reason)
     sessions = sorted({name.session for name in names} | {record.session for record in recovered})
     # Checked before the ledgers: a session that is neither recording nor waiting now is finished.
     recording = {session for session in sessions if is_recording(store.sessions / session)}
@@ -78,6 +83,7 @@ def archive_batches() -> list[Ledger]:
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
     for ledger in ledgers:
         show_ledger(ledger)
+        emit_of_ledger(ledger, at_rest=ledger.record.session in at_rest)
     if reason is not None:
         raise NotArchived(reason, ledgers)
     reason = _lost([ledger for ledger in ledgers if ledger.record.session in at_rest])

@@ -17,6 +17,7 @@ from flows.archive_batches import TWO_AT_A_TIME, finish, send_records
 from flows.artifacts import show_retained
 from flows.bucket import bucket_of
 from flows.orchestrator import call, is_alone
+from flows.runs import note_run
 from flows.settings import Settings, settings_to_write
 from tasks.archive.catalog import Catalog
 from tasks.errors import CorruptionError, RecorderError, TerminalError
@@ -64,6 +65,7 @@ def close_day(date: dt.date | None = None) -> Closing:
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()
+    note_run(store)
     days, reasons = _merged(settings, _to_close(store, settings, date, time.time_ns()))
     reasons += _sent(settings, store, date)
     try:

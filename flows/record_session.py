@@ -20,7 +20,9 @@ from flows.archive_batches import (
 from flows.artifacts import show_ledger
 from flows.bucket import warn_of_bucket
 from flows.deadline import deadline_for, key_of
+from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads, recorders_reported
 from flows.orchestrator import call
+from flows.runs import note_run
 from flows.settings import Settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
@@ -84,6 +86,7 @@ def record_session(
     record_for, until = record_for or (None if until else _RECORD_FOR), until or None
     deadline_for(settings, record_for, until, time.time_ns())  # Report errors before anything starts.
     check_feed(settings)
+    note_run(Store(settings.data_dir).prepare())
     make_ready(settings)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
@@ -106,17 +109,19 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    served_in = call(capture, session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
+    with recorders_reported(settings):
+        served_in = call(capture, session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
     for name in waiting(store, settings):
         if name.session == served_in and name not in futures:
             begin(name)
     unarchived = finish(list(futures.values()), send_records(settings, [served_in]))
+    emit_of_uploads(settings, unarchived)
     return judged(store, served_in, wanted, settings, unarchived)
 
 
 def make_ready(settings: Settings) -> None:
     """Do the slow preparations before a session's time starts to count."""
-    call(recover_sessions, Store(settings.data_dir).prepare().root)
+    emit_of_recovered(call(recover_sessions, Store(settings.data_dir).prepare().root))
     trading_hours(time.time_ns(), time.time_ns() + 1, settings.calendar)  # Loads the calendar.
 
 
@@ -129,6 +134,7 @@ def judged(store: Store, session: str, wanted: Request, settings: Settings, unar
     if ledger is None:
         raise TerminalError(f"{session} has neither a record nor a recorder; run `tape archive`")
     show_ledger(ledger)
+    emit_of_ledger(ledger)
     mine = next((each for each in ledger.record.requests if each.id == wanted.id), wanted)
     found = Recorded(ledger, account_of(store, mine))
     reason = _not_recorded(found)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic import SecretStr
+
 from tasks.duration import duration_ns, duration_or_off, format_duration
 from tasks.errors import SettingsError
 from tasks.feeds.registry import FEEDS
@@ -141,6 +143,14 @@ def url(*schemes: str) -> Callable[[object], str]:
         return urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, "", ""))
 
     return read
+
+
+def alert_url(given: object) -> SecretStr:
+    """Parse the address that alarms go to; all of it is a secret, since most kinds contain a token."""
+    text = (given.get_secret_value() if isinstance(given, SecretStr) else str(given)).strip()
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[!-~]{1,2000}", text):
+        raise ValueError("is not an address with a scheme, such as https:// or mailtos://, and without spaces")
+    return SecretStr(text)
 
 
 def _host(host: str) -> str:

@@ -171,6 +171,12 @@ class Settings(BaseSettings):
         "99%",
         "A trading day fails if any symbol could be received for less than this share of market hours.",
     )
+    alert_url: Annotated[SecretStr, BeforeValidator(read.alert_url)] | None = _setting(
+        "TAPE_ALERT_URL",
+        None,
+        "https://hooks.slack.com/services/T0/B0/X0",
+        "Where alarms go: Slack's webhook, any other URL (JSON by POST), or an Apprise address such as mailtos://….",
+    )
     keep_batches_for_ns: KeptFor = _setting(
         "TAPE_KEEP_BATCHES_FOR",
         "forever",

@@ -14,7 +14,9 @@ from prefect.states import Completed
 
 from flows.archive_batches import TWO_AT_A_TIME, archive_batches
 from flows.close_days import close_day
+from flows.events import emit_of_recovered, emit_of_short_day
 from flows.record_session import make_ready, recorded, request_for
+from flows.runs import note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
@@ -34,19 +36,31 @@ class DayShort(TerminalError):
 def _run_name() -> str:
     """Name the run after the day it records, even if the schedule gives no date."""
     try:
-        return f"trading day {flow_run.parameters.get('date') or today(load_settings().calendar, time.time_ns())}"
+        calendar = flow_run.parameters.get("calendar") or load_settings().calendar
+        return f"trading day {flow_run.parameters.get('date') or today(calendar, time.time_ns())}"
     except SettingsError:  # The flow reports what is wrong, and where.
         return "trading day"
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
-def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -> Ledger | Any:
+def trading_day(
+    symbols: list[str] | None = None,
+    date: dt.date | None = None,
+    feed: str | None = None,
+    calendar: str | None = None,
+    open_before: str | None = None,
+    close_after: str | None = None,
+) -> Ledger | Any:
     """Record the exchange's day `date` (by default today in its time zone), archive what is left of it, and close it.
+
+    What is not given comes from the settings, so that several markets can be recorded by one machine.
 
     Ends as `Skipped` if the exchange is closed that day. Raises DayShort if too little of the day was recorded, by this
     run and all others together; at the end, raises what `archive_batches` raises about other days.
     """
-    settings = settings_to_write(symbols=symbols)
+    settings = settings_to_write(
+        symbols=symbols, feed=feed, calendar=calendar, open_before=open_before, close_after=close_after
+    )
     check_feed(settings)
     day = date or today(settings.calendar, time.time_ns())
     hours = trading_day_for(
@@ -54,6 +68,7 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     )
     if hours is None:
         return _skipped(f"{settings.calendar} does not trade on {day}")
+    note_run(Store(settings.data_dir).prepare())
     wanted = request_for(settings, hours.open_ns, hours.close_ns)
     if time.time_ns() >= hours.close_ns:
         return _judged_late(settings, day, wanted)
@@ -64,6 +79,7 @@ def trading_day(symbols: list[str] | None = None, date: dt.date | None = None) -
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
+        emit_of_short_day(str(day), reason, done.account)
         raise DayShort(f"{day}: {reason}")
     left.result()
     return done.ledger
@@ -100,9 +116,11 @@ def _skipped(reason: str) -> Any:
 def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
     """End a run that began after the day was over: it succeeds only if other runs recorded the day."""
     store = Store(settings.data_dir).prepare()
-    recover_sessions(store.root)
-    reason = short_of(account_of(store, wanted), settings.min_coverage)
+    emit_of_recovered(recover_sessions(store.root))
+    account = account_of(store, wanted)
+    reason = short_of(account, settings.min_coverage)
     if reason is not None:
+        emit_of_short_day(str(day), reason, account)
         raise DayShort(f"{day} was over before this run began, and had not been recorded: {reason}")
     return _skipped(f"{day} was over before this run began, and had been recorded")
 

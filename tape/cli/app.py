@@ -20,7 +20,7 @@ from flows.settings import chosen, load_settings, reach_this_machine_without_a_p
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
-from tape.cli import close, query, status
+from tape.cli import close, query, service, status
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.live import session_shown
@@ -41,6 +41,7 @@ app.add_typer(symbols_app, name="symbols")
 query.add_to(app)
 status.add_to(app)
 app.command()(close.close)
+service.add_to(app)
 
 FAILED, WRONG_USE = 1, 2
 _FEEDS = " or ".join(FEEDS)

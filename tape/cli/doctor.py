@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -18,6 +17,8 @@ from flows.deadline import key_of, key_setting
 from flows.orchestrator import NoOrchestrator, check, is_open
 from flows.settings import Settings
 from flows.surroundings import check_feed, exposures
+from tape.cli import doctor_service
+from tape.cli.finding import Finding
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
 from tasks.market.hours import exchange_zone, is_covered, next_open
@@ -29,15 +30,7 @@ _GIVE_UP_S = 12.0
 _NTP_EPOCH_S = 2_208_988_800
 _CLOCK_OFF_S = 1.0
 _CALENDAR_AHEAD_DAYS = 45
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line: what was checked, its state, and the result or the next step."""
-
-    name: str
-    state: Literal["ok", "note", "wrong"]
-    text: str
+_LOG = "check its log"
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -54,7 +47,11 @@ def examine(settings: Settings) -> list[Finding]:
             "feed", lambda: _feed(settings), f"check the network and name resolution of {settings.feed_address}"
         ),
         "clock": bounded("clock", _clock, "check the network and name resolution"),
-        "schedules": bounded("schedules", _schedules, "check the server's log"),
+        "schedules": bounded("schedules", _schedules, _LOG),
+        "worker": bounded("worker", lambda: _answered("worker", doctor_service.worker), _LOG),
+        "deployments": bounded("deployments", lambda: _answered("deployments", doctor_service.deployments), _LOG),
+        "alarms": bounded("alarms", lambda: _answered("alarms", lambda: doctor_service.automations(settings)), _LOG),
+        "runs": bounded("runs", lambda: _answered("runs", lambda: doctor_service.stuck_runs(settings)), _LOG),
         "prefect": bounded("prefect", _prefect, "check PREFECT_API_URL"),
         "store": bounded("object store", lambda: _object_store(settings), "check the network and TAPE_S3_ENDPOINT_URL"),
     }
@@ -67,9 +64,21 @@ def examine(settings: Settings) -> list[Finding]:
         _disk(settings),
         _calendar(settings, time.time_ns()),
         asked["prefect"](),
-        *([] if no_server else [asked["schedules"]()]),
+        *([] if no_server else [asked[name]() for name in ("worker", "deployments", "schedules", "alarms", "runs")]),
+        *([] if no_server else [doctor_service.recording(settings)]),
+        doctor_service.waiting(settings),
         asked["store"](),
     ]
+
+
+def _answered(name: str, look: Callable[[], Finding]) -> Finding:
+    """Look at the server; where it cannot be asked, that is what was found."""
+    try:
+        return look()
+    except SettingsError as error:
+        return Finding(name, "wrong", str(error))
+    except Exception as error:
+        return Finding(name, "wrong", f"the server did not answer ({type(error).__name__}): {_LOG}")
 
 
 def bounded(name: str, look: Callable[[], Finding], advice: str, within_s: float = _GIVE_UP_S) -> Callable[[], Finding]:
@@ -104,7 +113,8 @@ def _key(settings: Settings) -> Finding:
         return Finding("key", "wrong", str(error))
     if (name := key_setting(settings)) is None:
         return Finding("key", "ok", f"{settings.feed} needs no key")
-    return Finding("key", "ok", f"{name} is set; the first connection shows whether the feed accepts it")
+    # A feed allows a key one connection, which a recorder may need: what the last one was told is all that is known.
+    return doctor_service.known_of_key(settings, name)
 
 
 def _feed(settings: Settings) -> Finding:
@@ -171,7 +181,7 @@ def _disk(settings: Settings) -> Finding:
     text = f"{free_bytes / 2**30:,.1f} GiB free, reserve {settings.disk_reserve_bytes / 2**30:,.1f} GiB"
     if free_bytes < settings.disk_reserve_bytes:
         return Finding("disk", "wrong", f"{text}: make room or lower TAPE_DISK_RESERVE")
-    return Finding("disk", "ok", text)
+    return Finding("disk", "ok", text + doctor_service.days_left(settings, free_bytes))
 
 
 def _calendar(settings: Settings, now_ns: int) -> Finding:

@@ -1,5 +1,6 @@
 """Does `deployments/prefect.yaml` do what its own header says, on a real server with a real worker?"""
 
+import datetime as dt
 import importlib
 import json
 import os
@@ -9,10 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
 
+from flows.service import TRADING_DAY, Definition, definitions
+from flows.settings import load_settings
+from tasks.market.hours import trading_day_for, trading_hours
 from tasks.replay.generate import generate
 from tasks.replay.run import serve_in_thread
 from tasks.replay.server import ReplayOptions
@@ -138,7 +143,6 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     working = worker()
     shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
     deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
-    assert set(deployed) == {"market-hours", "safety-net", "close-day", "by-hand"}
     assert_schedules(deployed)
     for each in deployed.values():
         assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]
@@ -226,18 +230,39 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         assert verdict.trades > 50
 
 
+@pytest.mark.parametrize("deployment", [each for each in definitions() if each.entrypoint == TRADING_DAY])
+def test_each_market_is_one_that_the_calendars_know(deployment: Definition) -> None:
+    """Every deployment of a trading day has settings that are accepted, fires before its open, and reads its breaks."""
+    settings = load_settings(**deployment.parameters)
+    day = next(
+        found
+        for n in range(1, 8)
+        if (found := trading_day_for(dt.date(2026, 3, n + 1), settings.calendar, settings.open_before_ns))
+    )
+    (schedule,) = deployment.schedules
+    minute, hour, *_ = (int(each) for each in schedule.cron.split()[:2])
+    fires = dt.datetime.combine(day.date, dt.time(hour, minute), ZoneInfo(schedule.timezone)).timestamp() * 10**9
+    assert 0 <= day.open_ns - fires <= 5 * 60 * 10**9
+    breaks = {"XHKG": 2, "XTKS": 2}.get(settings.calendar, 1)
+    assert len(trading_hours(day.open_ns + settings.open_before_ns, day.close_ns, settings.calendar)) == breaks
+
+
 @pytest.mark.parametrize("deployment", yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"])
 def test_no_parameter_says_where_a_key_or_a_file_goes(deployment: dict[str, Any]) -> None:
     """Whoever may start a run chooses what is recorded, and when; from where and to where is the machine's to say."""
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
     allowed = {"symbols", "record_for", "until", "batch_for", "lanes", "date"}
+    allowed |= {"feed", "calendar", "open_before", "close_after"}  # A vendor's key goes to that vendor alone.
     assert set(flow.parameters.properties) <= allowed
-    assert deployment["parameters"] == {}
+    assert set(deployment["parameters"]) <= set(flow.parameters.properties)
 
 
 def assert_schedules(deployed: dict[str, Any]) -> None:
-    """Before the open, in the exchange's own zone; the net every quarter of an hour; closing by night; no button."""
+    """Before the open, in the exchange's own zone; the net every quarter of an hour; closing by night; no button.
+
+    Other markets are there to be turned on.
+    """
     schedules = {
         name: [(each["schedule"]["cron"], each["schedule"]["timezone"], each["active"]) for each in it["schedules"]]
         for name, it in deployed.items()
@@ -246,7 +271,13 @@ def assert_schedules(deployed: dict[str, Any]) -> None:
         "market-hours": [("25 9 * * 1-5", "America/New_York", True)],
         "safety-net": [("*/15 * * * *", "America/New_York", True)],
         "close-day": [("0 3 * * *", "America/New_York", True)],
+        "weekly-verify": [("0 8 * * 6", "America/New_York", True)],
         "by-hand": [],
+        "extended-hours": [("55 3 * * 1-5", "America/New_York", False)],
+        "crypto": [("0 0 * * *", "UTC", False)],
+        "crypto-binance": [("0 0 * * *", "UTC", False)],
+        "hong-kong": [("25 9 * * 1-5", "Asia/Hong_Kong", False)],
+        "tokyo": [("55 8 * * 1-5", "Asia/Tokyo", False)],
     }
 
 

@@ -138,7 +138,7 @@ def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
     ]
     # The scheduler makes the first runs within seconds of a deployment.
     script = "\n".join(
-        ["set -e", *lines[:-1], *asked, "sleep 15", f"{lines[-1]} || true", "kill $!", "prefect server stop"]
+        ["set -e", *lines[:-1], *asked, "sleep 15", f"{lines[-1]} || true", "kill -9 $(jobs -p)", "prefect server stop"]
     )
     with (tmp_path / "shown").open("w+") as shown:  # A pipe would be held open by what runs in the background.
         done = subprocess.run(
