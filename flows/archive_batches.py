@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import show_ledger
+from flows.artifacts import show_ledgers
 from flows.bucket import bucket_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads
 from flows.orchestrator import call, submit
@@ -81,8 +81,8 @@ def archive_batches() -> list[Ledger]:
     recording = {session for session in sessions if is_recording(store.sessions / session)}
     at_rest = set(sessions) - recording - {name.session for name in waiting(store, settings)}
     ledgers = [ledger for session in sessions if (ledger := ledger_of(store, session, settings)) is not None]
+    show_ledgers(ledgers)
     for ledger in ledgers:
-        show_ledger(ledger)
         emit_of_ledger(ledger, at_rest=ledger.record.session in at_rest)
     if reason is not None:
         raise NotArchived(reason, ledgers)

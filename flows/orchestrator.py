@@ -141,6 +141,13 @@ def call(task: Any, *arguments: Any, **options: Any) -> Any:
             time.sleep(_AGAIN_AFTER_S)
 
 
+def completed(result: Any, message: str) -> Any:
+    """Return what a flow returns to end with that message on its page; without Prefect, the result itself."""
+    from prefect.states import Completed
+
+    return result if _alone else Completed(message=message, data=result)
+
+
 def submit(task: Any, *arguments: Any, after: Sequence[Any] = ()) -> Any:
     """Submit a task to run once those in `after` succeed; return its future. Without Prefect it runs at once."""
     if not _alone:

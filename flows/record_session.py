@@ -2,7 +2,9 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
@@ -17,19 +19,19 @@ from flows.archive_batches import (
     send_records,
     waiting,
 )
-from flows.artifacts import show_ledger
 from flows.bucket import warn_of_bucket
 from flows.deadline import deadline_for, key_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads, recorders_reported
-from flows.orchestrator import call
-from flows.runs import note_run
-from flows.settings import Settings, settings_to_write
+from flows.orchestrator import call, completed
+from flows.run_page import RunPage, summary
+from flows.runs import add_tags, note_run
+from flows.settings import Settings, load_settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
 from tasks.capture.request import CaptureRequest
 from tasks.capture.routes import lanes_for
 from tasks.capture.task import capture, recover_sessions
-from tasks.errors import TerminalError
+from tasks.errors import SettingsError, TerminalError
 from tasks.market.hours import exchange_zone, trading_hours
 from tasks.records.ledger import Ledger, Request
 from tasks.records.names import BatchName, session_name
@@ -56,11 +58,24 @@ class Recorded:
     ledger: Ledger
     account: Account
 
+    @property
+    def summary(self) -> str:
+        """What was recorded, in one line."""
+        return summary(self.account.trades, len(self.account.request.current), self.account.coverage)
+
+
+def symbol_count(symbols: Sequence[str]) -> str:
+    """Return how many symbols these are, as text."""
+    return f"{len(symbols):,} symbol{'' if len(symbols) == 1 else 's'}"
+
 
 def _run_name() -> str:
-    symbols: list[str] = flow_run.parameters.get("symbols") or []
-    named = ", ".join(symbols[:3]) + (f" and {len(symbols) - 3} more" if len(symbols) > 3 else "")
-    return f"record {named or 'the symbols of the settings'}"
+    """Name the run after its symbols: by name if there are few."""
+    try:
+        symbols = flow_run.parameters.get("symbols") or load_settings().symbols
+    except SettingsError:  # The flow reports what is wrong, and where.
+        symbols = ()
+    return f"record {', '.join(symbols) if 0 < len(symbols) <= 3 else symbol_count(symbols)}"
 
 
 @flow(
@@ -74,7 +89,7 @@ def record_session(
     until: str | None = None,
     batch_for: str | None = None,
     lanes: str | None = None,
-) -> Ledger:
+) -> Ledger | Any:
     """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
 
     Records five minutes if neither is given; other missing values come from the settings. Returns the ledger. Raises
@@ -87,18 +102,25 @@ def record_session(
     deadline_for(settings, record_for, until, time.time_ns())  # Report errors before anything starts.
     check_feed(settings)
     note_run(Store(settings.data_dir).prepare())
+    add_tags(settings.feed)
     make_ready(settings)
     now_ns = time.time_ns()
     deadline_ns = deadline_for(settings, record_for, until, now_ns)
-    return recorded(settings, request_for(settings, now_ns, deadline_ns), now_ns).ledger
+    wanted = request_for(settings, now_ns, deadline_ns)
+    session = session_for(settings, wanted, now_ns)
+    page = RunPage(settings, wanted, f"session-{session.session}", f"{settings.feed}, {symbol_count(wanted.symbols)}")
+    done = recorded(settings, wanted, session, page)
+    return completed(done.ledger, done.summary)
 
 
-def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key: bool = False) -> Recorded:
-    """Record and archive what a run that began at `begun_ns` (UTC ns) wants, and return the result.
+def recorded(
+    settings: Settings, wanted: Request, session: CaptureRequest, page: RunPage, *, wait_for_key: bool = False
+) -> Recorded:
+    """Record and archive what a run wants, in `session` if no recorder runs yet, and return the result.
 
-    Raises SessionFailed if it was not recorded as requested, and NotArchived if a batch could not be archived.
+    `page` is kept up to date meanwhile. Raises SessionFailed if it was not recorded as requested, and NotArchived if a
+    batch could not be archived.
     """
-    session = session_for(settings, wanted, begun_ns)
     store = Store(settings.data_dir)
     warn_of_bucket(settings, get_run_logger())
     for exposure in exposures(settings):
@@ -109,14 +131,14 @@ def recorded(settings: Settings, wanted: Request, begun_ns: int, *, wait_for_key
     def begin(name: BatchName) -> None:
         futures[name] = archive(name, settings)
 
-    with recorders_reported(settings):
+    with recorders_reported(settings), page.kept_up():
         served_in = call(capture, session, wanted, key_of(settings), begin, settings.symbols_variable, wait_for_key)
     for name in waiting(store, settings):
         if name.session == served_in and name not in futures:
             begin(name)
     unarchived = finish(list(futures.values()), send_records(settings, [served_in]))
     emit_of_uploads(settings, unarchived)
-    return judged(store, served_in, wanted, settings, unarchived)
+    return judged(store, served_in, wanted, settings, page, unarchived)
 
 
 def make_ready(settings: Settings) -> None:
@@ -125,7 +147,9 @@ def make_ready(settings: Settings) -> None:
     trading_hours(time.time_ns(), time.time_ns() + 1, settings.calendar)  # Loads the calendar.
 
 
-def judged(store: Store, session: str, wanted: Request, settings: Settings, unarchived: str | None) -> Recorded:
+def judged(
+    store: Store, session: str, wanted: Request, settings: Settings, page: RunPage, unarchived: str | None
+) -> Recorded:
     """Show a run's result in the UI and return it; `unarchived` says why some batches are not archived.
 
     Raises SessionFailed or NotArchived if it is not as it should be.
@@ -133,14 +157,17 @@ def judged(store: Store, session: str, wanted: Request, settings: Settings, unar
     ledger = ledger_of(store, session, settings)
     if ledger is None:
         raise TerminalError(f"{session} has neither a record nor a recorder; run `tape archive`")
-    show_ledger(ledger)
+    for law in ledger.imbalances():
+        get_run_logger().error("%s: %s", session, law)
     emit_of_ledger(ledger)
     mine = next((each for each in ledger.record.requests if each.id == wanted.id), wanted)
     found = Recorded(ledger, account_of(store, mine))
     reason = _not_recorded(found)
+    unbalanced = None if ledger.balances else f"the ledger does not balance: {'; '.join(ledger.imbalances())}"
+    page.write(ledger, reason or unarchived or unbalanced)
     if reason is not None:
         also = "" if unarchived is None else f"; {unarchived}"
-        raise SessionFailed(f"{session}: {reason}{also}", ledger)
+        raise SessionFailed(f"{session}: {reason}{also} ({found.summary})", ledger)
     if unarchived is not None:
         raise NotArchived(unarchived, [ledger])
     if not ledger.balances:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from tasks.errors import CorruptionError
@@ -49,6 +51,17 @@ def note_run(store: Store) -> None:
             path.unlink(missing_ok=True)
     run = Run(str(flow_run.id), flow_run.name or "", this_process(), socket.gethostname())
     write_whole(folder / f"{UUID(run.id)}.json", encode(run))
+
+
+def add_tags(*tags: str) -> None:
+    """Add tags to the current run, so that the UI can filter by them; an API that does not answer is only logged."""
+    if flow_run.id is None:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *tags}))
+    except Exception as error:
+        get_run_logger().warning("this run was not tagged: %s", type(error).__name__)
 
 
 def runs(store: Store) -> list[tuple[Path, Run]]:

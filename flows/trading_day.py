@@ -15,8 +15,10 @@ from prefect.states import Completed
 from flows.archive_batches import TWO_AT_A_TIME, archive_batches
 from flows.close_days import close_day
 from flows.events import emit_of_recovered, emit_of_short_day
-from flows.record_session import make_ready, recorded, request_for
-from flows.runs import note_run
+from flows.orchestrator import completed
+from flows.record_session import make_ready, recorded, request_for, session_for, symbol_count
+from flows.run_page import RunPage
+from flows.runs import add_tags, note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
@@ -34,12 +36,14 @@ class DayShort(TerminalError):
 
 
 def _run_name() -> str:
-    """Name the run after the day it records, even if the schedule gives no date."""
+    """Name the run after its market, day, and number of symbols, even if the schedule gives none of them."""
+    given = flow_run.parameters
     try:
-        calendar = flow_run.parameters.get("calendar") or load_settings().calendar
-        return f"trading day {flow_run.parameters.get('date') or today(calendar, time.time_ns())}"
+        settings = load_settings(symbols=given.get("symbols"), calendar=given.get("calendar"))
+        day = given.get("date") or today(settings.calendar, time.time_ns())
     except SettingsError:  # The flow reports what is wrong, and where.
         return "trading day"
+    return f"{settings.calendar} {day}, {symbol_count(settings.symbols)}"
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
@@ -69,20 +73,24 @@ def trading_day(
     if hours is None:
         return _skipped(f"{settings.calendar} does not trade on {day}")
     note_run(Store(settings.data_dir).prepare())
+    add_tags(settings.feed, settings.calendar, str(day))
     wanted = request_for(settings, hours.open_ns, hours.close_ns)
+    page = RunPage(settings, wanted, f"day-{settings.feed}-{settings.calendar}-{day}", f"{settings.calendar} {day}")
     if time.time_ns() >= hours.close_ns:
-        return _judged_late(settings, day, wanted)
+        return _judged_late(settings, day, wanted, page)
     make_ready(settings)
     _wait_until(hours.open_ns)
-    done = recorded(settings, wanted, time.time_ns(), wait_for_key=True)
+    session = session_for(settings, wanted, time.time_ns())
+    done = recorded(settings, wanted, session, page, wait_for_key=True)
     left = archive_batches(return_state=True)  # Errors of other days must not affect this one.
     close_day(date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
         emit_of_short_day(str(day), reason, done.account)
-        raise DayShort(f"{day}: {reason}")
+        page.write(done.ledger, reason)
+        raise DayShort(f"{day}: {reason} ({done.summary})")
     left.result()
-    return done.ledger
+    return completed(done.ledger, done.summary)
 
 
 def short_of(account: Account, least: float) -> str | None:
@@ -113,12 +121,13 @@ def _skipped(reason: str) -> Any:
     return Completed(name="Skipped", message=reason)
 
 
-def _judged_late(settings: Settings, day: dt.date, wanted: Request) -> Any:
+def _judged_late(settings: Settings, day: dt.date, wanted: Request, page: RunPage) -> Any:
     """End a run that began after the day was over: it succeeds only if other runs recorded the day."""
     store = Store(settings.data_dir).prepare()
     emit_of_recovered(recover_sessions(store.root))
     account = account_of(store, wanted)
     reason = short_of(account, settings.min_coverage)
+    page.write(failed=reason)
     if reason is not None:
         emit_of_short_day(str(day), reason, account)
         raise DayShort(f"{day} was over before this run began, and had not been recorded: {reason}")

@@ -6,7 +6,9 @@ again. Call them directly, never submit them: otherwise a canceled run would not
 
 import contextlib
 import contextvars
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from prefect.logging.loggers import LoggingAdapter
 from prefect.variables import Variable
@@ -23,19 +24,22 @@ from pydantic import SecretStr
 
 from tasks.capture.recovery import close_killed, killed_sessions
 from tasks.capture.request import CaptureRequest
-from tasks.capture.supervise import Recorder, change_symbols, record_of, recover, start_or_attach
+from tasks.capture.supervise import LOG_FILE, Recorder, change_symbols, record_of, recover, start_or_attach
 from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
 from tasks.feeds.symbols import read_symbols
 from tasks.records.ledger import Request, SessionRecord
 from tasks.records.names import BatchName, session_name
 from tasks.records.status import Status
-from tasks.shown import in_markdown, plain
+from tasks.shown import plain
 from tasks.storage.store import Store
 from tasks.task_options import ONCE, RETRIED
 
 _PROGRESS_EVERY_S = 5.0
 _LOG_EVERY_S = 30.0
 _KEY_EVERY_S = 1.0
+_MOST_LOG_BYTES = 1 << 20
+# As `recorder.py` writes them: a time in two parts, the level, the message.
+_LOG_LINE = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(.*)")
 
 
 @task(
@@ -62,6 +66,7 @@ def capture(
     """
     log = get_run_logger()
     store = Store(session.data_dir)
+    logged = _size_of(session.folder / LOG_FILE)  # What an earlier attempt of this run has relayed.
     if time.time_ns() >= wanted.until_ns:
         return _served_in(store, wanted)
     ended = record_of(session)
@@ -83,7 +88,10 @@ def capture(
         len(wanted.symbols),
     )
     try:
-        with _progress_shown(recorder, log, symbols_variable):
+        tail = _LogTail(
+            recorder.request.folder / LOG_FILE, logged if recorder.request.session == session.session else None
+        )
+        with _accompanied(recorder, log, symbols_variable, tail):
             for name in recorder.sealed():
                 on_sealed(name)
     except BaseException:
@@ -135,11 +143,13 @@ def recover_sessions(data_dir: Path) -> list[SessionRecord]:
 
 
 @contextlib.contextmanager
-def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any", variable: str | None) -> Iterator[None]:
-    """Write log lines and a progress artifact from a thread: a hanging API must not hold up the capture."""
+def _accompanied(
+    recorder: Recorder, log: "LoggingAdapter | Any", variable: str | None, tail: "_LogTail"
+) -> Iterator[None]:
+    """Relay the recorder's log and follow the variable from a thread: a hanging API must not hold up the capture."""
     over = threading.Event()
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(_accompany, recorder, log, variable, over), daemon=True)
+    thread = threading.Thread(target=context.run, args=(_accompany, recorder, log, variable, tail, over), daemon=True)
     thread.start()
     try:
         yield
@@ -147,35 +157,48 @@ def _progress_shown(recorder: Recorder, log: "LoggingAdapter | Any", variable: s
         over.set()
 
 
-def _accompany(recorder: Recorder, log: Any, variable: str | None, over: threading.Event) -> None:
-    artifact: Any = None
+def _accompany(recorder: Recorder, log: Any, variable: str | None, tail: "_LogTail", over: threading.Event) -> None:
     logged_s = time.monotonic()
     trades = 0
-    notice: str | None = None
-    logged: set[str] = set()
     followed = _Followed()
-    while not over.wait(_PROGRESS_EVERY_S):
+    is_last = False
+    while not is_last:
+        is_last = over.wait(_PROGRESS_EVERY_S)  # One more look after the end.
+        for level, text in tail.lines():
+            log.log(level, "recorder: %s", plain(text))
         status = recorder.status()
-        if status is None:
+        if status is None or is_last:
             continue
-        if status.notice and status.notice != notice:
-            log.warning("%s", plain(status.notice))
-        notice = status.notice
-        for text in status.vendor_errors.keys() - logged:
-            logged.add(text)
-            log.warning("the feed says: %s", text)
         if time.monotonic() - logged_s >= _LOG_EVERY_S:
             rate = (status.trades - trades) / (time.monotonic() - logged_s)
             log.info("%s", describe(status, rate))
             logged_s, trades = time.monotonic(), status.trades
-        if TaskRunContext.get() is None:  # Run without Prefect: nothing to follow, nowhere to show it.
-            continue
-        if variable is not None:
+        if variable is not None and TaskRunContext.get() is not None:  # Without Prefect there is none to follow.
             followed = _follow(variable, followed, recorder, log)
-        try:
-            artifact = _shown(artifact, status, recorder.wanted)
-        except Exception as error:  # A failure to show progress must not cost a trade.
-            log.debug("no progress artifact: %s", type(error).__name__)
+
+
+class _LogTail:
+    """The lines that a recorder adds to its log, from an offset on; from its end if none is given."""
+
+    def __init__(self, path: Path, offset: int | None) -> None:
+        self._path = path
+        self._offset = _size_of(path) if offset is None else offset
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield each new whole line with its level; a line without one belongs to the line before it."""
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read(_MOST_LOG_BYTES).rpartition(b"\n")[0]
+            self._offset += len(whole) + bool(whole)
+            level = logging.INFO
+            for line in whole.decode("utf-8", "replace").splitlines():
+                found = _LOG_LINE.fullmatch(line)
+                level = level if found is None else logging.getLevelNamesMapping()[found[1]]
+                yield level, line if found is None else found[2]
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,19 +232,6 @@ def _listed(variable: str) -> tuple[str, ...]:
     if not symbols:
         raise SettingsError(f"it is not set, or empty; run `prefect variable set {variable} AAPL,MSFT --overwrite`")
     return symbols
-
-
-def _shown(artifact: Any, status: Status, wanted: Request) -> Any:
-    whole_ns = max(1, wanted.until_ns - wanted.start_ns)
-    percent = min(100.0, 100.0 * (status.updated_ns - wanted.start_ns) / whole_ns)
-    if artifact is None:
-        return create_progress_artifact(
-            progress=percent,
-            key="capture-progress",
-            description=f"{status.session}: {len(wanted.symbols)} symbols",
-        )
-    update_progress_artifact(artifact_id=artifact, progress=percent, description=in_markdown(describe(status, None)))
-    return artifact
 
 
 def describe(status: Status, trades_per_s: float | None) -> str:

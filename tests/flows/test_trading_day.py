@@ -71,7 +71,7 @@ def test_a_holiday_is_skipped(tape: Any) -> None:
 
     with tape.here(TAPE_SYMBOLS="SPY"):
         run = run_of(tape, trading_day(date=HOLIDAY, return_state=True))
-    assert run["name"] == f"trading day {HOLIDAY}"
+    assert run["name"] == f"XNYS {HOLIDAY}, 1 symbol"
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Skipped")
     for part in ("does not trade", "XNYS", str(HOLIDAY)):
         assert part in run["state"]["message"]
@@ -141,7 +141,18 @@ def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
     assert [(day.date, day.rows) for day in closed] == [(str(begun.date()), ledger.trades.archived)]
     assert tape.verdict().holds
     run = run_of(tape, state)
-    assert (run["name"], run["state"]["name"]) == (f"trading day {begun.date()}", "Completed")
+    assert (run["name"], run["state"]["name"]) == (f"{calendar} {begun.date()}, 2 symbols", "Completed")
+    assert {"finnhub", calendar, str(begun.date())} <= set(run["tags"])
+    trades = f"{ledger.trades.archived:,} trades of 2 symbols, "
+    assert run["state"]["message"].startswith(trades)
+    assert run["state"]["message"].endswith("of market hours")
+    # One page for the day, on the run that was scheduled, rewritten in place until it is final.
+    (page,) = tape.server.ask("artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+    assert page["key"] == f"day-finnhub-{calendar}-{begun.date()}".lower()
+    assert page["updated"] > page["created"]
+    assert page["data"].startswith(f"# ✅ `{calendar} {begun.date()}`")
+    for text in (trades, "| ended, 100 % of ", "![Trades a minute", "![Lag from event", "![Timeline", "balances"):
+        assert text in page["data"]
 
 
 @pytest.fixture
