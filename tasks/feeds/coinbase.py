@@ -72,6 +72,7 @@ class Coinbase:
     acknowledges = True
     extra_columns = EXTRA_COLUMNS
     numbers_trades = True
+    condition_rules = None
 
     def address(self, url: str, key: str) -> str:  # noqa: ARG002 - public.
         return url

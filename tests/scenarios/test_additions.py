@@ -40,6 +40,7 @@ class PipeFeed:
     acknowledges = False
     extra_columns = ()
     numbers_trades = False
+    condition_rules = None
 
     def address(self, url: str, key: str) -> str:
         return url
