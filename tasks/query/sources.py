@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from tasks.archive.side_records import held_by, nowhere_here
+from tasks.feeds.registry import never_closes
 from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
 from tasks.records.names import BatchName, feed_and_date, parquet
 from tasks.storage.store import Store, begun, publish
@@ -22,25 +23,30 @@ class Sources:
     """The files that hold the rows of some batches, all Parquet with the columns of encoding A.
 
     `batches` are files of one batch each. `days` maps each merged file to the batches wanted from it, none if all are.
-    Those in `before_resent` have a column `duplicate` instead of `resent`.
+    Those in `before_resent` have a column `duplicate` instead of `resent`. `always_open` has feed and symbol of those
+    whose market never closes.
     """
 
     batches: Sequence[Path] = ()
     days: dict[Path, Sequence[str]] = field(default_factory=dict)
     before_resent: Collection[Path] = frozenset()
+    always_open: frozenset[tuple[str, str]] = frozenset()
 
 
-def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = None) -> Sources:
-    """Return the files that hold the rows of these manifests, or only those with the given symbol.
+def sources_of(store: Store, manifests: Iterable[Path], symbols: Collection[str] = ()) -> Sources:
+    """Return the files that hold the rows of these manifests, or only those with any of the given symbols.
 
     A file in another encoding than A is converted into a cache. Raises CorruptionError if a file is missing or cannot
     be read, and TerminalError if it was removed and is only in the bucket.
     """
     batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
+    always = set[tuple[str, str]]()
     for path in manifests:
         manifest, day = _known(store, path)
-        if manifest.file is None or (symbol is not None and symbol not in manifest.report.per_symbol):
+        if manifest.file is None or not _has_any(manifest, symbols):
             continue
+        feed = manifest.seal.feed
+        always.update((feed, symbol) for symbol in manifest.report.per_symbol if never_closes(feed, symbol))
         file = path.with_name(manifest.file)
         if day is not None:
             days.setdefault(day, []).append(manifest.batch)
@@ -50,8 +56,13 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
             raise nowhere_here(path, manifest)
         if manifest.report.resent is UNSET:
             old.add(day or batches[-1])
-    parts = {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()}
-    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)))
+    parts = {day: _part_of(store, day, wanted, symbols) for day, wanted in days.items()}
+    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)), frozenset(always))
+
+
+def _has_any(manifest: Manifest, symbols: Collection[str]) -> bool:
+    """Whether the batch has any of these symbols; none given means all."""
+    return not symbols or any(symbol in manifest.report.per_symbol for symbol in symbols)
 
 
 def _is_before_resent(file: Path) -> bool:
@@ -77,11 +88,11 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     return read(path, Manifest), None
 
 
-def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
-    """Return the wanted batches of a day file, or none if it has no other batch with that symbol."""
+def _part_of(store: Store, day: Path, wanted: list[str], symbols: Collection[str]) -> Sequence[str]:
+    """Return the wanted batches of a day file, or none if it has no other batch with any of these symbols."""
     _, held = held_by(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
-    return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
+    return wanted if any(each.rows and _has_any(each, symbols) for each in others) else ()
 
 
 def _plain(store: Store, file: Path, manifest: Manifest) -> Path:

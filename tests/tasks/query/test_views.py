@@ -1,50 +1,59 @@
 """The views: typed beside text, exact, of the manifests they are given, and read-only."""
 
+from collections import Counter
 from dataclasses import replace
-from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import pytest
+from real_days import Print
 
 from tasks.archive.catalog import Catalog
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, SettingsError, TerminalError
+from tasks.feeds.registry import feed_named
+from tasks.market.hours import market_sessions
 from tasks.merge.day import merge
 from tasks.query.ask import ask
 from tasks.query.holdings import holding, per_symbol
+from tasks.query.record_views import Days, add_records
 from tasks.query.sources import Sources, sources_of
-from tasks.query.views import add_sessions, connect, lag_ms
+from tasks.query.views import connect, lag_ms
+from tasks.records.ledger import Gap, SessionRecord
 from tasks.records.manifest import Manifest, Removed, encode, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
+ALL_DAYS = Days()
 
-def rows(store: Store, sql: str, manifests: list[Path] | None = None) -> list[tuple[Any, ...]]:
+
+def rows(store: Store, sql: str, manifests: list[Path] | None = None, days: Days = ALL_DAYS) -> list[tuple[Any, ...]]:
     chosen = store.manifests() if manifests is None else manifests
-    with connect(sources_of(store, chosen)) as database:
-        add_sessions(database, store, chosen)
+    sessions = partial(market_sessions, calendar="XNYS")
+    with connect(sources_of(store, chosen), sessions=sessions) as database:
+        add_records(database, store, chosen, days, sessions)
         return list(ask(database, sql).rows)
 
 
-def test_prices_and_sizes_are_exact_beside_the_digits_as_received(archived: Store) -> None:
-    """A price is the decimal that its text is, and a sum of products is exact."""
+def test_prices_and_sizes_are_numbers_beside_the_digits_as_received(archived: Store) -> None:
+    """A price is the float nearest to its text, which stays beside it."""
     found = rows(archived, "SELECT price, price_text, size, size_text FROM trades WHERE date = '2026-11-24' LIMIT 1")
-    assert found == [(Decimal("100.1"), "100.10", Decimal(10), "10")]
+    assert found == [(100.1, "100.10", 10.0, "10")]
     value = rows(archived, "SELECT sum(price * size) FROM trades WHERE symbol = 'SHIB' AND date = '2026-11-24'")
-    assert value == [(Decimal("617250"),)]
+    assert value == [(pytest.approx(617_250),)]
 
 
-@pytest.mark.parametrize("text", ["1.0000000001", "12345678901", "1e30", "0.00000000012"])
-def test_what_would_have_to_be_rounded_is_null(store: Store, sealed_batch: Any, text: str) -> None:
-    """A text with more digits than the type is NULL as a number, and itself as text."""
+@pytest.mark.parametrize("text", ["1.0000000001", "12345678901", "1e30", "0.00000000012", "0.1234567890123456789"])
+def test_a_text_of_any_length_is_kept(store: Store, sealed_batch: Any, text: str) -> None:
+    """The number is as near as a float can be, and the text is as it came."""
     name = sealed_batch([f"1,1,1795530600000000000,1795530600000000000,A,{text},1,\n".encode()])
     split(store, name, Limits(None, None))
     compress(store, name)
-    assert rows(store, "SELECT price, price_text FROM trades") == [(None, text)]
+    assert rows(store, "SELECT price, price_text FROM trades") == [(float(text), text)]
 
 
 def test_times_keep_their_nanoseconds(archived: Store) -> None:
@@ -60,6 +69,62 @@ def test_gaps_and_sessions_tell_what_the_records_say(archived: Store) -> None:
     assert gaps == [(symbol, "2026-11-24 14:30:02.000000003", "reconnect") for symbol in ("AAPL", "SHIB")]
 
 
+def test_gaps_are_clipped_to_the_days(archived: Store) -> None:
+    """A gap over midnight ends with the day asked for, and belongs to the next day too."""
+    path = archived.sessions / "20261124T143000Z-9f3c01ab" / "session.json"
+    record = read(path, SessionRecord)
+    midnight_ns = 1_795_582_800_000_000_000  # 2026-11-25 00:00 in New York
+    long = Gap(symbols=("AAPL",), start_ns=midnight_ns - 5, end_ns=midnight_ns + 7, reason="long")
+    write_whole(path, encode(replace(record, gaps=(long,), ended_ns=midnight_ns + 10**12)))
+    sql = "SELECT epoch_ns(start_at), epoch_ns(end_at) FROM gaps"
+    assert rows(archived, sql, days=Days("2026-11-24", "2026-11-24")) == [(midnight_ns - 5, midnight_ns)]
+    assert rows(archived, sql, days=Days("2026-11-25", "2026-11-25")) == [(midnight_ns, midnight_ns + 7)]
+    assert rows(archived, sql, days=Days("2026-11-24", "2026-11-25")) == [(midnight_ns - 5, midnight_ns + 7)]
+    assert rows(archived, sql, days=Days("2026-11-26", "2026-11-27")) == []
+
+
+def test_coverage_has_each_minute_of_market_hours(archived: Store) -> None:
+    """A session of 200 s with a gap of 2 s: a minute in it, two received, one partly, the rest not recorded."""
+    sql = "SELECT minute, state, received_s, gap_s, not_recorded_s FROM coverage WHERE symbol = 'AAPL' ORDER BY minute"
+    found = rows(archived, sql)
+    assert len(found) == 390
+    assert found[0][:2] == ("2026-11-24 14:30:00.000000000", "gap")
+    assert found[0][2:] == (pytest.approx(58, abs=1e-6), pytest.approx(2, abs=1e-6), 0)
+    assert [row[1:] for row in found[1:4]] == [("received", 60, 0, 0)] * 2 + [("not recorded", 20, 0, 40)]
+    assert {row[1:] for row in found[4:]} == {("not recorded", 0, 0, 60)}
+
+
+def test_trades_say_when_they_were_and_what_they_set(archived: Store) -> None:
+    """The market session, the lag, and whether a trade counts; a price without a trade sets nothing."""
+    sql = """SELECT DISTINCT market_session, lag_ms, sets_volume, sets_high_low, sets_open_close, size > 0
+             FROM trades ORDER BY ALL"""
+    nothing, everything = (False, False, False, False), (True, True, True, True)
+    assert rows(archived, sql) == [("regular", 7.000001, *each) for each in (nothing, everything)]
+
+
+def test_days_tell_what_is_archived(archived: Store) -> None:
+    """A row for each feed and day, with its counts and whether it is closed."""
+    merge(archived, "finnhub", "2026-11-24")
+    found = rows(archived, "SELECT date, sessions, symbols, batches, trades, closed FROM days ORDER BY date")
+    assert found == [("2026-11-24", 1, 2, 1, 7, True), ("2026-11-25", 1, 2, 1, 7, False)]
+
+
+@pytest.mark.parametrize("name", ["volume", "high_low", "open_close"])
+def test_sql_and_python_agree_about_every_real_print(real_days: Store, real_prints: list[Print], name: str) -> None:
+    """How many prints of each list of codes and session set a volume, a high, and an open, by both."""
+    rules = feed_named("finnhub").condition_rules
+    assert rules is not None
+    expected = Counter[tuple[str, bool]]()
+    for each in real_prints:
+        is_regular = 13.5 * 3600 <= each.at_ns // 10**9 % 86_400 < 20 * 3600  # 09:30 to 16:00 in summer
+        sets = rules.sets_volume(each.codes) if name == "volume" else (
+            getattr(rules, f"sets_{name}")(each.codes, regular=is_regular)
+        )  # fmt: skip
+        expected[";".join(each.codes), sets] += 1
+    found = rows(real_days, f"SELECT conditions, sets_{name}, count(*) FROM trades GROUP BY ALL")
+    assert {(codes, sets): count for codes, sets, count in found} == dict(expected)
+
+
 def test_a_session_without_a_record_tells_of_no_gap(archived: Store) -> None:
     """Seals know only the gaps that had been noticed when they were made: without a record there is nothing to say."""
     (archived.sessions / "20261124T143000Z-9f3c01ab" / "session.json").unlink()
@@ -68,7 +133,7 @@ def test_a_session_without_a_record_tells_of_no_gap(archived: Store) -> None:
 
 def test_an_empty_archive_has_empty_views(store: Store) -> None:
     """Before the first batch every view is there, without rows."""
-    for view in ("trades", "gaps", "sessions"):
+    for view in ("trades", "gaps", "sessions", "coverage", "days"):
         assert rows(store, f"SELECT * FROM {view}") == []
 
 
