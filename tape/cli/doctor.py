@@ -20,6 +20,7 @@ from flows.settings import Settings
 from flows.surroundings import check_feed, exposures
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
+from tasks.feeds.registry import feed_named
 from tasks.market.hours import exchange_zone, is_covered, next_open
 from tasks.storage.store import unfinished, write_whole
 
@@ -61,6 +62,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         _key(settings),
         asked["feed"](),
+        Finding("carries", "ok", f"{settings.feed}: {feed_named(settings.feed).carries}"),
         asked["clock"](),
         _data_folder(settings.data_dir),
         *(Finding("exposed", "note", exposure) for exposure in exposures(settings)),

@@ -61,16 +61,17 @@ def show(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one session or day: ledger, gaps, symbols, lag, and reasons for quarantine."""
+    """Show one session or day: whether it is complete, ledger, gaps, symbols, lag, and reasons for quarantine."""
     from tape.cli.holdings import print_shown
     from tape.cli.holdings import shown as known
 
     settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
         what = day_of(what, "the argument", settings)
-    found, ledger = known(_store(settings), what, time.time_ns())
+    found, ledger = known(_store(settings), what, time.time_ns(), settings.calendar)
     if as_json:
-        print_json({**found, "ledger": report.as_json(ledger) if ledger else None})
+        whole = found["completeness"] and found["completeness"].as_json()
+        print_json({**found, "completeness": whole, "ledger": report.as_json(ledger) if ledger else None})
     else:
         print_shown(found, ledger, settings.data_dir)
 

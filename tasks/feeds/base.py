@@ -78,7 +78,7 @@ class Feed(Protocol):
     acknowledgment on, not from the request. `extra_columns`: those of `EXTRA_COLUMNS` that its trades have.
     `numbers_trades`: trade IDs are contiguous per symbol, so that a missing number is a missing trade.
     `condition_rules`: what a trade's condition codes allow it to set in a bar, or None if its trades have no codes;
-    then every trade counts.
+    then every trade counts. `carries`: which trades of the market it can send at best, for people.
     """
 
     @property
@@ -97,6 +97,8 @@ class Feed(Protocol):
     def numbers_trades(self) -> bool: ...
     @property
     def condition_rules(self) -> ConditionRules | None: ...
+    @property
+    def carries(self) -> str: ...
 
     def address(self, url: str, key: str) -> str:
         """Return the URL to connect to. It may contain the key: never log it."""

@@ -38,6 +38,10 @@ class Finnhub:
     acknowledges = False
     extra_columns = ()
     numbers_trades = False
+    carries = (
+        "what your plan includes: of US stocks that may be IEX alone (2 to 3 % of the volume), and never cancels or "
+        "corrections"
+    )
 
     @cached_property
     def condition_rules(self) -> ConditionRules:

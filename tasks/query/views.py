@@ -31,7 +31,8 @@ SELECT date, feed, symbol, ts_event, ts_recv, (epoch_ns(ts_recv) - epoch_ns(ts_e
        conditions, CASE WHEN {always} THEN 'regular' ELSE session_at(epoch_ns(ts_event)) END AS market_session,
        size > 0 AND {volume} AS sets_volume, size > 0 AND {high_low} AS sets_high_low,
        size > 0 AND {open_close} AS sets_open_close,
-       trade_id, sequence, side, resent, connection, recv_seq, batch, price_text, size_text
+       trade_id, sequence, side, resent, regexp_extract(batch, '^[^-]+-[^-]+') AS session, connection, recv_seq, batch,
+       price_text, size_text
 FROM ({archived})
 """
 _NO_EXTRA = "NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side"
@@ -67,6 +68,7 @@ def connect(
         database.execute(_view(sources))
         readable = (*sources.batches, *sources.days, *([] if out is None else [out]))
         for rule in (
+            "enable_progress_bar = false",  # It would be drawn into the rows on stdout.
             f"allowed_paths = [{listed(readable)}]",
             "enable_external_access = false",
             "lock_configuration = true",

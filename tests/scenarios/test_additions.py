@@ -41,6 +41,7 @@ class PipeFeed:
     extra_columns = ()
     numbers_trades = False
     condition_rules = None
+    carries = "one trade a message"
 
     def address(self, url: str, key: str) -> str:
         return url
