@@ -1,21 +1,21 @@
-"""How are the same trades held in the fewest bytes that any reader of Parquet still restores by itself?
+"""Encodes receive times and prices as row-to-row differences (encoding B), the smallest Parquet encoding.
 
-Layout B. Of the columns of layout A, two stand as steps from row to row of the file, which starts from 0:
+Any Parquet reader can restore the values with the expressions below. Differences start from 0 in each file:
 
 | column     | restored in polars                                                                                     |
 | ---------- | ------------------------------------------------------------------------------------------------------ |
 | ts_recv    | `pl.col("recv_step").fill_null(0).cum_sum().cast(pl.Datetime("ns", "UTC"))`                            |
 | price      | `pl.col("price_step").fill_null(0).cum_sum().over("symbol") / 1e9`, unless `price_text` holds a number |
-| price text | `price_text`, and where that is null the number as a plain decimal without closing zeros               |
+| price text | `price_text`, and where that is null the number as a plain decimal without trailing zeros              |
 
 In duckdb (`file_row_number` is the reader's own column, `from read_parquet(…, file_row_number = true)`):
 
     make_timestamp_ns(sum(coalesce(recv_step, 0)) over (order by file_row_number)::BIGINT)
     sum(coalesce(price_step, 0)) over (partition by symbol order by file_row_number) / 1e9
 
-As a float the sum is the price to its last digit below nine million; the sum itself is exact. A step of 0 is null.
-`price_text` holds what is no plain decimal of at most nine digits before and nine after the point, and what has
-closing zeros; of the first kind `price_step` is 0. All other columns are those of layout A.
+The integer sum is exact; as a float, prices below nine million keep every digit. A difference of 0 is stored as null.
+`price_text` holds prices that are not plain decimals of at most nine digits before and nine after the point (their
+`price_step` is 0), and prices with trailing zeros. All other columns are the same as in encoding A.
 """
 
 from typing import Any
@@ -56,15 +56,15 @@ RESTORED_BY = {
 }
 
 
-class Steps:
-    """Turns one file's tables into steps, in order, or its steps into tables; what came last is carried."""
+class DeltaEncoder:
+    """Encodes the tables of one file, in order, or decodes them; carries the last values from table to table."""
 
     def __init__(self) -> None:
         self._recv_ns = 0
         self._prices: dict[str, int] = {}
 
-    def of(self, table: pa.Table) -> pa.Table:
-        """A table of `CODED_SCHEMA`, each text column one chunk, as a table of `STEPS_SCHEMA`."""
+    def encode(self, table: pa.Table) -> pa.Table:
+        """Encode a table of `CODED_SCHEMA`, whose text columns have one chunk each, as `STEPS_SCHEMA`."""
         recv = _numbers(table["ts_recv"].cast(pa.int64()))
         steps = np.diff(recv, prepend=self._recv_ns)
         self._recv_ns = int(recv[-1])
@@ -79,8 +79,8 @@ class Steps:
         arrays = [made.get(name, table[name] if name in table.column_names else None) for name in STEPS_SCHEMA.names]
         return pa.table(arrays, schema=STEPS_SCHEMA)
 
-    def back(self, table: pa.Table) -> pa.Table:
-        """The inverse of `of`; `ts_event` and texts keep the type they are given in, `price` is plain text."""
+    def decode(self, table: pa.Table) -> pa.Table:
+        """Decode a table; `ts_event` and texts keep their input types, `price` becomes plain text."""
         steps = _numbers(table["recv_step"].fill_null(0))
         recv = np.cumsum(np.concatenate([[self._recv_ns], steps]))[1:]
         self._recv_ns = int(recv[-1]) if len(recv) else self._recv_ns
@@ -119,7 +119,7 @@ class Steps:
 
 
 def _parsed(prices: pa.ChunkedArray) -> tuple[pl.Series, "np.ndarray[Any, np.dtype[np.bool_]]"]:
-    """The prices in units of 1e-9, null where a text is no plain decimal, and which are not the plainest text."""
+    """Return prices in units of 1e-9 (null if not a plain decimal), and which texts are not in canonical form."""
     column = prices.combine_chunks()
     texts = pl.Series(column.dictionary).cast(pl.String)
     parts = texts.str.split_exact(".", 1).struct.unnest()
@@ -132,7 +132,7 @@ def _parsed(prices: pa.ChunkedArray) -> tuple[pl.Series, "np.ndarray[Any, np.dty
 
 
 def _texts(units: pl.Series) -> pl.Series:
-    """Numbers of 1e-9 as plain decimals without closing zeros; each different one is written once."""
+    """Format units of 1e-9 as plain decimals without trailing zeros; each distinct value is formatted once."""
     known = units.unique()
     part = (known % _UNIT).cast(pl.String).str.zfill(9).str.strip_chars_end("0")
     whole = (known // _UNIT).cast(pl.String)

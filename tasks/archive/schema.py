@@ -1,4 +1,4 @@
-"""Which columns does an archived trade have, in which order, of which type, unit and source?"""
+"""Defines the columns of an archived trade: order, type, unit, and source."""
 
 import json
 from collections.abc import Collection
@@ -11,12 +11,12 @@ from tasks.records.trade import EXTRA_COLUMNS
 TIMESTAMP = pa.timestamp("ns", "UTC")
 TEXTS = ("symbol", "price", "size", "conditions")
 ROWS_PER_GROUP = 1_000_000
-# No file of ours has larger groups; a few bytes can claim to be many million rows, and would be read at once.
+# We never write larger groups. A few bytes can claim millions of rows, which would all be read at once.
 MOST_ROWS_PER_GROUP = 4 * ROWS_PER_GROUP
 
 
 def field(name: str, kind: pa.DataType, unit: str, source: str, description: str, **options: Any) -> pa.Field:
-    """A column that explains itself; without nulls unless `nullable=True`."""
+    """Return a column with its documentation as metadata; not nullable unless `nullable=True`."""
     facts = {"unit": unit, "source": source, "description": description}
     return pa.field(name, kind, **{"nullable": False, **options}, metadata=facts)
 
@@ -38,36 +38,36 @@ SCHEMA = pa.schema(
     ]
 )
 
-# The same rows with each text as a number into the texts that occur: how they lie in `validated/`, in a fifth of the
-# memory. Parquet holds texts so anyway; written from either, an archived file has the same bytes.
+# The same rows with dictionary-encoded texts, as in `validated/`: a fifth of the memory. Parquet encodes texts as
+# dictionaries anyway, so an archived file has the same bytes when written from either schema.
 _CODED = pa.dictionary(pa.int32(), pa.large_string())
 CODED_SCHEMA = pa.schema([each.with_type(_CODED) if each.name in TEXTS else each for each in SCHEMA])
 
-# Vendors send whole milliseconds, and a file that counts in them is a sixth smaller; Parquet says the unit itself.
+# Vendors send whole milliseconds, and storing them makes a file a sixth smaller; the Parquet type gives the unit.
 _MS = pa.timestamp("ms", "UTC")
 _MS_FIELD = field("ts_event", _MS, "ms since 1970 UTC", "vendor", "the exchange's time")
 
 
 def without_missing(schema: pa.Schema, extra: Collection[str]) -> pa.Schema:
-    """Return the schema without those of `EXTRA_COLUMNS` that a feed does not have: null in every row, they cost."""
+    """Return the schema without the `EXTRA_COLUMNS` that a feed lacks; all-null columns would take space."""
     missing = {*EXTRA_COLUMNS}.difference(extra)
     return pa.schema([each for each in schema if each.name not in missing])
 
 
 def before_resent(schema: pa.Schema) -> pa.Schema:
-    """Return the schema as it was once: without `EXTRA_COLUMNS`, and with `duplicate` in the place of `resent`.
+    """Return the old schema: without `EXTRA_COLUMNS`, and with `duplicate` instead of `resent`.
 
-    `duplicate` marked every row that is equal to an earlier one.
+    `duplicate` marked every row that equals an earlier one.
     """
     fields = without_missing(schema, ())
     return pa.schema([each.with_name("duplicate") if each.name == "resent" else each for each in fields])
 
 
 def completed(table: pa.Table) -> pa.Table:
-    """Return the table with every column of `SCHEMA`: those that a feed, or a file from before, does not have as null.
+    """Return the table with every column of `SCHEMA`; columns that the feed or an old file lacks are null.
 
-    `resent` is false in every row in the place of `duplicate`: a fifth of true prints are equal to an earlier one, so
-    the old mark is no evidence that a row was delivered again.
+    An old `duplicate` column becomes `resent` = false: a fifth of real prints equal an earlier one, so the old mark
+    is no evidence of redelivery.
     """
     place = table.schema.get_field_index("duplicate")
     if place >= 0:
@@ -80,17 +80,17 @@ def completed(table: pa.Table) -> pa.Table:
 
 
 def in_ms(schema: pa.Schema) -> pa.Schema:
-    """That schema with `ts_event` in milliseconds."""
+    """Return the schema with `ts_event` in milliseconds."""
     place = schema.get_field_index("ts_event")
     return schema.set(place, _MS_FIELD)
 
 
 def explained(schema: pa.Schema) -> str:
-    """What the schema says of each column, as JSON: for readers that show a file's metadata, but no column's."""
+    """Return the columns' documentation as JSON, for readers that show a file's metadata but not a column's."""
     said = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in schema}
     return json.dumps(said)
 
 
-def plain(schema: pa.Schema) -> pa.Schema:
-    """That schema with texts in the place of dictionaries."""
+def without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with texts instead of dictionaries."""
     return pa.schema([f.with_type(pa.large_string()) if pa.types.is_dictionary(f.type) else f for f in schema])

@@ -16,7 +16,7 @@ from tasks.archive.day_files import DAY_SCHEMA, ROW
 from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import WRITER_OPTIONS
 from tasks.archive.same_rows import Source, check_same_rows, rows_of
-from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, plain
+from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, without_dictionaries
 from tasks.archive.sorting import external_sort, regrouped
 from tasks.errors import CorruptionError
 
@@ -41,7 +41,7 @@ def write(
     """
     coded = CODED_SCHEMA.append(_BATCH.with_type(CODED_SCHEMA.field("symbol").type))
     coded = in_ms(coded) if ms else coded
-    said = plain(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
+    said = without_dictionaries(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
     by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
     codes, names = DictionaryEncoder(symbols), text_array(each.batch for each in sources)
     ordered = regrouped(external_sort(rows_of(sources, codes), ORDER, aside), ROWS_PER_GROUP)
@@ -49,7 +49,7 @@ def write(
         writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
         for rows in ordered:
             batch = pa.DictionaryArray.from_arrays(rows["place"].to_arrow(), names)
-            table = codes.table(rows).append_column(coded.field("batch"), batch)
+            table = codes.decode(rows).append_column(coded.field("batch"), batch)
             writer.write_table(table.cast(coded), row_group_size=ROWS_PER_GROUP)
 
 

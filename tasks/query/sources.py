@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from tasks.archive.side_records import held_by, nowhere_here
+from tasks.archive.side_records import day_and_manifests, missing_rows_error
 from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
 from tasks.records.names import BatchName, feed_and_date, parquet
 from tasks.storage.store import Store, begun, publish
@@ -47,7 +47,7 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
         elif file.exists():
             batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
         else:
-            raise nowhere_here(path, manifest)
+            raise missing_rows_error(path, manifest)
         if manifest.report.resent is UNSET:
             old.add(day or batches[-1])
     parts = {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()}
@@ -69,7 +69,7 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     """
     record = store.day_record(*feed_and_date(path.parent))
     if record.exists():
-        closed, held = held_by(record)
+        closed, held = day_and_manifests(record)
         manifest = held.get(str(BatchName.parse(path.name)))
         if manifest is not None and record_sha256(manifest) == sha256_said(path):
             day = record.with_name(str(closed.file))
@@ -79,7 +79,7 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
 
 def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
     """Return the wanted batches of a day file, or none if it has no other batch with that symbol."""
-    _, held = held_by(store.day_record(*feed_and_date(day.parent)))
+    _, held = day_and_manifests(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
     return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
 

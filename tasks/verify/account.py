@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.archive.batch_facts import BatchFacts, added, reasons_of
+from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.trade_numbers import missing_and_named
 from tasks.errors import TerminalError
@@ -71,8 +71,8 @@ def _ledger(
         uploaded=acknowledged if uploaded is None else uploaded,
     )
     return Ledger(
-        record=record, frames=added([each.frames for each in batches], FrameCounts),
-        trades=added([each.trades for each in batches], TradeCounts), batches=counts,
+        record=record, frames=total_counts([each.frames for each in batches], FrameCounts),
+        trades=total_counts([each.trades for each in batches], TradeCounts), batches=counts,
         upload_expected=uploaded is not None, per_symbol=dict(sorted(per_symbol.items())), reasons=reasons_of(batches),
         missing_ids=_missing_ids(record, batches),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.encodings import read_groups
-from tasks.archive.side_records import nowhere_here
+from tasks.archive.side_records import missing_rows_error
 from tasks.errors import CorruptionError
 from tasks.records.names import DAY_FOLDERS, MANIFESTS, BatchName
 from tasks.spans import Spans
@@ -124,7 +124,7 @@ def _rows_of(store: Store, batch: Batch, rows: Rows) -> Iterable[pl.DataFrame]:
         if found.said:
             raise CorruptionError(f"{found.said[0].file}: {found.said[0].message}")
         if found.readable is None:
-            raise nowhere_here(batch.record, batch.manifest)
+            raise missing_rows_error(batch.record, batch.manifest)
         return map(_columns, read_groups(found.readable))
     if batch.report is not None:
         return _validated(store.validated / batch.name.validated)

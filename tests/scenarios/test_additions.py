@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 from faults import StartServer, Text
+from journal_hash import journal_sha256
 from recording import Recording, Until, Wait, ask, quarantined
 
 from tasks.archive import quarantine
-from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
 from tasks.feeds.base import MarketHours, Reading, Rejected
 from tasks.feeds.fields import Symbols, checked_number, first_line

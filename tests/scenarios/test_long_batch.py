@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from journal_hash import journal_sha256
 
-from tasks.archive.journal_text import journal_sha256
 from tasks.records.ledger import FrameCounts
 from tasks.records.manifest import ConnectionRange, Manifest, Seal, encode, read
 from tasks.records.names import BatchName

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from journal_hash import journal_sha256
 from msgspec import UNSET
 
 from tasks.archive.encodings import Encoding, read_groups
-from tasks.archive.journal_text import journal_sha256
 from tasks.archive.schema import CODED_SCHEMA, before_resent
 from tasks.compress.parquet import compress
 from tasks.merge.day import merge

@@ -31,10 +31,10 @@ def table(rows: list[Row]) -> pa.Table:
 def test_tables_come_back(parts: list[list[Row]]) -> None:
     """Whatever texts came before, each table is again as it was, its dictionaries in order of appearance."""
     codes, tables = DictionaryEncoder(), [table(part) for part in parts]
-    frames = [codes.of(each) for each in tables]
+    frames = [codes.encode(each) for each in tables]
     for before, frame in zip(tables, frames, strict=True):
         assert [name for name, kind in frame.schema.items() if kind == pl.String] == ["price", "size", "side"]
-        back = codes.table(frame)
+        back = codes.decode(frame)
         assert back.cast(SCHEMA).equals(before.cast(SCHEMA))
         for name in ("symbol", "price"):
             texts = back[name].combine_chunks()
@@ -46,7 +46,7 @@ def test_tables_come_back(parts: list[list[Row]]) -> None:
 def test_known_symbols_sort_by_their_numbers(symbols: list[str]) -> None:
     """The numbers of symbols that were given rise as their UTF-8 does."""
     codes = DictionaryEncoder(symbols)
-    frame = codes.of(table([(symbol, "1", "1", "", 0, False, None) for symbol in symbols]))
+    frame = codes.encode(table([(symbol, "1", "1", "", 0, False, None) for symbol in symbols]))
     numbered = sorted(zip(frame["symbol"], symbols, strict=True))
     assert [symbol.encode() for _, symbol in numbered] == sorted(symbol.encode() for symbol in symbols)
 
@@ -54,5 +54,5 @@ def test_known_symbols_sort_by_their_numbers(symbols: list[str]) -> None:
 def test_columns_more_or_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A column that is none of the archive's is taken as it is, and not all of them need be there."""
     part = table([("A", "1", "2", "", 5, True, None)]).select(["symbol", "ts_event"])
-    frame = DictionaryEncoder().of(part.append_column("place", pa.array([7], pa.int32())))
+    frame = DictionaryEncoder().encode(part.append_column("place", pa.array([7], pa.int32())))
     assert frame.rows() == [(0, 5, 7)]

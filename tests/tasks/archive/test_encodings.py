@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journal_hash import journal_sha256
 
-from tasks.archive.deltas import RESTORED_BY, Steps
+from tasks.archive.deltas import RESTORED_BY, DeltaEncoder
 from tasks.archive.encodings import Encoding, read_groups, writing
-from tasks.archive.journal_text import journal_bytes, journal_sha256
+from tasks.archive.journal_text import journal_bytes
 from tasks.archive.schema import CODED_SCHEMA, SCHEMA, completed, without_missing
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
@@ -212,4 +213,6 @@ def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], 
     back = pa.concat_tables(read_groups(tmp_path / "x.parquet"))
     assert back.column("price").to_pylist() == [row[1] for row in trades]
     assert back.column("ts_recv").cast(pa.int64()).to_pylist() == [T + row[2] for row in trades]
-    assert Steps().of(completed(tables[0]).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)).num_rows == len(parts[0])
+    assert DeltaEncoder().encode(completed(tables[0]).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)).num_rows == len(
+        parts[0]
+    )

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journal_hash import journal_sha256
 
 from tasks.archive import quarantine
 from tasks.archive.encodings import read_groups
-from tasks.archive.journal_text import journal_bytes, journal_sha256
+from tasks.archive.journal_text import journal_bytes
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.records.manifest import ConnectionRange, Manifest

@@ -13,11 +13,11 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from journal_hash import journal_sha256
 
 from tasks.archive import sorting
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import Encoding
-from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.merge import written

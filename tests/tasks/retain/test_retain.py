@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journal_hash import journal_sha256
 
 from tasks.archive.catalog import Catalog
 from tasks.archive.day_files import unmerged
-from tasks.archive.journal_text import journal_sha256
 from tasks.archive.side_records import removed
 from tasks.errors import TerminalError, TransientError
 from tasks.records.manifest import Manifest, ObjectReceipt, read
