@@ -76,9 +76,8 @@ def _by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArr
     """Return the distinct codes (below `number`) in order of first appearance, and each row's index into them."""
     rows = len(codes)
     first = np.full(number, rows, np.int32)
-    first[codes[::-1]] = np.arange(
-        rows - 1, -1, -1, dtype=np.int32
-    )  # Reversed: for equal codes the last assignment wins.
+    # Reversed: for equal codes the last assignment wins.
+    first[codes[::-1]] = np.arange(rows - 1, -1, -1, dtype=np.int32)
     used = np.flatnonzero(first < rows)
     used = used[np.argsort(first[used])]
     ranks = np.empty(number, np.int32)

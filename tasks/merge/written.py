@@ -1,6 +1,6 @@
-"""How is a day's file written from its batches, and proven to hold their rows and no others?
+"""Writes a day's file from its batches, and proves that it contains exactly their rows.
 
-Both in passes over the batches and over the file, however large the day is; memory is bounded by `external_sort`.
+Both are streamed, however large the day is; memory is bounded by `external_sort`.
 """
 
 import base64
@@ -21,12 +21,12 @@ from tasks.archive.sorting import external_sort, regrouped
 from tasks.errors import CorruptionError
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
-# Of a day of five million trades and a hundred symbols, one symbol is in two or three of these.
+# On a day of five million trades and a hundred symbols, a symbol is in two or three row groups.
 ROWS_PER_GROUP = 50_000
 _BATCH = DAY_SCHEMA.field("batch")
 _OPTIONS = WRITER_OPTIONS | {
     "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "batch"],
-    # A day is written once, and kept: more pays where a text dictionary's indices or times stand.
+    # A day is written once and kept, so stronger compression pays off for dictionary indices and times.
     "compression_level": {name: 6 if name in {"ts_event", "price", "size"} else 3 for name in DAY_SCHEMA.names},
     "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_recv": "DELTA_BINARY_PACKED"},
 }
@@ -35,9 +35,9 @@ _OPTIONS = WRITER_OPTIONS | {
 def write(
     target: Path, facts: dict[str, str], sources: Sequence[Source], symbols: Iterable[str], aside: Path, *, ms: bool
 ) -> None:
-    """Write the rows of all sources by symbol and time; `ms`: every event time is a whole millisecond.
+    """Write the rows of all sources, sorted by symbol and time; `ms`: all event times are whole milliseconds.
 
-    Of more rows than memory holds the rest lies in `aside` meanwhile, an empty folder.
+    Rows that do not fit in memory are spilled to `aside`, an empty folder.
     """
     coded = CODED_SCHEMA.append(_BATCH.with_type(CODED_SCHEMA.field("symbol").type))
     coded = in_ms(coded) if ms else coded
@@ -54,9 +54,9 @@ def write(
 
 
 def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path) -> None:
-    """Read the file back, checksums and all, in the order of the sources beside them, value by value.
+    """Read the file back, verifying checksums, and compare it with the sources value by value.
 
-    Raises CorruptionError where it is not the same rows, so many, or not in order.
+    Raises CorruptionError if the rows or their number differ, or are not in order.
     """
     seen = check_same_rows(written, sources, aside)
     if seen != rows or pq.read_metadata(written).num_rows != rows:

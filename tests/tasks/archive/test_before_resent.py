@@ -1,4 +1,4 @@
-"""Is an archive from before there was `resent` read, verified, asked and merged as it lies?"""
+"""Archives from before `resent` existed can still be read, verified, queried, and merged."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ ENCODINGS = [Encoding(), Encoding("max"), Encoding("plain", "csv.gz")]
 
 
 def made_old(file: Path) -> None:
-    """Have an archived file its columns of before, with every row marked, as `duplicate` could be."""
+    """Give an archived file its old columns, with `duplicate` true in every row."""
     if file.suffix == ".gz":
         text = gzip.decompress(file.read_bytes())
         text = text.replace(b",trade_id,sequence,side,resent\n", b",duplicate\n").replace(b",,,,false\n", b",true\n")
@@ -46,7 +46,7 @@ def made_old(file: Path) -> None:
 
 
 def old_archive(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> Path:
-    """A batch archived as it was before; gives its manifest."""
+    """Archive a batch in the old format; returns its manifest."""
     lines = [f"1,{n},{T + n * 1000 + 7},{T + n * 1000},A,{100 + n % 3}.5,1,\n".encode() for n in range(1, 21)]
     name = sealed_batch(lines, per_symbol={"A": 20})
     split(store, name, Limits(None, None))
@@ -63,7 +63,7 @@ def old_archive(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> Pa
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda each: each.name)
 def test_an_old_batch_is_read_as_without_marks(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> None:
-    """The old mark is no evidence: `resent` is false in every row; the journal comes back, and verify finds nothing."""
+    """The old mark counts for nothing: `resent` is false in every row, and journal and verify are fine."""
     path = old_archive(store, sealed_batch, encoding)
     manifest = read(path, Manifest)
     file = path.with_name(str(manifest.file))
@@ -74,7 +74,7 @@ def test_an_old_batch_is_read_as_without_marks(store: Store, sealed_batch: SealB
 
 
 def test_an_old_record_keeps_its_bytes(store: Store, sealed_batch: SealBatch) -> None:
-    """Read and written again, an old record has the bytes that its receipts vouch for, a new one no old count."""
+    """An old record keeps its bytes when read and rewritten; a new record has no old count."""
     path = old_archive(store, sealed_batch, Encoding())
     manifest = read(path, Manifest)
     assert encode(manifest) == path.read_bytes()
@@ -88,7 +88,7 @@ def test_an_old_record_keeps_its_bytes(store: Store, sealed_batch: SealBatch) ->
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda each: each.name)
 @pytest.mark.parametrize("closed", [False, True], ids=["batches", "days"])
 def test_old_rows_can_be_asked(store: Store, sealed_batch: SealBatch, encoding: Encoding, closed: bool) -> None:
-    """SQL sees old and new files in one view, of batches and of days, with `resent` false in the old ones."""
+    """SQL sees old and new files of batches and days in one view, with `resent` false in the old ones."""
     old_archive(store, sealed_batch, encoding)
     other = BatchName("20261125T143000Z-00c0ffee", 0, 0)
     rows = [*range(5), *range(5)]
@@ -106,7 +106,7 @@ def test_old_rows_can_be_asked(store: Store, sealed_batch: SealBatch, encoding: 
 
 
 def test_a_batch_validated_before_is_archived(store: Store, sealed_batch: SealBatch) -> None:
-    """A batch that was validated before the change and not yet archived gets the new column, false in every row."""
+    """A batch validated before the change and archived after it gets the new column, false in every row."""
     name = sealed_batch([f"1,{n},{T + n},{T},A,1,1,\n".encode() for n in range(1, 4)])
     report = split(store, name, Limits(None, None))
     path = store.validated / name.validated

@@ -1,4 +1,4 @@
-"""Is the archive the same trades in every encoding, and do others restore the smallest one by what is documented?"""
+"""Every encoding holds the same trades, and the documented expressions restore the smallest one."""
 
 import ast
 import re
@@ -45,7 +45,7 @@ LINES = [
 
 
 def archived(store: Store, name: BatchName, encoding: Encoding) -> Path:
-    """The archived file of a sealed batch, in that encoding."""
+    """Archive a sealed batch in an encoding; returns the file."""
     split(store, name, Limits(None, None))
     manifest = compress(store, name, encoding)
     assert manifest.layout == encoding.name
@@ -81,7 +81,7 @@ def test_every_form_is_the_same_trades(
 
 
 def verify_seal(store: Store, name: BatchName) -> str:
-    """What the seal says the journal's SHA-256 is; every law of the batch's own files holds."""
+    """Return the SHA-256 in the seal, after checking every law of the batch's own files."""
     from tasks.records.manifest import Manifest, read
 
     place = store.manifest_of(name)
@@ -102,7 +102,7 @@ def test_a_replay_reads_every_form(store: Store, sealed_batch: SealBatch, encodi
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
 def test_two_runs_of_a_form_give_the_same_bytes(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> None:
-    """A encoding depends on the batch alone; a run after one that was killed over another encoding leaves one file."""
+    """An encoded file depends only on the batch; a run after a killed one with another encoding leaves one file."""
     found = []
     for other in (Encoding("plain", "csv.gz"), Encoding("max")):
         file = archived(store, sealed_batch(LINES), other)
@@ -116,7 +116,7 @@ def test_two_runs_of_a_form_give_the_same_bytes(store: Store, sealed_batch: Seal
 
 @pytest.mark.parametrize("encoding", ENCODINGS[1:], ids=lambda encoding: encoding.name)
 def test_flipped_bits_are_found_in_every_form(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> None:
-    """A flipped bit anywhere is found by `tape verify`, which names the file, and never read as other trades unseen."""
+    """`tape verify` finds a flipped bit anywhere and names the file; it is never read as other trades unnoticed."""
     file = archived(store, sealed_batch(LINES), encoding)
     whole = file.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 25)):
@@ -128,7 +128,7 @@ def test_flipped_bits_are_found_in_every_form(store: Store, sealed_batch: SealBa
 
 
 def test_whole_milliseconds_stand_as_such(store: Store, sealed_batch: SealBatch) -> None:
-    """Event times of whole milliseconds are so in the file; one that is not makes it nanoseconds, and comes back."""
+    """Whole-millisecond event times are stored as such; one that is finer makes the file use nanoseconds."""
     file = archived(store, sealed_batch(LINES), Encoding())
     assert pq.read_schema(file).field("ts_event").type == pa.timestamp("ms", "UTC")
     odd = LINES[0].replace(b",%d,BIN" % T, b",%d,BIN" % (T + 1))
@@ -141,7 +141,7 @@ def test_whole_milliseconds_stand_as_such(store: Store, sealed_batch: SealBatch)
 
 
 def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
-    """What the file itself says of polars and duckdb gives receive times and prices without any code of ours."""
+    """The expressions in the file's metadata for polars and duckdb restore receive times and prices."""
     name = sealed_batch(LINES)
     plain = archived(store, name, Encoding())
     expected = pl.read_parquet(plain).with_columns(pl.col("price").cast(pl.Float64))
@@ -166,7 +166,7 @@ def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch)
 
 
 def test_the_docs_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
-    """The lines for polars and duckdb in docs/archive.md give receive times and prices."""
+    """The polars and duckdb expressions in docs/archive.md restore receive times and prices."""
     lines = [line for number, line in enumerate(LINES) if PRICES[number % len(PRICES)] not in {b"00.5", b"5."}]
     lines = [re.sub(rb"^1,\d+|^2,\d+", b"1,%d" % seq, line) for seq, line in enumerate(lines, 1)]
     file = archived(store, sealed_batch(lines), Encoding("max"))
@@ -193,7 +193,7 @@ NUMBERS = st.one_of(
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from("ABC"), NUMBERS, st.integers(-5, 5)), min_size=1, max_size=30), st.data())
 def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], data: st.DataObject) -> None:
-    """Any price texts of any symbols, in any row groups, come back digit by digit from the file of steps."""
+    """Any price texts of any symbols, in any row groups, are restored digit by digit from encoding B."""
     cuts = sorted(data.draw(st.sets(st.integers(0, len(trades)), max_size=3)) | {0, len(trades)})
     parts = [part for start, stop in pairwise(cuts) if (part := trades[start:stop])]
     tables = [

@@ -1,4 +1,4 @@
-"""Is the archived file equal to the batch, readable by anyone, and the same on every run?"""
+"""The archived file equals the batch, is readable by other tools, and is the same on every run."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 def test_the_archive_equals_the_batch(store: Store, sealed_batch: SealBatch) -> None:
-    """Every valid value is in the file, the manifest says what it holds, and nothing else is left of the batch."""
+    """The file has every valid value, the manifest describes it, and no other file of the batch is left."""
     name = sealed_batch(LINES, feed="finnhub", date="2026-11-24")
     report = split(store, name, OFF)
     manifest = compress(store, name)
@@ -61,7 +61,7 @@ def test_the_archive_equals_the_batch(store: Store, sealed_batch: SealBatch) -> 
 
 
 def test_others_read_it(store: Store, sealed_batch: SealBatch) -> None:
-    """duckdb sees times as UTC times and texts as texts; the file explains itself."""
+    """DuckDB reads times as UTC and texts as texts, and the file documents its columns."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     compress(store, name)
@@ -78,7 +78,7 @@ def test_others_read_it(store: Store, sealed_batch: SealBatch) -> None:
 
 
 def test_two_runs_give_the_same_bytes(store: Store, sealed_batch: SealBatch) -> None:
-    """The same batch split and archived twice gives equal files; a step run again after its end changes none."""
+    """Splitting and archiving a batch twice gives equal files; running a finished step again changes none."""
     ends = []
     for _ in range(2):
         name = sealed_batch(LINES)
@@ -95,7 +95,7 @@ def test_two_runs_give_the_same_bytes(store: Store, sealed_batch: SealBatch) -> 
 
 @pytest.mark.parametrize("lines", [[], [b"rubbish\n"]], ids=["empty", "all bad"])
 def test_no_valid_row_gives_a_manifest_alone(store: Store, sealed_batch: SealBatch, lines: list[bytes]) -> None:
-    """A batch without a valid row is archived as a manifest that says so."""
+    """A batch without valid rows is archived as a manifest only."""
     name = sealed_batch(lines, symbols=["SPY"])
     split(store, name, OFF)
     manifest = compress(store, name)
@@ -106,7 +106,7 @@ def test_no_valid_row_gives_a_manifest_alone(store: Store, sealed_batch: SealBat
 
 
 def test_a_structural_reject_balances(store: Store, sealed_batch: SealBatch) -> None:
-    """A sealed file that is no journal ends as a manifest of zero rows and a file in quarantine."""
+    """A sealed file that is not a journal ends as a manifest of zero rows and a quarantine file."""
     name = sealed_batch([b"x\n"], header=b"")
     split(store, name, OFF)
     manifest = compress(store, name)
@@ -115,7 +115,7 @@ def test_a_structural_reject_balances(store: Store, sealed_batch: SealBatch) -> 
 
 
 def vouch(store: Store, name: BatchName) -> None:
-    """Let the report say that the validated rows are as they now stand."""
+    """Make the report match the current validated file."""
     path = store.validated / name.report
     sha256 = hashlib.sha256((store.validated / name.validated).read_bytes()).hexdigest()
     path.write_bytes(encode(replace(read(path, Report), validated_sha256=sha256)))
@@ -123,7 +123,7 @@ def vouch(store: Store, name: BatchName) -> None:
 
 @pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
 def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_batch: SealBatch, place: float) -> None:
-    """A validated file with one bit changed is named, nothing is archived, and every file stays as it was."""
+    """A validated file with a flipped bit is named, nothing is archived, and no file changes."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     path = store.validated / name.validated
@@ -131,7 +131,7 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
     before = files(store)
-    with pytest.raises(CorruptionError, match=f"{path.name}: its bytes are not those of its report"):
+    with pytest.raises(CorruptionError, match=f"{path.name}: does not match its report"):
         compress(store, name)
     assert files(store) == before
 
@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
 def test_the_file_is_the_one_that_plain_texts_give(
     store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch, slice_bytes: int
 ) -> None:
-    """However the batch is cut, the archived pages are those that pyarrow writes from plain texts."""
+    """However the batch is sliced, the archived pages equal those that pyarrow writes from plain texts."""
     monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
     name = sealed_batch(LINES)
     split(store, name, OFF)
@@ -157,13 +157,13 @@ def test_the_file_is_the_one_that_plain_texts_give(
 
 
 def pages(parquet: Path) -> bytes:
-    """The file without its footer, where the order of facts may differ."""
+    """Return the file without its footer, in which the order of the metadata may differ."""
     content = parquet.read_bytes()
     return content[: -8 - int.from_bytes(content[-8:-4], "little")]
 
 
 def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) -> None:
-    """Validated rows that are too few, cut short or out of order are named, and nothing is removed."""
+    """Missing, truncated, or unordered validated rows raise an error that names the file, and nothing is removed."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     path = store.validated / name.validated
@@ -188,7 +188,7 @@ def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) 
 
 
 def test_no_batch(store: Store) -> None:
-    """A name without a validated batch is an error that names the file."""
+    """The name of a batch that is not validated raises an error that names the file."""
     with pytest.raises(TerminalError, match="no such validated batch"):
         compress(store, BatchName("20261124T143000Z-9f3c01ab", 0, 7))
 
@@ -235,7 +235,7 @@ for at in range(1, 400):
 def test_killed_at_any_change_of_the_folder(
     store: Store, sealed_batch: SealBatch, tmp_path: Path, header: bytes | None
 ) -> None:
-    """Killed before any one creation, rename or removal of a file, both steps run again give the same end."""
+    """Killed before any file creation, rename, or removal, both steps reach the same end when run again."""
     name = sealed_batch(LINES[:50]) if header is None else sealed_batch(LINES[:50], header=header)
     root = tmp_path / "killed"
     root.mkdir()

@@ -1,4 +1,4 @@
-"""Bars: exact, in order, of trades alone."""
+"""Bars are exact, in order, and from trades only."""
 
 from dataclasses import replace
 from decimal import Decimal as D
@@ -20,7 +20,7 @@ def of_first_day(store: Store, symbol: str, every_ns: int = MINUTE_NS) -> list[B
 
 
 def test_minute_bars_are_what_the_trades_make(archived: Store) -> None:
-    """Open, high, low, close, volume, vwap and count; a price without a trade and an empty minute make none."""
+    """Bars have open, high, low, close, volume, vwap, and count; prices without a trade and empty minutes make none."""
     assert of_first_day(archived, "AAPL") == [
         Bar(START_NS, D("100.1"), D("100.3"), D("100.1"), D("100.2"), D(16), D("100.16875"), 3),
         Bar(START_NS + MINUTE_NS, D("99.9"), D("99.9"), D("99.9"), D("99.9"), D("2.5"), D("99.9"), 1),
@@ -35,13 +35,13 @@ def test_many_digits_stay_exact(archived: Store) -> None:
 
 
 def test_a_symbol_without_trades_has_no_bars(archived: Store) -> None:
-    """No file is even opened for it."""
+    """An unknown symbol gives no bars without opening a file."""
     assert sources_of(archived, archived.manifests(), "MSFT") == Sources([])
     assert of_first_day(archived, "MSFT") == []
 
 
 def test_prints_of_one_time_open_and_close_in_order_of_receipt(store: Store, sealed_batch: Any) -> None:
-    """Where two prints have one event time the first received opens, the last received closes."""
+    """Among prints with one event time, the first received opens the bar and the last received closes it."""
     from tasks.compress.parquet import compress
     from tasks.validate.schema import Limits
     from tasks.validate.split import split
@@ -55,7 +55,7 @@ def test_prints_of_one_time_open_and_close_in_order_of_receipt(store: Store, sea
 
 
 def test_what_a_bar_cannot_hold_exactly_is_an_error(store: Store, sealed_batch: Any) -> None:
-    """A price that would have to be rounded is not silently left out."""
+    """A price that would have to be rounded raises an error instead of being skipped."""
     from tasks.compress.parquet import compress
     from tasks.validate.schema import Limits
     from tasks.validate.split import split
@@ -68,7 +68,7 @@ def test_what_a_bar_cannot_hold_exactly_is_an_error(store: Store, sealed_batch: 
 
 
 def test_a_plot_shows_rise_fall_and_range() -> None:
-    """A column for each bar: a rise from open to close, a fall, a range; highest and lowest price at the side."""
+    """Each bar is a column with its range and direction; the highest and lowest price are at the side."""
     rise = Bar(0, D(1), D(3), D(0), D(2), D(1), D(1), 1)
     fall = replace(rise, open=D(3), close=D(1))
     assert plot([rise, fall], 40, 4, str) == ["3 +|#", "  |O#", "  |O#", "0 +||", "   0 0"]

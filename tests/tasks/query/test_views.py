@@ -1,4 +1,4 @@
-"""The views: typed beside text, exact, of the manifests they are given, and read-only."""
+"""The views have typed and text columns, are exact, cover the given manifests, and are read-only."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -31,7 +31,7 @@ def rows(store: Store, sql: str, manifests: list[Path] | None = None) -> list[tu
 
 
 def test_prices_and_sizes_are_exact_beside_the_digits_as_received(archived: Store) -> None:
-    """A price is the decimal that its text is, and a sum of products is exact."""
+    """A price is exactly the decimal of its text, and a sum of products is exact."""
     found = rows(archived, "SELECT price, price_text, size, size_text FROM trades WHERE date = '2026-11-24' LIMIT 1")
     assert found == [(Decimal("100.1"), "100.10", Decimal(10), "10")]
     value = rows(archived, "SELECT sum(price * size) FROM trades WHERE symbol = 'SHIB' AND date = '2026-11-24'")
@@ -53,7 +53,7 @@ def test_times_keep_their_nanoseconds(archived: Store) -> None:
 
 
 def test_gaps_and_sessions_tell_what_the_records_say(archived: Store) -> None:
-    """A session with a record tells its outcome, one without is told of by its batches; a gap is a row per symbol."""
+    """A session with a record has an outcome, one without has its batches; a gap is one row per symbol."""
     found = rows(archived, "SELECT session, outcome, batches, trades, gaps FROM sessions ORDER BY 1")
     assert found == [("20261124T143000Z-9f3c01ab", "complete", 1, 7, 1), ("20261125T143000Z-00c0ffee", None, 1, 7, 0)]
     gaps = rows(archived, "SELECT symbol, end_at, reason FROM gaps ORDER BY 1")
@@ -61,7 +61,7 @@ def test_gaps_and_sessions_tell_what_the_records_say(archived: Store) -> None:
 
 
 def test_a_session_without_a_record_tells_of_no_gap(archived: Store) -> None:
-    """Seals know only the gaps that had been noticed when they were made: without a record there is nothing to say."""
+    """Without a session record there are no gaps, because seals may lack gaps noticed later."""
     (archived.sessions / "20261124T143000Z-9f3c01ab" / "session.json").unlink()
     assert rows(archived, "SELECT count(*) FROM gaps") == [(0,)]
 
@@ -88,7 +88,7 @@ def test_a_condition_on_the_date_leaves_other_files_unopened(archived: Store) ->
 
 
 def test_a_damaged_first_file_is_named(archived: Store) -> None:
-    """The file that the columns are taken from cannot be read: it is named, in one line."""
+    """An unreadable first file raises a one-line error that names it."""
     file = next(archived.manifests(date="2026-11-24")[0].parent.glob("*.parquet"))
     file.write_bytes(b"PAR1 no more PAR1")
     with pytest.raises(CorruptionError, match=file.name) as caught:
@@ -97,7 +97,7 @@ def test_a_damaged_first_file_is_named(archived: Store) -> None:
 
 
 def test_a_file_without_a_manifest_is_no_part_of_the_archive(archived: Store) -> None:
-    """What a killed step left beside is not seen."""
+    """Leftovers of a killed step are ignored."""
     folder = archived.manifests(date="2026-11-24")[0].parent
     parquet = next(folder.glob("*.parquet"))
     parquet.with_name("20261124T143000Z-9f3c01ab-0-000009.parquet").write_bytes(parquet.read_bytes())
@@ -105,7 +105,7 @@ def test_a_file_without_a_manifest_is_no_part_of_the_archive(archived: Store) ->
 
 
 def test_a_missing_file_is_named(archived: Store) -> None:
-    """A manifest whose file is gone is an error that says how to bring it back."""
+    """A manifest without its file raises an error that says how to restore it."""
     next(archived.archive.rglob("*.parquet")).unlink()
     with pytest.raises(CorruptionError, match="tape restore"):
         rows(archived, "SELECT 1")
@@ -124,7 +124,7 @@ def test_a_missing_file_is_named(archived: Store) -> None:
     ],
 )  # fmt: skip
 def test_whatever_changes_something_is_refused(archived: Store, tmp_path: Path, sql: str) -> None:
-    """A statement that is no SELECT does nothing, and says what to give instead."""
+    """A statement other than SELECT is rejected with a hint and changes nothing."""
     there = tmp_path / "there"
     with pytest.raises(SettingsError, match="one SELECT"):
         rows(archived, sql.format(there=there))
@@ -140,7 +140,7 @@ def test_whatever_changes_something_is_refused(archived: Store, tmp_path: Path, 
     ],
 )  # fmt: skip
 def test_nothing_is_read_but_the_files_of_the_view(archived: Store, tmp_path: Path, source: str) -> None:
-    """Other files, folders and hosts cannot be read, not even what lies beside the archived files."""
+    """Other files, folders, and hosts cannot be read, not even files beside the archived ones."""
     other, unlisted = tmp_path / "other.csv", archived.archive / "unlisted.csv"
     for path in (other, unlisted):
         path.write_text("a,b\n1,PRIVATE\n")
@@ -151,13 +151,13 @@ def test_nothing_is_read_but_the_files_of_the_view(archived: Store, tmp_path: Pa
 
 
 def test_an_explanation_of_a_select_is_given(archived: Store) -> None:
-    """EXPLAIN, with and without ANALYZE, answers for what only reads."""
+    """EXPLAIN, with or without ANALYZE, works for read-only statements."""
     for words in ("EXPLAIN", "explain analyze", "EXPLAIN (FORMAT json)"):
         assert rows(archived, f"{words} SELECT count(*) FROM trades WHERE symbol = 'SHIB'")
 
 
 def test_what_memory_does_not_hold_lies_in_the_folder_given(archived: Store, tmp_path: Path) -> None:
-    """Where that is cannot be changed by a statement, and is not where the command was typed."""
+    """The spill folder cannot be changed by a statement and is not the working directory."""
     spill = tmp_path / "spill"
     spill.mkdir()
     with connect(sources_of(archived, archived.manifests()), spill) as database:
@@ -177,7 +177,7 @@ def test_what_memory_does_not_hold_lies_in_the_folder_given(archived: Store, tmp
     ],
 )
 def test_wrong_sql_is_one_clear_line(archived: Store, sql: str, says: str) -> None:
-    """What is wrong is said in a line, with what was probably meant."""
+    """An error is one line, with the probable intention."""
     with pytest.raises(SettingsError) as caught:
         rows(archived, sql)
     assert says in str(caught.value)
@@ -185,7 +185,7 @@ def test_wrong_sql_is_one_clear_line(archived: Store, sql: str, says: str) -> No
 
 
 def test_rows_come_before_all_are_found(store: Store) -> None:
-    """The first rows of an answer that would fill any memory are there at once."""
+    """The first rows of an answer larger than memory arrive at once."""
     with connect(Sources()) as database:
         answer = ask(database, "SELECT i, i + 1 AS next FROM range(100000000000) t(i)")
         assert answer.columns == ("i", "next")
@@ -193,7 +193,7 @@ def test_rows_come_before_all_are_found(store: Store) -> None:
 
 
 def test_another_layout_is_decoded_once(archived: Store) -> None:
-    """A batch that is not of layout A is read by the archive's own reader into a cache, and asked there."""
+    """A batch in another encoding than A is converted into a cache and queried there."""
     path = archived.manifests()[0]
     write_whole(path, encode(replace(read(path, Manifest), layout="B")))
     expected = rows(archived, "SELECT * EXCLUDE batch FROM trades WHERE date = '2026-11-24'", archived.manifests()[:1])
@@ -207,7 +207,7 @@ def test_another_layout_is_decoded_once(archived: Store) -> None:
 
 
 def test_a_holding_adds_up(archived: Store) -> None:
-    """Rows, reasons and symbols of two batches are added; each has the lag that it had."""
+    """Rows, reasons, and symbols of two batches are added up."""
     catalog = Catalog(archived)
     names = [BatchName.parse(path.name) for path in archived.manifests()]
     held = holding([catalog.facts(name) for name in names])
@@ -224,13 +224,13 @@ EVERYTHING = "SELECT * FROM trades ORDER BY batch, connection, recv_seq"
 
 @pytest.fixture
 def closed(archived: Store) -> Store:
-    """The first day closed: its batches of two sessions are in its merged file too."""
+    """Close the first day, so that its batches of two sessions are in its merged file too."""
     merge(archived, "finnhub", "2026-11-24")
     return archived
 
 
 def remove(store: Store, date: str, why: Literal["merged", "age", "space"] = "merged") -> None:
-    """What the retention rule does to that day's batch files."""
+    """Remove that day's batch files as the retention rule does."""
     for path in store.manifests(date=date):
         name = BatchName.parse(path.name)
         write_whole(
@@ -241,7 +241,7 @@ def remove(store: Store, date: str, why: Literal["merged", "age", "space"] = "me
 
 
 def test_a_closed_day_is_read_from_its_merged_file(archived: Store) -> None:
-    """The same rows, columns and types, whether a day is closed or not, and after its small files are gone."""
+    """Rows, columns, and types are the same before a day is closed, after it, and without its batch files."""
     before = rows(archived, EVERYTHING)
     merge(archived, "finnhub", "2026-11-24")
     (day,) = sources_of(archived, archived.manifests()).days
@@ -255,7 +255,7 @@ def test_a_closed_day_is_read_from_its_merged_file(archived: Store) -> None:
 
 
 def test_of_a_closed_day_only_the_wanted_batches_are_seen(closed: Store, sealed_batch: Any) -> None:
-    """A session's trades of a day that has others' too are its own; a batch that came later is read beside the day."""
+    """A session's trades on a shared day are only its own; a later batch is read in addition to the day's file."""
     name = BatchName("20261124T150000Z-0badcafe", 0, 0)
     sealed_batch(
         [b"1,1,1795530600000000000,1795530600000000000,A,7,1,\n"], name=name, date="2026-11-24", symbols=("A",)
@@ -273,7 +273,7 @@ def test_of_a_closed_day_only_the_wanted_batches_are_seen(closed: Store, sealed_
 
 
 def test_what_was_removed_here_is_asked_for_where_it_is(archived: Store) -> None:
-    """Rows that only the bucket holds are an error that says so, with the command that brings them back."""
+    """Rows that are only in the bucket raise an error with the command that restores them."""
     remove(archived, "2026-11-24", "age")
     with pytest.raises(TerminalError, match=r"bucket x; `tape restore --date 2026-11-24`"):
         rows(archived, "SELECT 1")
