@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from tasks.archive.side_records import day_and_manifests, missing_rows_error
-from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
+from tasks.records.manifest import FORMAT_VERSION, Manifest, read, record_sha256, sha256_said
 from tasks.records.names import BatchName, feed_and_date, parquet
 from tasks.storage.store import Store, begun, publish
 
@@ -22,11 +22,13 @@ class Sources:
     """The files that hold the rows of some batches, all Parquet with the columns of encoding A.
 
     `batches` are files of one batch each. `days` maps each merged file to the batches wanted from it, none if all are.
-    Those in `before_resent` have a column `duplicate` instead of `resent`.
+    Those in `before_numbers` are of format 1, with prices and sizes as text; of these, those in `before_resent` have a
+    column `duplicate` instead of `resent`.
     """
 
     batches: Sequence[Path] = ()
     days: dict[Path, Sequence[str]] = field(default_factory=dict)
+    before_numbers: Collection[Path] = frozenset()
     before_resent: Collection[Path] = frozenset()
 
 
@@ -37,6 +39,7 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
     be read, and TerminalError if it was removed and is only in the bucket.
     """
     batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
+    texts = set[Path]()
     for path in manifests:
         manifest, day = _known(store, path)
         if manifest.file is None or (symbol is not None and symbol not in manifest.report.per_symbol):
@@ -46,12 +49,17 @@ def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = Non
             days.setdefault(day, []).append(manifest.batch)
         elif file.exists():
             batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
+            if manifest.version < FORMAT_VERSION or batches[-1] != file:
+                texts.add(batches[-1])
         else:
             raise missing_rows_error(path, manifest)
         if manifest.report.resent is UNSET:
             old.add(day or batches[-1])
     parts = {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()}
-    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)))
+    for day in days:
+        if day_and_manifests(store.day_record(*feed_and_date(day.parent)))[0].version < FORMAT_VERSION:
+            texts.add(day)
+    return Sources(batches, parts, texts, frozenset(file for file in old & texts if _is_before_resent(file)))
 
 
 def _is_before_resent(file: Path) -> bool:

@@ -34,6 +34,13 @@ SELECT {date} AS date, {feed} AS feed, symbol, {event} AS ts_event, {recv} AS ts
        price AS price_text, size AS size_text
 FROM {source} WHERE {condition}
 """
+_KINDS = ("numbers", "before numbers", "before resent")
+# The digits as received, and the conditions joined as in the journal.
+_AS_TEXT = r"""(SELECT * REPLACE (
+    coalesce(price_text, regexp_replace(price::VARCHAR, '\.0$', '')) AS price,
+    coalesce(size_text, regexp_replace(size::VARCHAR, '\.0$', '')) AS size,
+    array_to_string(conditions, ';') AS conditions
+) FROM {source})"""
 _NO_EXTRA = "NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side"
 _EMPTY = """(SELECT NULL::DATE AS date, NULL::VARCHAR AS feed, NULL::VARCHAR AS symbol, NULL::TIMESTAMP_NS AS ts_event,
 NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NULL::VARCHAR AS conditions,
@@ -91,24 +98,34 @@ def lag_ms(sources: Sources) -> dict[str, float]:
 def _selects(sources: Sources) -> list[str]:
     """Return the parts of the view: each partly wanted day, all whole days, and all batch files.
 
-    Files from before `resent` existed are separate parts, in which it is false.
+    Files with other columns are separate parts: those with prices as text, and those from before `resent` existed, in
+    which it is false.
     """
     parts = [
-        _select([day], "batch", f"batch IN ({_listed(some)})", old=day in sources.before_resent)
+        _select([day], "batch", _kind(sources, day), f"batch IN ({_listed(some)})")
         for day, some in sources.days.items()
         if some
     ]
     whole = [day for day, wanted in sources.days.items() if not wanted]
-    for old in (False, True):
-        days = [day for day in whole if (day in sources.before_resent) is old]
-        batches = [file for file in sources.batches if (file in sources.before_resent) is old]
-        parts += [_select(days, "batch", old=old)] if days else []
-        parts += [_select(batches, "parse_filename(filename, true)", old=old)] if batches else []
+    for kind in _KINDS:
+        days = [day for day in whole if _kind(sources, day) == kind]
+        batches = [file for file in sources.batches if _kind(sources, file) == kind]
+        parts += [_select(days, "batch", kind)] if days else []
+        parts += [_select(batches, "parse_filename(filename, true)", kind)] if batches else []
     return parts or [_select((), "parse_filename(filename, true)")]
 
 
-def _select(files: Sequence[Path], batch: str, condition: str = "true", *, old: bool = False) -> str:
+def _kind(sources: Sources, file: Path) -> str:
+    if file in sources.before_resent:
+        return "before resent"
+    return "before numbers" if file in sources.before_numbers else "numbers"
+
+
+def _select(files: Sequence[Path], batch: str, kind: str = "before numbers", condition: str = "true") -> str:
     source = f"read_parquet([{_listed(files)}], hive_partitioning = true, filename = true)" if files else _EMPTY
+    if kind == "numbers":
+        source = _AS_TEXT.format(source=source)
+    old = kind == "before resent"
     return _TRADES.format(
         date="CAST(date AS DATE)", feed="feed", event="CAST(ts_event AS TIMESTAMP_NS)",
         recv="CAST(ts_recv AS TIMESTAMP_NS)", price=_exact("price", PRICE), size=_exact("size", SIZE),
