@@ -1,4 +1,4 @@
-"""Which host and port does a URL mean, however it is spelled?"""
+"""Normalizes the host and port of a URL."""
 
 import ipaddress
 import socket
@@ -10,7 +10,7 @@ _DEFAULT_PORTS = {"ws": 80, "http": 80, "wss": 443, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port in one spelling: small letters, ASCII, no final dot, IP addresses in their short form."""
+    """A normalized host and port: lowercase, ASCII, no trailing dot, IP addresses in canonical form."""
 
     host: str
     port: int
@@ -18,12 +18,12 @@ class Address:
 
     @property
     def is_default_port(self) -> bool:
-        """Whether a URL can leave the port out."""
+        """Whether a URL can omit the port."""
         return self.port in _DEFAULT_PORTS.values()
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine, by its name or its IP address; nothing is looked up."""
+        """Whether the host is this machine, by its name or IP address, without a DNS lookup."""
         if self.host == "localhost" or self.host.endswith(".localhost"):
             return True
         ip = ip_of(self.host)
@@ -34,7 +34,7 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """The host and port of a URL of http, https, ws or wss. Raises ValueError where it has none."""
+    """Return the host and port of an http, https, ws, or wss URL. Raises ValueError if it has none."""
     parts = urlsplit(url)
     scheme, host = parts.scheme.lower(), parts.hostname
     if scheme not in _DEFAULT_PORTS or not host:
@@ -44,7 +44,7 @@ def address_of(url: str) -> Address:
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that is written there, also in the short forms of IPv4 (127.1); None where it is a name."""
+    """Parse an IP address, including the short forms of IPv4 (127.1); None if it is a name."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
@@ -63,5 +63,5 @@ def _one_spelling(host: str) -> str:
     host = host.rstrip(".").lower()
     try:
         return host if host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError:  # Whoever looks it up will say that there is no such name.
+    except UnicodeError:  # The DNS lookup will report that the name is invalid.
         return host

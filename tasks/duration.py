@@ -1,7 +1,7 @@
-"""How is a length of time written in a setting or on the command line, and shown to a person?
+"""Parses and formats durations in settings and on the command line.
 
-A number and its unit, larger units first: `90s`, `5m`, `1h30m`, `250ms`, `2d`, `1.5h`; a plain number is seconds.
-Inside, a length of time is an int of nanoseconds.
+A duration is a number and its unit, larger units first: `90s`, `5m`, `1h30m`, `250ms`, `2d`, `1.5h`; a plain number is
+seconds. In code, a duration is an int of nanoseconds.
 """
 
 import re
@@ -21,13 +21,13 @@ _UNITS_NS = {
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,18})?"
 _DURATION = re.compile(r"\s*".join(f"(?:({_NUMBER})\\s*{unit})?" for unit in _UNITS_NS))
 _PLAIN = re.compile(_NUMBER)
-# Ten years. Added to or taken from any time of this century it still fits 64 bits of nanoseconds.
+# Ten years; added to or subtracted from any time in this century, it still fits in 64 bits of nanoseconds.
 _LONGEST_NS = 3_650 * _UNITS_NS["d"]
 _EXAMPLES = "write 90s, 5m, 1h30m, 250ms or 2d (a plain number is seconds)"
 
 
 def duration_ns(text: str) -> int:
-    """The length of time that `text` says, in ns: 0 to ten years, parts of a nanosecond cut off.
+    """Parse a duration of 0 to ten years and return it in ns, without fractions of a nanosecond.
 
     Raises SettingsError, with examples, for any other text.
     """
@@ -45,7 +45,7 @@ def duration_ns(text: str) -> int:
 
 
 def duration_or_off(text: str) -> int | None:
-    """As `duration_ns`, and None for `off`. Raises SettingsError for any other text."""
+    """Like `duration_ns`, but return None for `off`."""
     if text.strip().lower() == "off":
         return None
     try:
@@ -55,9 +55,9 @@ def duration_or_off(text: str) -> int | None:
 
 
 def format_duration(ns: int) -> str:
-    """The shortest text that `duration_ns` reads back as `ns`; a negative time gets a minus sign before it.
+    """Return the shortest text that `duration_ns` parses as `ns`; a negative duration gets a minus sign.
 
-    Below a second in the largest unit that gives a whole part: `250ms`, `1.5us`; else as `1d2h`, `1m30.25s`.
+    Below a second, it uses the largest unit of at least one: `250ms`, `1.5us`; otherwise `1d2h`, `1m30.25s`.
     """
     if ns < 0:
         return f"-{format_duration(-ns)}"

@@ -1,11 +1,11 @@
-"""What can go wrong, and whether trying again can help.
+"""The errors that this project raises, and whether a retry can help.
 
 RecorderError
-├── TransientError        the world may mend itself: the orchestrator tries again, with backoff
-└── TerminalError         trying again gives the same answer: a person must act
+├── TransientError        may pass by itself: the orchestrator retries with backoff
+└── TerminalError         a retry fails the same way: a person must act
     ├── SettingsError     a setting or an argument is wrong; nothing was started
     ├── CorruptionError   a file does not hold what its own record says
-    └── ConflictError     the place is taken by something that differs; nothing was overwritten
+    └── ConflictError     something different is already there; nothing was overwritten
 
 Every message is one line that says what happened, where, and what to do next. None holds a secret.
 """
@@ -14,11 +14,11 @@ from typing import Any
 
 
 class RecorderError(Exception):
-    """The root of every error that this project raises on purpose."""
+    """Base class of every error that this project raises on purpose."""
 
 
 class TransientError(RecorderError):
-    """The same call may succeed later: a peer is away, slow or restarting."""
+    """The same call may succeed later: a peer is unreachable, slow, or restarting."""
 
 
 class TerminalError(RecorderError):
@@ -34,9 +34,9 @@ class CorruptionError(TerminalError):
 
 
 class ConflictError(TerminalError):
-    """Something that differs already stands where this was to be written; names both."""
+    """Something different already exists where this was to be written; names both."""
 
 
 def is_retryable(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether a task of Prefect's that ended in this state is to be tried again: its `retry_condition_fn`."""
+    """Return whether Prefect should retry a task that ended in this state (`retry_condition_fn`)."""
     return isinstance(state.result(raise_on_failure=False), TransientError)

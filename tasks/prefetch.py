@@ -1,6 +1,6 @@
-"""How is the next piece made while this one is worked on?
+"""Produces the next piece in a thread while the current one is being processed.
 
-Reading, hashing and compressing leave Python's lock to others, so that a second core is of use.
+Reading, hashing, and compressing release the GIL, so a second core helps.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ _END = object()
 
 
 def prefetch(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The same pieces in the same order, each made in another thread while its caller has the one before.
+    """Yield the same pieces in order, each produced in another thread while the caller processes the one before.
 
-    The first is begun at once. What making one raises is raised in its turn; a caller that stops early waits for the
-    one that is being made.
+    The first piece is started at once. An error in producing a piece is raised in its turn. A caller that stops early
+    waits for the piece being produced.
     """
     thread = ThreadPoolExecutor(1, "ahead")
     return _given(thread, thread.submit(next, pieces, _END), pieces)
@@ -26,4 +26,4 @@ def _given(thread: ThreadPoolExecutor, coming: "Future[Any]", pieces: Iterator[P
         while (piece := coming.result()) is not _END:
             coming = thread.submit(next, pieces, _END)
             yield piece
-            del piece  # Else three are in memory at once.
+            del piece  # Otherwise three pieces are in memory at once.

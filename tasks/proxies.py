@@ -1,8 +1,8 @@
-"""Which proxy does a connection go by? What the usual variables say, in one way for the feed and for the bucket.
+"""Selects the proxy of a connection from the usual variables, in the same way for the feed and the bucket.
 
-The variables are `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in either case; Python's own library reads
-them. Each of the libraries that connect for us knows others of them, and each takes a connection to this machine to a
-proxy that cannot make it. So they are asked here once, and the libraries are told.
+The variables are `http_proxy`, `https_proxy`, `all_proxy`, and `no_proxy`, in either case, as Python's standard
+library reads them. The libraries that connect for us each support a different subset, and each would use a proxy even
+for this machine. So the proxy is chosen here and passed to them.
 """
 
 import ipaddress
@@ -24,16 +24,16 @@ class Proxy:
 
     @property
     def credentials(self) -> str | None:
-        """`user:password`, or None where the proxy asks for none."""
+        """`user:password`, or None if the URL has none."""
         parts = urlsplit(self.url)
         return None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
 
 
 def proxy_for(target: Address, schemes: tuple[str, ...] = ("http",)) -> Proxy | None:
-    """The proxy for connections to that host, None where it is reached directly, as this machine always is.
+    """Return the proxy for connections to a host, or None for a direct one, as always to this machine.
 
-    `schemes` are those by which the caller can speak to a proxy. Raises SettingsError, naming the variable, where it
-    holds something else.
+    `schemes` are the proxy protocols that the caller supports. Raises SettingsError, naming the variable, if its value
+    is not such a proxy.
     """
     given = getproxies_environment()
     kind = next((each for each in ("https" if target.is_secure else "http", "all") if given.get(each)), None)
@@ -48,12 +48,12 @@ def proxy_for(target: Address, schemes: tuple[str, ...] = ("http",)) -> Proxy | 
         wrong = f"names a proxy of another kind than {wanted}"
     except ValueError:
         wrong = "is not the address of a proxy"
-    # The text is not repeated: it may hold a password.
+    # The value is not shown, because it may contain a password.
     raise SettingsError(f"{variable}: {wrong}; write {wanted}HOST:PORT, unset it, or name {target.host} in no_proxy")
 
 
 def _is_exempt(target: Address, given: dict[str, str]) -> bool:
-    """Whether `no_proxy` names the host: by name, by the end of its name, or by a network of IP addresses."""
+    """Return whether `no_proxy` has the host: its name, a suffix of it, or a network with its IP address."""
     if proxy_bypass(str(target), given):
         return True
     ip = ip_of(target.host)

@@ -1,7 +1,7 @@
-"""How is a text from outside shown: a symbol, a reason, a path, a vendor's words? Nothing in it may act.
+"""Escapes untrusted text (symbols, reasons, paths, vendor messages) for display.
 
-In a terminal or a log its control characters would move the cursor or forge a line; in Markdown, as the artifacts of a
-run are, it could be a table's border, a link, an image or HTML.
+In a terminal or log, control characters could move the cursor or forge a line. In Markdown, as in a run's artifacts,
+the text could become a table border, a link, an image, or HTML.
 """
 
 import re
@@ -10,15 +10,15 @@ _BACKTICKS = re.compile("`+")
 
 
 def plain(text: object) -> str:
-    """The text in one line, control characters and lone surrogates as their escapes."""
+    """Return the text in one line, with control characters and lone surrogates escaped."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
 def in_markdown(text: object) -> str:
-    """The text as a code span, which shows it as it is, and as nothing else, also in a table.
+    """Return the text as a code span, which shows it literally, also within a table.
 
-    Both of Prefect's pages were looked at: of entities one shows the code, and the other makes links. A `|` is shown as
-    its escape: within a table no renderer agrees with another on when a backslash keeps it from ending the cell.
+    Entities do not work: of Prefect's two user interfaces, one shows their code and the other makes links. A `|` is
+    shown as its escape, because renderers disagree on when a backslash keeps it from ending a table cell.
     """
     shown = plain(text).replace("|", "\\x7c")
     fence = "`" * (1 + max(map(len, _BACKTICKS.findall(shown)), default=0))

@@ -1,6 +1,6 @@
-"""How are stretches of time joined, cut out of each other and added up?
+"""Set operations on time intervals: union, intersection, difference, and length.
 
-A span is (start, end) in ns, its end excluded. `Spans` are in order, do not touch each other, and none is empty.
+A span is (start, end) in ns, excluding its end. `Spans` are sorted, do not touch each other, and are not empty.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ Spans = tuple[Span, ...]
 
 
 def union(spans: Iterable[Span]) -> Spans:
-    """All that lies in any of these, which may overlap and be in any order."""
+    """Return the union of spans, which may overlap and be in any order."""
     joined: list[Span] = []
     for start, end in sorted(span for span in spans if span[0] < span[1]):
         if joined and start <= joined[-1][1]:
@@ -21,9 +21,9 @@ def union(spans: Iterable[Span]) -> Spans:
     return tuple(joined)
 
 
-@lru_cache(maxsize=1024)  # Of hundreds of symbols nearly all have the same spans.
+@lru_cache(maxsize=1024)  # Nearly all of hundreds of symbols have the same spans.
 def intersect(left: Spans, right: Spans) -> Spans:
-    """All that lies in both."""
+    """Return the intersection of both."""
     found: list[Span] = []
     i = j = 0
     while i < len(left) and j < len(right):
@@ -38,14 +38,14 @@ def intersect(left: Spans, right: Spans) -> Spans:
 
 
 def subtract(whole: Spans, parts: Spans) -> Spans:
-    """All of `whole` that does not lie in `parts`."""
+    """Return `whole` without `parts`."""
     if not parts or not whole:
         return whole
-    # Before, between and behind the parts; where a part reaches beyond the whole, that is the wrong way round: nothing.
+    # Intersect with the gaps before, between, and after the parts; an inverted one (start after end) is empty.
     edges = [whole[0][0], *(edge for part in parts for edge in part), whole[-1][1]]
     return intersect(whole, tuple(zip(edges[::2], edges[1::2], strict=True)))
 
 
 def length(spans: Spans) -> int:
-    """How long they last together, in ns."""
+    """Return the total length in ns."""
     return sum(end - start for start, end in spans)

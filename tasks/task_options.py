@@ -7,7 +7,7 @@ from prefect.tasks import exponential_backoff
 
 from tasks.errors import is_retryable
 
-# Nothing is cached or persisted: the data folder is the only state, and a stage that runs twice does no harm.
+# Nothing is cached or persisted: the data folder is the only state, and running a stage twice is harmless.
 ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 RETRIED: dict[str, Any] = {
     **ONCE,

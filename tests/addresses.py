@@ -1,4 +1,4 @@
-"""Which addresses can a host have? Those of loopback that answer, refuse, are silent, or are a black hole.
+"""Addresses that a host can have: loopback ones that answer, refuse, are silent, or drop packets.
 
 A resolver of a test's own names them, so that nothing of the system's name resolution is patched:
 

@@ -1,4 +1,4 @@
-"""Which changes of the disk did this process ask for, and in which order?
+"""Records which changes to the disk this process asks for, and in which order.
 
     with recorded() as calls:
         compress(store, name)

@@ -1,4 +1,4 @@
-"""Which certificates does a test's TLS server show, and who vouches for them? Made by openssl, for two days."""
+"""Makes the certificates of a test's TLS server, and the authorities that sign them, with openssl."""
 
 import ssl
 import subprocess

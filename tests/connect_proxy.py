@@ -1,4 +1,4 @@
-"""What does an HTTP proxy do for a client that is not let out directly? Answers CONNECT, and hands the bytes on."""
+"""An HTTP proxy for tests: answers CONNECT and relays the bytes."""
 
 import select
 import socket

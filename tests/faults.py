@@ -1,4 +1,4 @@
-"""What can a feed do to its client? A loopback Finnhub that does whatever its script says, byte by byte.
+"""A loopback Finnhub that does whatever its script says, byte by byte.
 
 Plain sockets and threads, no websocket library: a library does not send what must not be sent. Each connection
 runs the next script, a sequence of steps:

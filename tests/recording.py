@@ -1,4 +1,4 @@
-"""How does a test record one session from a fault server, and what must be true of it afterwards?
+"""Records one session from a fault server, and checks what must be true of it afterwards.
 
 The session runs in a thread of the test's process, with short times and without waits between connections:
 

@@ -1,4 +1,4 @@
-"""Which files of a user's hide Python's, a library's or ours where Python looks beside them?"""
+"""Files in a user's folder that could shadow modules of Python, a library, or ours."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Does the recorder of system calls see what our code asks of the disk, and tell what a loss of power could undo?"""
+"""The recorder of system calls sees what our code asks of the disk, and finds what a power loss could undo."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_each_kind_of_change_is_seen_in_order(tmp_path: Path) -> None:
 
 
 def test_a_call_may_be_refused(tmp_path: Path) -> None:
-    """Where the one who is told before raises, the change is not made."""
+    """If the callback before a change raises, the change is not made."""
 
     def refuse(call: Call) -> None:
         raise OSError(28, "No space left on device")

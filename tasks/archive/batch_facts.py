@@ -1,4 +1,4 @@
-"""What do the records of one batch come to, in numbers: all that a list of many batches needs of each?"""
+"""Summarizes the records of one batch as numbers: everything a list of many batches needs to know about each."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -24,9 +24,9 @@ Counts = TypeVar("Counts", FrameCounts, TradeCounts)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledged:
-    """What a receipt says in short: a bucket, its endpoint (None is AWS), the key of the batch's manifest there.
+    """A receipt in short: the bucket, its endpoint (None for AWS), and the key of the batch's manifest there.
 
-    `beside`: the receipt acknowledges files in quarantine too.
+    `beside` is true if the receipt also acknowledges quarantine files.
     """
 
     bucket: str
@@ -35,17 +35,19 @@ class Acknowledged:
     beside: bool
 
     def is_of(self, place: Place) -> bool:
-        """Return whether it was that bucket, under that prefix."""
+        """Return whether the receipt is for this bucket and prefix."""
         return place.holds(self.bucket, self.endpoint, self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFacts:
-    """One batch in numbers, as its records have them; what it has not come to yet is 0.
+    """One batch in numbers, taken from its records; counts of stages it has not reached are 0.
 
-    `by_symbol` is the manifest's sum over the symbols, `bytes` the size of the archived file. `rejected_whole`: no row
-    could be read. `has_quarantine`: its records name files in quarantine. `trade_reasons` count why trades could not
-    be rows, `row_reasons` why rows did not pass. The last three are the report's.
+    - `by_symbol` is the manifest's sum over its symbols, `bytes` the size of the archived file.
+    - `rejected_whole`: no row of the journal could be read.
+    - `has_quarantine`: the records name files in quarantine.
+    - `trade_reasons` counts why trades could not become rows, `row_reasons` why rows failed validation.
+    - The last three fields come from the validation report.
     """
 
     state: State
@@ -68,10 +70,10 @@ class BatchFacts:
 def facts_of(
     seal: Seal, report: Report | None = None, manifest: Manifest | None = None, receipt: Receipt | None = None
 ) -> BatchFacts:
-    """Return what these records of one batch come to."""
+    """Return the summary of one batch's records."""
     split = report or Report(rows=0, valid=0, quarantined=0)
     trades = TradeCounts(
-        # Counted by the numbers that the reader gave out, the journalled by the writers.
+        # The reader counts `received` (by the numbers it assigns); the writers count `journalled`.
         received=sum(each.rows for each in seal.connections) + seal.trades_refused, refused=seal.trades_refused,
         journalled=seal.rows, valid=split.valid, quarantined=split.quarantined,
         archived=manifest.rows if manifest else 0, resent=split.resent_rows, odd_conditions=split.odd_conditions,
@@ -91,13 +93,13 @@ def facts_of(
     )  # fmt: skip
 
 
-def added(counts: Collection[Counts], kind: type[Counts]) -> Counts:
-    """Return the sum of these counts, field by field: of thousands, so without one of each two on the way."""
+def total_counts(counts: Collection[Counts], kind: type[Counts]) -> Counts:
+    """Return the field-by-field sum of these counts, without creating an intermediate record per addition."""
     return kind(**{each.name: sum(map(attrgetter(each.name), counts)) for each in fields(kind)})
 
 
 def reasons_of(batches: Collection[BatchFacts]) -> dict[str, int]:
-    """Count why trades could not be rows, and why rows did not pass, most frequent first."""
+    """Count the reasons why trades could not become rows and why rows failed, most frequent first."""
     reasons = Counter[str]()
     for each in (*(batch.trade_reasons for batch in batches), *(batch.row_reasons for batch in batches)):
         if each:

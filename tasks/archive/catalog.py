@@ -1,7 +1,8 @@
-"""What is in a data folder: which batches and days there are, how far each has come, and where its rows are now.
+"""Lists a data folder: its batches and days, the stage each has reached, and where its rows are now.
 
-A day's file holds the rows of all its batches by symbol and event time, each with the name of its batch; its record
-beside it holds their manifests. A batch's own file may be gone, under a `Removed` record; its manifest never is.
+A day's file holds the rows of all its batches, sorted by symbol and event time, each row with its batch's name; the
+day's record beside it holds the batches' manifests. A batch's own file may have been removed, which a `Removed`
+record documents; its manifest is never removed.
 """
 
 import time
@@ -13,21 +14,22 @@ from pathlib import Path
 
 from tasks.archive.batch_facts import BatchFacts, facts_of
 from tasks.archive.day_listing import DayFacts, DayListing, KnownBatch, files_in, look, short
-from tasks.archive.side_records import acknowledged, held_by, nowhere_here, receipt_of, removed
+from tasks.archive.side_records import acknowledged, day_and_manifests, missing_rows_error, receipt_of, removed
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Day, Manifest, Place, Receipt, Report, Seal, read
 from tasks.records.names import DAY_FOLDERS, BatchName, batches_in, feed_and_date, in_order, is_session_name, parquet
 from tasks.storage.store import Store
 
-# A batch that moves on between two looks is met at its new place by a later one.
+# A batch may move to its next stage while it is being looked up; the next look finds it there.
 _LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch at the farthest stage it has reached; `record` is the file of that stage that says so.
+    """A batch at the latest stage it has reached; `record` is the file that proves that stage.
 
-    Sealed, it has a seal; validated, a report too; archived, a manifest, and once uploaded a receipt.
+    A sealed batch has a seal, a validated one also a report, an archived one also a manifest, and an uploaded one
+    also a receipt.
     """
 
     name: BatchName
@@ -39,14 +41,15 @@ class Batch:
 
     @property
     def facts(self) -> BatchFacts:
-        """What its records come to."""
+        """The summary of its records."""
         return facts_of(self.seal, self.report, self.manifest, self.receipt)
 
 
 class Catalog:
-    """What there is in a data folder. Of many batches at once it tells what was so when it was first asked.
+    """The batches and days of a data folder.
 
-    Its cost grows with what has changed since anybody asked before: of the rest only the folders are listed.
+    Methods that cover many batches answer from one snapshot, taken on their first call. Only records that changed
+    since the last catalog read them are read again; for the others, listing the folder is enough.
     """
 
     def __init__(self, store: Store, now_ns: Callable[[], int] = time.time_ns) -> None:
@@ -54,7 +57,7 @@ class Catalog:
         self._folders: dict[tuple[str, str], DayListing] = {}
 
     def names(self, session: str = "") -> dict[str, list[BatchName]]:
-        """Return the batches of which there is any file now, by session, in order; of all sessions, or of one."""
+        """Return the batches that have any file now, grouped by session and in order, for all sessions or for one."""
         store = self._store
         folders = [store.sealed, store.validated, store.quarantine, *store.archive.glob(DAY_FOLDERS)]
         texts = batches_in(file.name for folder in folders for file in files_in(folder))
@@ -64,16 +67,16 @@ class Catalog:
         return found
 
     def sessions(self) -> dict[str, list[BatchName]]:
-        """Return every session of which there is a folder or a batch, oldest first, with its batches in order."""
+        """Return every session that has a folder or a batch, oldest first, with its batches in order."""
         folders = [*files_in(self._store.sessions), *files_in(self._store.spool)]
         named = {each.name for each in folders if is_session_name(each.name) and each.is_dir()}
         names = self.names()
         return {session: names.get(session, []) for session in sorted(named | names.keys())}
 
     def batch(self, name: BatchName) -> Batch:
-        """Return that batch as it stands now, with all its records.
+        """Return the current state of a batch, with all its records.
 
-        Raises CorruptionError for a record that cannot be read, TerminalError where there is none.
+        Raises CorruptionError for an unreadable record and TerminalError if there is no record.
         """
         for _ in range(_LOOKS):
             with suppress(FileNotFoundError):
@@ -92,25 +95,26 @@ class Catalog:
         return Batch(name, record, read(record, Seal))
 
     def facts(self, name: BatchName) -> BatchFacts:
-        """Return what the records of that batch come to. Raises as `batch`."""
+        """Return the summary of a batch's records. Raises the same errors as `batch`."""
         known = self._known.get(str(name))
         return self.batch(name).facts if known is None else known.facts
 
     def by_day(self) -> dict[str, dict[BatchName, Path]]:
-        """Return the archived batches of each day (YYYY-MM-DD), each with its folder, in order, oldest day first."""
+        """Return each day's (YYYY-MM-DD) archived batches with their folders, in order, oldest day first."""
         days: dict[str, dict[BatchName, Path]] = {}
         for folder in sorted(self._archive, key=lambda folder: folder.known.date):
             days.setdefault(folder.known.date, {}).update(dict.fromkeys(folder.batches, folder.path))
         return {date: {name: found[name] for name in in_order(found)} for date, found in days.items() if found}
 
     def is_archived(self, name: BatchName) -> bool:
-        """Return whether that batch is in the archive."""
+        """Return whether the batch is in the archive."""
         return name in self._archived
 
     def is_closed(self, feed: str, date: str) -> bool:
-        """Return whether all that is archived of that feed and day is in its day's file, by the batches' names.
+        """Return whether the day's file contains every archived batch of this feed and day, compared by name.
 
-        A file that was removed because the bucket holds it counts. Raises CorruptionError for an unreadable record.
+        A day's file that was removed because the bucket holds it counts as present. Raises CorruptionError for an
+        unreadable record.
         """
         record = self._store.day_record(feed, date)
         if not record.exists():
@@ -121,9 +125,9 @@ class Catalog:
         return day.file is None or record.with_name(day.file).exists() or removed(record) is not None
 
     def awaiting_upload(self, place: Place) -> list[BatchName]:
-        """Return the archived batches of which this bucket has not acknowledged all. Asks no store.
+        """Return the archived batches that this bucket has not fully acknowledged, judged by local receipts.
 
-        One that was removed here without ever having gone there is not among them: it has nothing to send.
+        A batch that was removed here and never uploaded to this bucket is left out: there is nothing to send.
         """
         rejects = {each.name for each in files_in(self._store.quarantine)}
         return in_order(
@@ -131,70 +135,72 @@ class Catalog:
         )
 
     def days_awaiting_upload(self, place: Place) -> list[tuple[str, str]]:
-        """Return feed and date of each closed day of which this bucket has acknowledged nothing, or an old merge."""
+        """Return (feed, date) of each closed day whose latest file this bucket has not acknowledged."""
         days = (feed_and_date(folder) for folder in sorted(self._store.days.glob(DAY_FOLDERS)))
         return [day for day in days if self._store.day_record(*day).exists() and self._day_awaits(*day, place)]
 
     def _day_awaits(self, feed: str, date: str, place: Place) -> bool:
         record = self._store.day_record(feed, date)
         receipt = acknowledged(record, place)
-        # A day's record is long: it is not looked at where the file that went up is still the one that is here.
+        # A day's record is long; skip reading it if the uploaded file is still the one that is here.
         if receipt is not None and record.with_name(parquet(receipt.batch)).exists():
             return False
         try:
             day, gone = self._day(feed, date), removed(record) is not None
         except CorruptionError:
-            return True  # The upload says what is wrong with it.
+            return True  # The upload reports what is wrong with the record.
         sent = receipt is not None and receipt.object is not None and receipt.object.sha256 == day.sha256
         return day.file is not None and not sent and not (gone and receipt is None)
 
     def day_of_batch(self, record: Path, manifest: Manifest) -> Path | None:
-        """Return the merged file that holds this very batch, where it is here; its bytes are not looked at.
+        """Return the local day's file that holds exactly this batch, or None; the file itself is not read.
 
-        `record` is the batch's manifest. Raises CorruptionError where the day's record cannot be read.
+        `record` is the path of the batch's manifest. Raises CorruptionError if the day's record cannot be read.
         """
         path = self._store.day_record(manifest.seal.feed, manifest.seal.date)
         if not path.exists() or record.parent != self._store.archive_folder(manifest.seal.feed, manifest.seal.date):
             return None
-        day, batches = held_by(path)
+        day, batches = day_and_manifests(path)
         if day.file is None or batches.get(manifest.batch) != manifest:
             return None
         return path.with_name(day.file) if path.with_name(day.file).exists() else None
 
     def rows_of(self, record: Path, manifest: Manifest) -> Path:
-        """Return the file here that holds the rows of a batch that has some: its own, else its day's.
+        """Return the local file that holds a batch's rows: its own file, or else its day's.
 
-        Raises TerminalError where the bucket alone has them, and CorruptionError where nothing says where they are.
+        The batch must have rows. Raises TerminalError if only the bucket has them, and CorruptionError if no record
+        says where they are.
         """
         own = record.with_name(str(manifest.file))
         day = None if own.exists() else self.day_of_batch(record, manifest)
         if day is None and not own.exists():
-            raise nowhere_here(record, manifest)
+            raise missing_rows_error(record, manifest)
         return day or own
 
     def receipt_of_day(self, manifest: Manifest, place: Place | None = None) -> Receipt | None:
-        """Return the receipt of the day's file that holds this very batch, of that bucket or of any; None without one.
+        """Return the receipt of the day's file that holds exactly this batch, or None.
 
-        One that cannot be read is none of that bucket. Raises CorruptionError for any other such record.
+        With `place`, only a readable receipt of that bucket counts. Otherwise an unreadable record raises
+        CorruptionError.
         """
         record = self._store.day_record(manifest.seal.feed, manifest.seal.date)
         receipt = receipt_of(record) if place is None else acknowledged(record, place)
         if receipt is None or receipt.object is None or not record.exists():
             return None
-        day, batches = held_by(record)
+        day, batches = day_and_manifests(record)
         is_of_it = (parquet(receipt.batch), receipt.object.sha256) == (day.file, day.sha256)
         return receipt if is_of_it and batches.get(manifest.batch) == manifest else None
 
     def is_merged_in(self, place: Place, record: Path, manifest: Manifest) -> bool:
-        """Return whether a batch's file went because its day's file holds its rows, and that bucket acknowledged this.
+        """Return whether a batch's file was removed in favor of its day's file, and this bucket acknowledged that file.
 
-        Raises CorruptionError where a record cannot be read.
+        Raises CorruptionError if a record cannot be read.
         """
         said = removed(record)
         return said is not None and said.why == "merged" and self.receipt_of_day(manifest, place) is not None
 
     def _day(self, feed: str, date: str) -> DayFacts:
-        """What that day's record says in short. Raises FileNotFoundError and CorruptionError."""
+        """The summary of a day's record. Raises FileNotFoundError and CorruptionError."""
         return self._folder(feed, date).known.day or short(read(self._store.day_record(feed, date), Day))
 
     def _folder(self, feed: str, date: str) -> DayListing:

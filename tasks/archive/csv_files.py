@@ -1,7 +1,7 @@
-"""How are archived trades written as compressed CSV, and read again?
+"""Writes archived trades as compressed CSV and reads them back.
 
-The journal's columns, then `resent` (true or false), under one header line; no field holds a comma, a quote or a
-line break. The same rows give the same bytes.
+The columns are the journal's, then `resent` (true or false), under one header line. No field contains a comma, a
+quote, or a line break. The output is deterministic: the same rows give the same bytes.
 """
 
 import gzip
@@ -32,7 +32,7 @@ _ZSTD_LEVEL = 9
 
 @contextmanager
 def writing(target: Path) -> Iterator[Callable[[pa.Table], object]]:
-    """A file to which the function given writes tables of `SCHEMA`'s columns, texts or dictionaries."""
+    """Open a file for writing; yields a function that appends a table with `SCHEMA`'s columns."""
     with target.open("wb") as raw, _compressing(raw, target) as write:
         write(HEADER)
         yield lambda table: write(_lines(table))
@@ -47,17 +47,17 @@ def _lines(table: pa.Table) -> bytes:
 
 @contextmanager
 def _compressing(raw: IO[bytes], target: Path) -> Iterator[Callable[[bytes], object]]:
-    if ".gz" in target.suffixes:  # Also while it is written under another name.
-        # Without name and time: the same rows give the same bytes.
+    if ".gz" in target.suffixes:  # Not only the last suffix: a temporary name may add another.
+        # No file name and no time in the header, so that the output is deterministic.
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as zipped:
             yield zipped.write
         return
     codec = pa.Codec("zstd", compression_level=_ZSTD_LEVEL)
-    yield lambda text: raw.write(codec.compress(text, asbytes=True))  # One frame each; together they are one file.
+    yield lambda text: raw.write(codec.compress(text, asbytes=True))  # Concatenated zstd frames form one valid file.
 
 
 def read(archived: Path) -> Iterator[pa.Table]:
-    """The rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, and CorruptionError where it is damaged."""
+    """Yield the rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, or CorruptionError if damaged."""
     types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in (*SCHEMA, *before_resent(SCHEMA))}
     options = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
     header = b""
@@ -83,7 +83,7 @@ def read(archived: Path) -> Iterator[pa.Table]:
 
 
 def _header(block: bytes, archived: Path) -> bytes:
-    """The header that a file begins with: ours, or the one from before there was `resent`."""
+    """Return the header line of a file: today's, or the older one without `resent`."""
     for header in (HEADER, _OLD_HEADER):
         if block.startswith(header):
             return header
@@ -91,11 +91,11 @@ def _header(block: bytes, archived: Path) -> bytes:
 
 
 def _other_columns(archived: Path) -> CorruptionError:
-    return CorruptionError(f"{archived}: is not CSV of the archive's columns; restore it from a copy")
+    return CorruptionError(f"{archived}: is not CSV with the archive's columns; restore it from a copy")
 
 
 def count_rows(archived: Path) -> int:
-    """How many lines follow the header. Raises as `read`."""
+    """Count the lines after the header. Raises the same errors as `read`."""
     lines = 0
     with _reading(archived) as file:
         while block := file.read(_BLOCK_BYTES):

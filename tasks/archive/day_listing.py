@@ -1,9 +1,9 @@
-"""What is in one day's folder of the archive, without reading again what was read before?
+"""Lists one day's folder of the archive, using an index to avoid reading records that have not changed.
 
-The index of a day is derived, never the truth, and may be removed at any time. It keeps what each record said beside
-the record's inode, size and times. Which records there are it does not say: the folders are listed each time, so no
-index can hide a batch. Where one of the four differs, or the index is damaged or of another day, the record is read.
-Times tell a change only where no other change can have had the same: what changed within the last seconds is not kept.
+The index is a cache: it can be deleted at any time. For each record it keeps a summary with the record's inode, size,
+and times. If one of these differs, or if the index is damaged or belongs to another day, the record is read again.
+The folder itself is always listed, so an index can never hide a batch. Two changes within the resolution of the file
+system's clock would look the same, so records that changed in the last seconds are not kept in the index.
 """
 
 import os
@@ -22,15 +22,15 @@ from tasks.records.manifest import Day, Manifest, Place, Receipt, read
 from tasks.records.names import BatchName, archived_in
 from tasks.storage.store import FileState, Store, state_of, write_whole
 
-# Longer than the coarsest clock of a file system: two seconds.
+# Longer than the coarsest file system timestamp (two seconds).
 SETTLED_AFTER_NS = 3_000_000_000
-# Counts up where `BatchFacts` or `DayFacts` come to mean something else.
+# Increment when the meaning of `BatchFacts` or `DayFacts` changes.
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownBatch:
-    """What an archived batch's manifest and receipt (None where there is none) said, and as what files."""
+    """The summary of an archived batch's manifest and receipt, with the states of the files that it was read from."""
 
     manifest: FileState
     receipt: FileState | None
@@ -39,7 +39,7 @@ class KnownBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayFacts:
-    """What the record of a closed day says in short: its file, that file's SHA-256 (hex), and its batches' names."""
+    """A closed day's record in short: its file, that file's SHA-256 (hex), and the names of its batches."""
 
     file: str | None
     sha256: str
@@ -48,7 +48,7 @@ class DayFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayIndex:
-    """What is known of the records of one feed and day; `record` is the state of the day's own."""
+    """The cached summaries of one feed and day; `record` is the file state of the day's own record."""
 
     version: int = _VERSION
     feed: str
@@ -58,7 +58,7 @@ class DayIndex:
     day: DayFacts | None = None
 
     def settled(self, now_ns: int) -> "DayIndex":
-        """Return the part of it whose files cannot change from now on (UTC ns) without another state."""
+        """Return the entries whose files cannot change after `now_ns` (UTC) without a change of file state."""
         batches = {
             name: each
             for name, each in self.batches.items()
@@ -70,7 +70,7 @@ class DayIndex:
 
 @dataclass(frozen=True, slots=True)
 class DayListing:
-    """The archived batches of one feed and day, the names of all files in their folder, and what the records say."""
+    """The archived batches of one feed and day, all file names in their folder, and the records' summaries."""
 
     path: Path
     files: frozenset[str]
@@ -78,20 +78,20 @@ class DayListing:
     known: DayIndex
 
     def awaits_upload(self, name: BatchName, place: Place, rejects: Collection[str]) -> bool:
-        """Return whether that bucket has not acknowledged the batch, or its files among the `rejects` in quarantine."""
+        """Return whether the bucket has yet to acknowledge the batch, or its quarantine files (those in `rejects`)."""
         known = self.known.batches.get(str(name))
         told: Acknowledged | Receipt | None = (
             acknowledged(self.path / name.manifest, place) if known is None else known.facts.acknowledged
         )
         if told is None or not told.is_of(place):
-            # What was removed here without ever having gone there has nothing to send.
+            # A file that was removed here and never uploaded there leaves nothing to send.
             return not (name.removed in self.files and self.files.isdisjoint(name.archives))
         has_quarantine = known is None or known.facts.has_quarantine
         return has_quarantine and not told.beside and any(each in rejects for each in name.rejects)
 
 
 def look(store: Store, feed: str, date: str, now_ns: int) -> DayListing:
-    """List that day's folder, and read those of its records that are not known as they are now."""
+    """List a day's folder and read the records whose current state is not in the index."""
     index, path = _read_index(store, feed, date), store.archive_folder(feed, date)
     files = {each.name: each for each in files_in(path)}
     names = archived_in(files)
@@ -107,24 +107,24 @@ def look(store: Store, feed: str, date: str, now_ns: int) -> DayListing:
 
 
 def files_in(folder: Path) -> list[os.DirEntry[str]]:
-    """Return everything in a folder, nothing where there is none."""
+    """Return the entries of a folder; an empty list if it does not exist."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
         return list(found)
     return []
 
 
 def short(day: Day) -> DayFacts:
-    """Return a day's record in short."""
+    """Return the summary of a day's record."""
     return DayFacts(file=day.file, sha256=day.sha256, batches=tuple(each.batch for each in day.batches))
 
 
 def _known_batch(
     folder: Path, name: BatchName, files: Mapping[str, os.DirEntry[str]], known: KnownBatch | None
 ) -> KnownBatch | None:
-    """What that manifest and its receipt say: as it is known, else by reading them; None where that cannot be."""
+    """Summarize a manifest and its receipt, from the index or by reading them; None if they cannot be read."""
     beside = files.get(name.receipt)
     try:
-        # Before they are read: one that is replaced meanwhile has another state, and is read again the next time.
+        # States are taken before reading: a file replaced in between has another state and is read again next time.
         manifest_state = state_of(files[name.manifest].stat())
         receipt_state = None if beside is None else state_of(beside.stat())
         if known is not None and (known.manifest, known.receipt) == (manifest_state, receipt_state):
@@ -132,12 +132,12 @@ def _known_batch(
         manifest = read(folder / name.manifest, Manifest)
         facts = facts_of(manifest.seal, manifest.report, manifest, receipt_of(folder / name.manifest))
     except (CorruptionError, OSError):
-        return None  # Whoever asks for it by its name is told.
+        return None  # `Catalog.batch` raises the error to whoever asks for this batch.
     return KnownBatch(manifest=manifest_state, receipt=receipt_state, facts=facts)
 
 
 def _known_day(record: Path, index: DayIndex) -> DayIndex:
-    """The index with what the day's record says now; nothing of that where it is not there, or cannot be read."""
+    """Return the index with the current day record's summary, or without one if the record is missing or unreadable."""
     with suppress(CorruptionError, OSError):
         state = state_of(record.stat())
         return index if index.record == state else replace(index, record=state, day=short(read(record, Day)))
@@ -149,7 +149,7 @@ def _is_settled(state: FileState | None, now_ns: int) -> bool:
 
 
 def _read_index(store: Store, feed: str, date: str) -> DayIndex:
-    """What is known of that day; nothing where there is no index, or none of that day that can be read."""
+    """Return the index of a day; an empty one if it is missing, unreadable, or of another day."""
     with suppress(OSError, msgspec.MsgspecError):
         digest, _, content = store.index_of(feed, date).read_bytes().partition(b"\n")
         found = msgspec.msgpack.decode(content, type=DayIndex)
@@ -160,7 +160,7 @@ def _read_index(store: Store, feed: str, date: str) -> DayIndex:
 
 
 def _write_index(store: Store, index: DayIndex) -> None:
-    """Keep what is known, where it can be written and the data folder is this user's own: it is no loss where not."""
+    """Save the index if this user owns the data folder; a failed write is ignored, since the index is only a cache."""
     with suppress(OSError):
         if store.root.stat().st_uid == os.geteuid():
             path = store.index_of(index.feed, index.date)

@@ -1,7 +1,7 @@
-"""How are trades held so that millions of them are sorted and laid aside fast, in little memory?
+"""Encodes trades so that millions of rows can be sorted and spilled to disk fast and in little memory.
 
-Symbols and conditions are numbers into a list of all that were seen so far, times are ns since 1970 UTC. Prices and
-sizes stay short texts: a day may have as many different ones as trades.
+Symbols and conditions become indices into a list of all values seen so far; times become ns since 1970 UTC. Prices
+and sizes stay short texts, because a day may have as many distinct values as trades.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ _NUMBERED = ("symbol", "conditions")
 
 
 class DictionaryEncoder:
-    """Turns tables into such frames, and frames back into tables.
+    """Encodes tables as frames, and decodes frames to tables.
 
-    Symbols that are given come first, in the order of their bytes: the numbers of those sort as the symbols do.
+    The symbols passed to the constructor get the first codes, in byte order, so their codes sort like the symbols.
     """
 
     def __init__(self, symbols: Iterable[str] = ()) -> None:
@@ -30,13 +30,13 @@ class DictionaryEncoder:
             self._codes.setdefault(symbol, len(self._codes))
         self._texts = text_array(self._codes)
 
-    def of(self, table: pa.Table) -> pl.DataFrame:
-        """A table of `CODED_SCHEMA`'s columns, more or fewer, as a frame."""
+    def encode(self, table: pa.Table) -> pl.DataFrame:
+        """Encode a table whose columns are of `CODED_SCHEMA`'s types; columns may be missing or added."""
         arrays = [self._numbers(name, table[name]) for name in table.column_names]
         return cast(pl.DataFrame, pl.from_arrow(pa.table(arrays, names=table.column_names)))
 
-    def table(self, rows: pl.DataFrame) -> pa.Table:
-        """Those rows as a table of `CODED_SCHEMA`, each text column one chunk; its texts in order of appearance."""
+    def decode(self, rows: pl.DataFrame) -> pa.Table:
+        """Decode rows to `CODED_SCHEMA`, one chunk per text column, dictionary values in order of appearance."""
         columns = [
             self._coded(rows[each.name]) if each.name in TEXTS else rows[each.name].to_arrow().cast(each.type)
             for each in CODED_SCHEMA
@@ -61,22 +61,23 @@ class DictionaryEncoder:
             return codes.to_arrow().cast(pa.large_string()).dictionary_encode()
         if len(self._texts) < len(self._codes):
             self._texts = pa.concat_arrays([self._texts, text_array(list(self._codes)[len(self._texts) :])])
-        used, places = _by_appearance(codes.to_numpy(), len(self._codes))
+        used, places = by_appearance(codes.to_numpy(), len(self._codes))
         return pa.DictionaryArray.from_arrays(
             pl.Series(places).to_arrow(), self._texts.take(pl.Series(used).to_arrow())
         )
 
 
 def text_array(texts: Iterable[str]) -> pa.Array:
-    """These texts as large_string, by way of polars: pyarrow's own way imports pandas, for a fifth of a second."""
+    """Return the texts as large_string, built by polars: pyarrow would import pandas, which takes 0.2 s."""
     return pl.Series(list(texts), dtype=pl.String).to_arrow().cast(pa.large_string())
 
 
-def _by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """The different ones of so many codes, in the order in which they first stand, and each row's place among them."""
+def by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the distinct codes (below `number`) in order of first appearance, and each row's index into them."""
     rows = len(codes)
     first = np.full(number, rows, np.int32)
-    first[codes[::-1]] = np.arange(rows - 1, -1, -1, dtype=np.int32)  # Of equal ones the last that is set counts.
+    # Reversed: for equal codes the last assignment wins.
+    first[codes[::-1]] = np.arange(rows - 1, -1, -1, dtype=np.int32)
     used = np.flatnonzero(first < rows)
     used = used[np.argsort(first[used])]
     ranks = np.empty(number, np.int32)

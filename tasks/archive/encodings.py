@@ -3,12 +3,12 @@
 | name    | file      | what it is                                                                                    |
 | ------- | --------- | --------------------------------------------------------------------------------------------- |
 | A       | .parquet  | the default: one row for each trade, every value absolute, for any reader                     |
-| B       | .parquet  | the smallest: steps in the place of receive times and prices (`deltas.py` restores them)       |
-| csv.zst | .csv.zst  | the journal's columns and `resent`, zstd                                                   |
+| B       | .parquet  | the smallest: differences instead of receive times and prices (see `deltas.py`)               |
+| csv.zst | .csv.zst  | the journal's columns and `resent`, zstd                                                      |
 | csv.gz  | .csv.gz   | the same, gzip                                                                                |
 
-In Parquet rows stand by (connection, recv_seq), texts and connection as dictionaries, counters as deltas, and every
-page has a checksum. An encoding's name is the `layout` of its manifest.
+Parquet rows are sorted by (connection, recv_seq); texts and `connection` are dictionary-encoded, counters are
+delta-encoded, and every page has a checksum. A manifest names its file's encoding in `layout`.
 """
 
 import base64
@@ -23,26 +23,43 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.archive import csv_files, deltas
+from tasks.archive.columns import constant, from_file, to_file
 from tasks.archive.schema import (
     CODED_SCHEMA,
+    DICTIONARIES,
+    FILE_SCHEMA,
     MOST_ROWS_PER_GROUP,
     SCHEMA,
     TEXTS,
-    before_resent,
     completed,
     explained,
-    in_ms,
-    plain,
+    known_schemas,
+    without_dictionaries,
 )
 from tasks.errors import CorruptionError
+from tasks.records.manifest import FORMAT_VERSION
 
 Layout = Literal["plain", "max"]
 Format = Literal["parquet", "csv.zst", "csv.gz"]
 
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
-    "compression_level": 3,  # At 6 a file is a fiftieth smaller, for a sixteenth of the archive's CPU.
-    "use_dictionary": ["connection", "symbol", "price", "size", "conditions", "side"],
+    # At level 6 the other columns are hardly smaller.
+    "compression_level": {
+        name: 6 if name in {"ts_event", "price", "size", "conditions.list.element"} else 3
+        for name in (*FILE_SCHEMA.names, "conditions.list.element", "batch")
+    },
+    "use_dictionary": [
+        "session",
+        "connection",
+        "symbol",
+        "price",
+        "price_text",
+        "size",
+        "size_text",
+        "conditions.list.element",
+        "side",
+    ],
     "column_encoding": {
         "ts_recv": "PLAIN",
         "recv_seq": "DELTA_BINARY_PACKED",
@@ -53,10 +70,11 @@ WRITER_OPTIONS: dict[str, Any] = {
     "dictionary_pagesize_limit": 4 << 20,
     "max_rows_per_page": 10_000_000,
     "write_page_checksum": True,
+    "write_page_index": True,
 }
 STEPS_OPTIONS: dict[str, Any] = WRITER_OPTIONS | {
     "compression_level": 9,
-    "use_dictionary": ["connection", "symbol", "price_step", "price_text", "size", "conditions", "side"],
+    "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "price_step"],
     "column_encoding": {
         "recv_step": "BYTE_STREAM_SPLIT",
         "recv_seq": "DELTA_BINARY_PACKED",
@@ -65,7 +83,10 @@ STEPS_OPTIONS: dict[str, Any] = WRITER_OPTIONS | {
         "sequence": "DELTA_BINARY_PACKED",
     },
 }
-_SCHEMAS = {"A": SCHEMA, "B": plain(deltas.STEPS_SCHEMA)}
+_SCHEMAS = {
+    "A": (FILE_SCHEMA, SCHEMA),
+    "B": (deltas.STEPS_SCHEMA, without_dictionaries(deltas.DELTA_SCHEMA)),
+}
 Write = Callable[[pa.Table], object]
 
 
@@ -78,52 +99,54 @@ class Encoding:
 
     @property
     def name(self) -> str:
-        """What a manifest calls it."""
+        """The encoding's name in a manifest."""
         return {"plain": "A", "max": "B"}[self.layout] if self.format == "parquet" else self.format
 
 
 @contextmanager
-def writing(target: Path, encoding: Encoding, facts: dict[str, str], *, event_in_ms: bool = False) -> Iterator[Write]:
-    """A file in that encoding, to which the function given writes tables of `CODED_SCHEMA`, each a row group.
+def writing(target: Path, encoding: Encoding, facts: dict[str, str], session: str) -> Iterator[Write]:
+    """Open a file in this encoding; yields a function that appends a table of `CODED_SCHEMA` as one row group.
 
-    `facts` is what the file says of itself, by name; CSV says nothing. `event_in_ms`: every event time is a whole
-    millisecond, else the write raises pyarrow.ArrowInvalid.
+    `facts` are stored as the file's metadata (CSV has none). `session` is the session's name, the same in every row.
     """
     if encoding.format != "parquet":
         with csv_files.writing(target) as write:
             yield write
         return
-    steps = deltas.Steps() if encoding.layout == "max" else None
-    coded = CODED_SCHEMA if steps is None else deltas.STEPS_SCHEMA
-    coded = in_ms(coded) if event_in_ms else coded
+    steps = deltas.DeltaEncoder() if encoding.layout == "max" else None
+    coded = FILE_SCHEMA if steps is None else deltas.STEPS_SCHEMA
     options = WRITER_OPTIONS if steps is None else STEPS_OPTIONS
-    with pq.ParquetWriter(target, coded, store_schema=False, **options) as writer:
-        said = file_schema(coded, encoding, facts)
-        writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
-        yield lambda table: _write_group(writer, table if steps is None else steps.of(table), coded)
+
+    def write_group(table: pa.Table) -> None:
+        columns = table if steps is None else steps.encode(table)
+        group = to_file(columns, coded, constant(session, len(table)))
+        writer.write_table(group, row_group_size=len(table))
+
+    with parquet_writer(target, coded, file_schema(coded, encoding, facts), **options) as writer:
+        yield write_group
 
 
-def _write_group(writer: pq.ParquetWriter, table: pa.Table, schema: pa.Schema) -> None:
-    place = schema.get_field_index("ts_event")
-    column = table["ts_event"].cast(schema.field(place).type)
-    table = table.set_column(place, schema.field(place), column)
-    writer.write_table(table, row_group_size=len(table))
+def parquet_writer(target: Path, coded: pa.Schema, said: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Open a writer of tables of `coded`, for a file that describes itself with the schema and metadata of `said`."""
+    writer = pq.ParquetWriter(target, coded, store_schema=False, **options)
+    writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
+    return writer
 
 
 def file_schema(coded: pa.Schema, encoding: Encoding, facts: dict[str, str]) -> pa.Schema:
-    """The schema with what the file says of itself: `facts` by name, and each column's unit, source and meaning."""
-    said = {**facts, "layout": encoding.name, "columns": explained(coded)}
+    """Return the schema with its metadata: `facts` by name, and each column's unit, source, and meaning."""
+    said = {**facts, "format_version": str(FORMAT_VERSION), "layout": encoding.name, "columns": explained(coded)}
     if encoding.layout == "max":
         said["restored_by"] = json.dumps(deltas.RESTORED_BY)
-    return plain(coded).with_metadata(said)
+    return without_dictionaries(coded).with_metadata(said)
 
 
 def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = None) -> Iterator[pa.Table]:
-    """The file's rows in order, as tables of `SCHEMA`'s columns and types, every page's checksum verified.
+    """Yield the file's rows in order, as tables of `SCHEMA`; verifies every page's checksum.
 
-    `coded`: with dictionaries in the place of texts, for a third of the CPU. `last_rows`: at least so many of the last
-    rows are wanted; groups before them are left out where the encoding allows it. Memory is bounded by a row group.
-    Raises FileNotFoundError, and CorruptionError where the file is damaged or has other columns.
+    `coded` gives dictionaries instead of texts, for a third of the CPU. `last_rows` asks for at least that many of the
+    last rows; earlier groups are skipped if the encoding allows it. At most one row group is in memory. Raises
+    FileNotFoundError, and CorruptionError if the file is damaged or has other columns.
     """
     schema = CODED_SCHEMA if coded else SCHEMA
     if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
@@ -131,15 +154,15 @@ def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = 
             yield _as(table, schema)
         return
     with _open(archived, coded=coded) as file:
-        steps = deltas.Steps() if _layout(file) == "B" else None
+        steps = deltas.DeltaEncoder() if _layout(file.metadata) == "B" else None
         first = 0 if last_rows is None or steps is not None else _group_before_last(file.metadata, last_rows)
         for group in range(first, file.num_row_groups):
-            table = completed(file.read_row_group(group))
-            yield _as(table if steps is None else steps.back(table), schema)
+            table = completed(from_file(file.read_row_group(group)))
+            yield _as(table if steps is None else steps.decode(table), schema)
 
 
 def _group_before_last(footer: pq.FileMetaData, rows: int) -> int:
-    """The group from which on the file has at least so many rows."""
+    """Return the first of the trailing row groups that together have at least `rows` rows."""
     group = int(footer.num_row_groups)
     while group and rows > 0:
         group -= 1
@@ -148,7 +171,7 @@ def _group_before_last(footer: pq.FileMetaData, rows: int) -> int:
 
 
 def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the schema's types, but no dictionary copied."""
+    """Cast the table to the schema's types without copying dictionaries."""
     columns = []
     for each in schema:
         column = table[each.name]
@@ -161,7 +184,7 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def count_rows(archived: Path) -> int:
-    """How many rows the file has: its own word in Parquet, counted in CSV. Raises as `read_groups`."""
+    """Count the file's rows, from the Parquet footer or by reading CSV. Raises the same errors as `read_groups`."""
     if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
         return csv_files.count_rows(archived)
     with _open(archived) as file:
@@ -169,29 +192,30 @@ def count_rows(archived: Path) -> int:
 
 
 def check_groups(file: pq.ParquetFile, path: Path) -> None:
-    """Raises CorruptionError where one of the file's groups is larger than any that we write."""
+    """Raise CorruptionError if one of the file's row groups is larger than any that we write."""
     largest = max((file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)), default=0)
     if largest > MOST_ROWS_PER_GROUP:
-        raise CorruptionError(f"{path}: a group has {largest:,} rows, as none of ours; restore it from a copy")
+        raise CorruptionError(
+            f"{path}: a row group has {largest:,} rows, more than we ever write; restore it from a copy"
+        )
 
 
-def _before_resent(known: pa.Schema) -> tuple[pa.Schema, pa.Schema]:
-    return before_resent(known), before_resent(in_ms(known))
-
-
-def _layout(file: pq.ParquetFile) -> str:
-    return str((file.metadata.metadata or {}).get(b"layout", b"A").decode())
+def _layout(footer: pq.FileMetaData) -> str:
+    return str((footer.metadata or {}).get(b"layout", b"A").decode())
 
 
 @contextmanager
 def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
     try:
         footer = pq.read_metadata(parquet)
-        texts = [name for name in footer.schema.names if name in (*TEXTS, "price_text")] if coded else ()
+        schemas = _SCHEMAS.get(_layout(footer), _SCHEMAS["A"])
+        known = known_schemas(*schemas, footer.metadata, parquet)
+        if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
+            raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
+        old_texts = (*TEXTS, "price_text") if coded else ()
+        wanted = DICTIONARIES if "session" in known[0].names else old_texts
+        texts = [name for name in wanted if name.split(".")[0] in known[0].names]
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
-            known, found = _SCHEMAS.get(_layout(file), SCHEMA), plain(file.schema_arrow)
-            if not any(found.equals(each) for each in (known, in_ms(known), *_before_resent(known))):
-                raise CorruptionError(f"{parquet}: its columns are not those of layout A or B; restore it from a copy")
             check_groups(file, parquet)
             yield file
     except FileNotFoundError:

@@ -1,10 +1,9 @@
-"""What does an archived file hold, and how does the sealed journal come back from it, byte for byte?
+"""Rebuilds the sealed journal, byte for byte, from an archived file and its quarantined lines.
 
-An archived batch is one file: the journal's columns in the journal's order, one row for each valid trade, in one of
-the forms of `forms.py`.
+An archived batch is one file in one of the encodings of `encodings.py`: the journal's columns, in the journal's order,
+with one row for each valid trade.
 """
 
-import hashlib
 import io
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,11 +22,11 @@ _WINDOW_ROWS = 500_000
 
 
 def journal_bytes(archived: Path | None, quarantined: Path | None, extra: Collection[str] = ()) -> Iterator[bytes]:
-    """The sealed journal, header first, in pieces: archived rows and quarantined lines, each in its old place.
+    """Yield the sealed journal in pieces, header first, with each row and quarantined line in its original place.
 
-    `archived` is None where no row was valid, `quarantined` (`quarantine/<batch>.rows.csv`) where all were; `extra` are
-    the seal's `extra_columns`. Memory is bounded by a row group. Joined, the pieces have the SHA-256 of the batch's
-    seal. Raises FileNotFoundError, and CorruptionError where a file cannot be read or the two do not fit each other.
+    `archived` is None if no row was valid, `quarantined` (`quarantine/<batch>.rows.csv`) if all were; `extra` is the
+    seal's `extra_columns`. At most one row group is in memory. The joined pieces have the SHA-256 of the batch's seal.
+    Raises FileNotFoundError, and CorruptionError if a file cannot be read or the two do not match.
     """
     rows = count_rows(archived) if archived else 0
     yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined, extra)
@@ -36,36 +35,33 @@ def journal_bytes(archived: Path | None, quarantined: Path | None, extra: Collec
 def journal_of(
     tables: Iterator[pa.Table], rows: int, quarantined: Path | None, extra: Collection[str] = ()
 ) -> Iterator[bytes]:
-    """As `journal_bytes`, from so many archived rows, wherever they come from: tables of `SCHEMA` in their order."""
+    """Like `journal_bytes`, but from `rows` archived rows given as tables of `SCHEMA` in order."""
     yield journal_header(extra)
     places, ends_whole = _rejected_places(quarantined)
     total = len(places) + rows
     if len(places) and (places[0] < 1 or places[-1] > total or (np.diff(places) < 1).any()):
-        raise CorruptionError(f"{quarantined}: its line numbers do not fit the archived rows; restore both from a copy")
-    valid, rejected = _Cursor(_archived_lines(tables, journal_columns(extra))), _Cursor(_rejected_lines(quarantined))
+        raise CorruptionError(
+            f"{quarantined}: its line numbers do not match the archived rows; restore both from a copy"
+        )
+    valid, rejected = (
+        _LineReader(_archived_lines(tables, journal_columns(extra))),
+        _LineReader(_rejected_lines(quarantined)),
+    )
     for start in range(1, total + 1, _WINDOW_ROWS):
         stop = min(start + _WINDOW_ROWS, total + 1)
         here = places[slice(*np.searchsorted(places, [start, stop]))] - start
-        piece = _merge(valid.take(stop - start - len(here)), rejected.take(len(here)), here)
+        piece = _merge(valid.read(stop - start - len(here)), rejected.read(len(here)), here)
         yield piece if stop <= total or ends_whole else piece[:-1]
 
 
-def journal_sha256(archived: Path | None, quarantined: Path | None, extra: Collection[str] = ()) -> str:
-    """The SHA-256 (hex) of the journal that these two files hold; equal to `Seal.sha256`. Raises as `journal_bytes`."""
-    digest = hashlib.sha256()
-    for piece in journal_bytes(archived, quarantined, extra):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-class _Cursor:
-    """Takes an exact number of lines at a time from pieces of any length."""
+class _LineReader:
+    """Reads an exact number of lines at a time from pieces of any length."""
 
     def __init__(self, pieces: Iterator[pa.Array]) -> None:
         self._pieces = pieces
         self._rest = quarantine.split_lines(b"")
 
-    def take(self, rows: int) -> pa.Array:
+    def read(self, rows: int) -> pa.Array:
         parts = [self._rest[:0]]
         while rows > 0:
             self._rest = self._rest if len(self._rest) else next(self._pieces)
@@ -91,7 +87,7 @@ def _rejected_lines(quarantined: Path | None) -> Iterator[pa.Array]:
 
 
 def _rejected_places(quarantined: Path | None) -> tuple[np.ndarray, bool]:
-    """The line numbers of the rejected lines, and whether the journal ends in a line feed."""
+    """Return the line numbers of the rejected lines, and whether the journal ends with a line feed."""
     parts, reasons = [np.empty(0, np.int64)], ""
     for frame in _rejected(quarantined):
         parts.append(frame["line"].to_numpy())
@@ -107,7 +103,7 @@ def _rejected(quarantined: Path | None) -> Iterator[pl.DataFrame]:
 
 
 def _merge(valid: pa.Array, rejected: pa.Array, places: np.ndarray) -> bytes:
-    """The lines of both as one piece, the rejected ones at `places` (from 0)."""
+    """Merge the lines of both, with the rejected ones at `places` (from 0)."""
     if not len(rejected):
         return quarantine.join_lines(valid)
     is_valid = np.ones(len(valid) + len(rejected), bool)

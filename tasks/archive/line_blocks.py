@@ -1,6 +1,6 @@
-"""How is a text of lines read in bounded pieces, whatever it is?
+"""Reads text files in bounded pieces of whole lines.
 
-pyarrow's own streaming reader reads ahead in a thread that outlives an error, and ends the process with it.
+pyarrow's own streaming reader is not used: its read-ahead thread outlives an error and crashes the process.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pyarrow as pa
 
 
 def line_blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The file's bytes in pieces of whole lines, each of up to twice `size` bytes; the last line may lack its end.
+    """Yield the file in pieces of whole lines of up to twice `size` bytes; the last line may lack its line feed.
 
-    Raises pyarrow.ArrowInvalid where a line has more than `size` bytes, and what reading the file raises.
+    Raises pyarrow.ArrowInvalid if a line has more than `size` bytes; errors from reading the file pass through.
     """
     rest = b""
     while block := file.read(size):

@@ -1,15 +1,15 @@
-"""How is a rejected line of a journal written down, so that it is readable and yet comes back byte for byte?
+"""Stores the rejected lines of a journal so that they are readable and can be restored byte for byte.
 
-`quarantine/<batch>.rows.csv` has a header and one line for each rejected one, ordinary CSV with quotes:
+`quarantine/<batch>.rows.csv` is quoted CSV with a header and one line for each rejected line:
 
 | column  | meaning                                                                                       |
 | ------- | --------------------------------------------------------------------------------------------- |
 | line    | which trade of the batch it was, from 1 (the journal's header is not counted)                 |
-| reasons | the names of all rules it broke, `;`-joined (`validate/schema.py` says each in a sentence)     |
-| text    | the line as it stood, without its line feed                                                   |
+| reasons | the names of all rules it broke, joined by `;` (`validate/schema.py` describes each rule)      |
+| text    | the original line without its line feed                                                       |
 
-In `text` a backslash stands as `\\\\`, and a byte that is a control character or no part of valid UTF-8 as `\\xNN`:
-a quarantined line is always one printable line. A line that broke `LINE_END` was the file's last and had no line feed.
+In `text`, a backslash is escaped as `\\\\`, and control characters and invalid UTF-8 bytes as `\\xNN`, so that a
+quarantined line is always one printable line. A line that broke `LINE_END` was the last one and had no line feed.
 """
 
 import io
@@ -34,7 +34,7 @@ _ESCAPED = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 
 
 def escape(lines: bytes) -> str:
-    """Lines, each with its line feed, in the escaped text of the `text` column; line feeds stay."""
+    """Escape lines for the `text` column; line feeds are kept."""
     lines = lines.replace(b"\\", b"\\\\")
     if lines.translate(None, _CONTROLS) != lines:
         for control in _CONTROLS:
@@ -43,19 +43,19 @@ def escape(lines: bytes) -> str:
 
 
 def unescape(lines: bytes) -> bytes:
-    """The inverse of `escape`."""
+    """Reverse `escape`."""
     return _ESCAPED.sub(_byte, lines) if b"\\" in lines else lines
 
 
 def split_lines(text: bytes) -> pa.Array:
-    """The lines of a text whose last one ends too, each with its line feed, as large_binary: a view, not a copy."""
+    """Split a text into lines, each with its line feed (the last one too), as a large_binary view without copying."""
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0x0A) + 1
     offsets = np.concatenate([[0], ends]).astype(np.int64)
     return pa.Array.from_buffers(pa.large_binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def join_lines(lines: pa.Array) -> bytes:
-    """The inverse of `split_lines`."""
+    """Reverse `split_lines`."""
     if not len(lines):
         return b""
     offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset : lines.offset + len(lines) + 1]
@@ -63,7 +63,7 @@ def join_lines(lines: pa.Array) -> bytes:
 
 
 def encode(lines: pl.Series, reasons: pl.Series, texts: pl.Series) -> bytes:
-    """Rows of the quarantine file, without its header, from line numbers, joined reasons and escaped texts."""
+    """Format rows of the quarantine file, without header, from line numbers, joined reasons, and escaped texts."""
     buffer = io.BytesIO()
     frame = pl.DataFrame({"line": lines, "reasons": reasons, "text": texts})
     frame.write_csv(buffer, include_header=False, quote_style="non_numeric")
@@ -71,15 +71,15 @@ def encode(lines: pl.Series, reasons: pl.Series, texts: pl.Series) -> bytes:
 
 
 def read(path: Path) -> Iterator[pl.DataFrame]:
-    """The file's rows in bounded pieces: `line` Int64, `reasons` and escaped `text` String, in the order of lines.
+    """Yield the file's rows in bounded pieces, in line order: `line` Int64, `reasons` and escaped `text` String.
 
-    Raises FileNotFoundError, and pyarrow.ArrowInvalid where the file is not a quarantine file.
+    Raises FileNotFoundError, and pyarrow.ArrowInvalid if the file is not a quarantine file.
     """
     types = {"line": pa.int64(), "reasons": pa.large_string(), "text": pa.large_string()}
     with path.open("rb") as file:
         for number, block in enumerate(line_blocks(file, _BLOCK_BYTES)):
             if number == 0 and not block.startswith(HEADER):
-                raise pa.ArrowInvalid("its first line does not name the columns")
+                raise pa.ArrowInvalid("its first line is not the header")
             lines = block.removeprefix(HEADER) if number == 0 else block
             if not lines:
                 continue

@@ -1,7 +1,7 @@
-"""Does the file of a day hold the very rows that lie in other files: value by value, in their order?
+"""Checks that a day's file contains exactly the rows of other files, value by value and in their order.
 
-Passes over both, however large they are: memory is bounded by `external_sort`. What a record says of rows, and the
-SHA-256 that it gives, prove where they come from; only this proves what they are.
+Both sides are streamed; memory is bounded by `external_sort`. A record and its SHA-256 prove which file was read;
+only this comparison proves that the rows are the same.
 """
 
 import shutil
@@ -26,17 +26,17 @@ _READ_ROWS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A batch and a file of its rows in their order."""
+    """A batch and a file with its rows in order."""
 
     batch: str
     file: Path
 
 
 def check_same_rows(day_file: Path, sources: Sequence[Source], aside: Path) -> int:
-    """How many rows these batches have, which are in the day's file as they are in their own.
+    """Check that the day's file has the same rows as these batches, and return the number of rows.
 
-    What memory does not hold lies in the folder `aside` meanwhile, which is made and removed. Raises CorruptionError
-    where one differs, is missing or is one too many.
+    Rows that do not fit in memory are spilled to the folder `aside`, which is created and removed. Raises
+    CorruptionError if a row differs, is missing, or is extra.
     """
     codes = DictionaryEncoder()
     theirs = rows_in_order(day_file, [each.batch for each in sources], aside, codes)
@@ -44,7 +44,7 @@ def check_same_rows(day_file: Path, sources: Sequence[Source], aside: Path) -> i
 
 
 def check_same_days(day_file: Path, other: Path, batches: Sequence[str], aside: Path) -> int:
-    """As `check_same_rows`, of batches that are in the files of two days."""
+    """Like `check_same_rows`, for batches contained in two day files."""
     codes = DictionaryEncoder()
     try:
         ours = rows_in_order(other, batches, aside / "ours", codes)
@@ -54,15 +54,15 @@ def check_same_days(day_file: Path, other: Path, batches: Sequence[str], aside: 
 
 
 def rows_of(sources: Sequence[Source], codes: DictionaryEncoder) -> Iterator[pl.DataFrame]:
-    """The rows of all sources as numbers, one after the other; `place` is the number of the source."""
+    """Yield the dictionary-encoded rows of all sources in order; `place` is the index of the source."""
     for place, table in prefetch(_tables(sources)):
-        yield codes.of(table).with_columns(pl.lit(place, pl.Int32).alias("place"))
+        yield codes.encode(table).with_columns(pl.lit(place, pl.Int32).alias("place"))
 
 
 def _tables(sources: Sequence[Source]) -> Iterator[tuple[int, pa.Table]]:
     for place, source in enumerate(sources):
         for table in read_groups(source.file, coded=True):
-            # A batch's group of a million rows is far more as texts than as it lies.
+            # A group of a million rows needs far more memory as texts than as dictionaries.
             yield from ((place, table.slice(start, _READ_ROWS)) for start in range(0, len(table), _READ_ROWS))
 
 

@@ -1,22 +1,29 @@
-"""Which columns does an archived trade have, in which order, of which type, unit and source?"""
+"""Defines the columns of an archived trade: order, type, unit, and source.
+
+`SCHEMA` is a row as the recorder handles it, with digits as text; `FILE_SCHEMA` is a row of a file. `columns.py`
+converts between the two. Files from before format 2 have the columns of `SCHEMA`, or those of `before_resent`.
+"""
 
 import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tasks.records.manifest import FORMAT_VERSION, check_version
 from tasks.records.trade import EXTRA_COLUMNS
 
 TIMESTAMP = pa.timestamp("ns", "UTC")
 TEXTS = ("symbol", "price", "size", "conditions")
+NUMBERS = ("price", "size")
 ROWS_PER_GROUP = 1_000_000
-# No file of ours has larger groups; a few bytes can claim to be many million rows, and would be read at once.
+# We never write larger groups. A few bytes can claim millions of rows, which would all be read at once.
 MOST_ROWS_PER_GROUP = 4 * ROWS_PER_GROUP
 
 
 def field(name: str, kind: pa.DataType, unit: str, source: str, description: str, **options: Any) -> pa.Field:
-    """A column that explains itself; without nulls unless `nullable=True`."""
+    """Return a column with its documentation as metadata; not nullable unless `nullable=True`."""
     facts = {"unit": unit, "source": source, "description": description}
     return pa.field(name, kind, **{"nullable": False, **options}, metadata=facts)
 
@@ -38,36 +45,55 @@ SCHEMA = pa.schema(
     ]
 )
 
-# The same rows with each text as a number into the texts that occur: how they lie in `validated/`, in a fifth of the
-# memory. Parquet holds texts so anyway; written from either, an archived file has the same bytes.
-_CODED = pa.dictionary(pa.int32(), pa.large_string())
-CODED_SCHEMA = pa.schema([each.with_type(_CODED) if each.name in TEXTS else each for each in SCHEMA])
+# The same rows with dictionary-encoded texts, as in `validated/`: a fifth of the memory. Parquet encodes texts as
+# dictionaries anyway, so an archived file has the same bytes when written from either schema.
+CODED = pa.dictionary(pa.int32(), pa.large_string())
+CODED_SCHEMA = pa.schema([each.with_type(CODED) if each.name in TEXTS else each for each in SCHEMA])
 
-# Vendors send whole milliseconds, and a file that counts in them is a sixth smaller; Parquet says the unit itself.
+_LIST = pa.list_(pa.field("element", CODED, nullable=False))
+_UNUSUAL = "digits as received, where they are not the number's canonical form"
+_IN_FILES = {
+    "price": [
+        field("price", pa.float64(), "quote currency per unit", "vendor", "the price"),
+        field("price_text", CODED, "decimal text", "vendor", _UNUSUAL, nullable=True),
+    ],
+    "size": [
+        field("size", pa.float64(), "units", "vendor", "the quantity; 0 is no trade"),
+        field("size_text", CODED, "decimal text", "vendor", _UNUSUAL, nullable=True),
+    ],
+    "conditions": [field("conditions", _LIST, "text", "vendor", "condition codes")],
+}
+_SESSION = field("session", CODED, "text", "recorder", "name of the session; with connection and recv_seq a unique key")
+# Dictionary-encoded like `CODED_SCHEMA`; `without_dictionaries` gives what a reader sees.
+FILE_SCHEMA = pa.schema([_SESSION, *(each for column in CODED_SCHEMA for each in _IN_FILES.get(column.name, [column]))])
+# The columns whose texts are read as dictionaries.
+DICTIONARIES = ("symbol", "price_text", "size_text", "conditions.list.element")
+
+# Before format 2, a file whose event times were all whole milliseconds had them in ms.
 _MS = pa.timestamp("ms", "UTC")
 _MS_FIELD = field("ts_event", _MS, "ms since 1970 UTC", "vendor", "the exchange's time")
 
 
 def without_missing(schema: pa.Schema, extra: Collection[str]) -> pa.Schema:
-    """Return the schema without those of `EXTRA_COLUMNS` that a feed does not have: null in every row, they cost."""
+    """Return the schema without the `EXTRA_COLUMNS` that a feed lacks; all-null columns would take space."""
     missing = {*EXTRA_COLUMNS}.difference(extra)
     return pa.schema([each for each in schema if each.name not in missing])
 
 
 def before_resent(schema: pa.Schema) -> pa.Schema:
-    """Return the schema as it was once: without `EXTRA_COLUMNS`, and with `duplicate` in the place of `resent`.
+    """Return the old schema: without `EXTRA_COLUMNS`, and with `duplicate` instead of `resent`.
 
-    `duplicate` marked every row that is equal to an earlier one.
+    `duplicate` marked every row that equals an earlier one.
     """
     fields = without_missing(schema, ())
     return pa.schema([each.with_name("duplicate") if each.name == "resent" else each for each in fields])
 
 
 def completed(table: pa.Table) -> pa.Table:
-    """Return the table with every column of `SCHEMA`: those that a feed, or a file from before, does not have as null.
+    """Return the table with every column of `SCHEMA`; columns that the feed or an old file lacks are null.
 
-    `resent` is false in every row in the place of `duplicate`: a fifth of true prints are equal to an earlier one, so
-    the old mark is no evidence that a row was delivered again.
+    An old `duplicate` column becomes `resent` = false: a fifth of real prints equal an earlier one, so the old mark
+    is no evidence of redelivery.
     """
     place = table.schema.get_field_index("duplicate")
     if place >= 0:
@@ -80,17 +106,36 @@ def completed(table: pa.Table) -> pa.Table:
 
 
 def in_ms(schema: pa.Schema) -> pa.Schema:
-    """That schema with `ts_event` in milliseconds."""
+    """Return the schema with `ts_event` in milliseconds."""
     place = schema.get_field_index("ts_event")
     return schema.set(place, _MS_FIELD)
 
 
 def explained(schema: pa.Schema) -> str:
-    """What the schema says of each column, as JSON: for readers that show a file's metadata, but no column's."""
+    """Return the columns' documentation as JSON, for readers that show a file's metadata but not a column's."""
     said = {each.name: {key.decode(): text.decode() for key, text in each.metadata.items()} for each in schema}
     return json.dumps(said)
 
 
-def plain(schema: pa.Schema) -> pa.Schema:
-    """That schema with texts in the place of dictionaries."""
-    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_dictionary(f.type) else f for f in schema])
+def without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with texts instead of dictionaries."""
+    return pa.schema([each.with_type(_without_dictionary(each.type)) for each in schema])
+
+
+def _without_dictionary(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_dictionary(kind.value_type)))
+    return pa.large_string() if pa.types.is_dictionary(kind) else kind
+
+
+def known_schemas(schema: pa.Schema, old: pa.Schema, facts: dict[bytes, bytes] | None, where: Path) -> list[pa.Schema]:
+    """Return the columns that a file with this metadata can have: `schema`, or variants of `old` before format 2.
+
+    Raises CorruptionError if the file is of a later format.
+    """
+    said = (facts or {}).get(b"format_version", b"1")
+    version = int(said) if said.isdigit() else 1
+    check_version(version, where)
+    if version == FORMAT_VERSION:
+        return [without_dictionaries(schema)]
+    return [*(known := (old, in_ms(old))), *map(before_resent, known)]

@@ -1,4 +1,4 @@
-"""What do the records beside a manifest, or a day's record, say: its receipt, and why its file was removed?"""
+"""Reads the records stored beside a manifest or a day's record: its receipt, and why its file was removed."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +10,13 @@ from tasks.storage.store import FileState, state_of
 
 
 def receipt_of(record: Path) -> Receipt | None:
-    """Return the receipt of that manifest, or of that day's record; None without one. Raises CorruptionError."""
+    """Return the receipt of a manifest or a day's record, or None. Raises CorruptionError."""
     path = receipt_record(record)
     return read(path, Receipt) if path.exists() else None
 
 
 def acknowledged(record: Path, place: Place) -> Receipt | None:
-    """Return the receipt of that record where it is of this bucket and can be read. Asks no store."""
+    """Return the local receipt of a record if it is for this bucket and readable, else None."""
     try:
         receipt = receipt_of(record)
     except CorruptionError:
@@ -24,22 +24,22 @@ def acknowledged(record: Path, place: Place) -> Receipt | None:
     return receipt if receipt is not None and receipt.is_of(place) else None
 
 
-def held_by(record: Path) -> tuple[Day, dict[str, Manifest]]:
-    """Return a day's record, and by their names the manifests of the batches in it.
+def day_and_manifests(record: Path) -> tuple[Day, dict[str, Manifest]]:
+    """Return a day's record, and the manifests of its batches by name.
 
-    Raises FileNotFoundError, and CorruptionError where the record cannot be read.
+    Raises FileNotFoundError, and CorruptionError if the record cannot be read.
     """
     return _held(record, state_of(record.stat()))
 
 
-@lru_cache(maxsize=4)  # A day has hundreds of batches, and each of them asks.
+@lru_cache(maxsize=4)  # Read once for the hundreds of batches of a day.
 def _held(record: Path, _state: FileState) -> tuple[Day, dict[str, Manifest]]:
     day = read(record, Day)
     return day, {each.batch: each for each in day.batches}
 
 
 def removed(record: Path) -> Removed | None:
-    """Return why the file of that manifest, or of that day's record, was removed; None where nothing says so.
+    """Return why the file of a manifest or a day's record was removed, or None if no record says so.
 
     Raises CorruptionError.
     """
@@ -47,8 +47,8 @@ def removed(record: Path) -> Removed | None:
     return read(path, Removed) if path.exists() else None
 
 
-def nowhere_here(record: Path, manifest: Manifest) -> RecorderError:
-    """Return the error of rows that are asked for and lie neither in the batch's own file nor in its day's."""
+def missing_rows_error(record: Path, manifest: Manifest) -> RecorderError:
+    """Return the error to raise if rows are neither in the batch's own file nor in its day's."""
     why, file = removed(record), record.with_name(str(manifest.file))
     if why is not None:
         return TerminalError(

@@ -1,4 +1,4 @@
-"""Which numbers of a feed that numbers its trades are missing from a batch, and between the batches of a session."""
+"""Finds missing trade numbers within a batch and between the batches of a session, for feeds that number trades."""
 
 from collections.abc import Iterable
 
@@ -14,9 +14,9 @@ _COLUMNS = {"symbol": pl.String, "trade_id": pl.Int64, "ts_recv": pl.Int64}
 
 
 class TradeNumbers:
-    """Follows the numbers of each symbol through the rows of one batch, in order of receipt.
+    """Tracks each symbol's trade numbers through the rows of one batch, in order of receipt.
 
-    `missing` lists the holes, up to some thousand; `unlisted` counts the numbers in those beyond.
+    `missing` lists up to `_MOST_LISTED` holes; `unlisted` counts the numbers in all further holes.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class TradeNumbers:
         self._ranges: dict[str, TradeIds] = {}
 
     def note(self, rows: pl.DataFrame) -> None:
-        """Note the next rows: their symbols, `trade_id` and `ts_recv` (UTC ns); what could not be read is null."""
+        """Add the next rows (symbol, `trade_id`, and `ts_recv` in UTC ns); unreadable values are null."""
         rows = rows.select(pl.col(name).cast(kind, strict=False) for name, kind in _COLUMNS.items()).drop_nulls()
         if not len(rows):
             return
@@ -48,7 +48,7 @@ class TradeNumbers:
             )
 
     def ranges(self) -> dict[str, TradeIds]:
-        """Return the numbers from first to last of each symbol, and when (UTC ns) its first and last were received."""
+        """Return each symbol's first and last number, and when (UTC ns) they were received."""
         return dict(sorted(self._ranges.items()))
 
     def _list(self, hole: MissingIds) -> None:
@@ -59,10 +59,10 @@ class TradeNumbers:
 
 
 def missing_and_named(batches: Iterable[Report | BatchFacts], gaps: Iterable[Gap]) -> tuple[int, int]:
-    """Return how many numbers are missing from a session, and how many of them lie in a named gap of their symbol.
+    """Return how many numbers a session lacks, and how many of those lie in a recorded gap of their symbol.
 
-    `batches` are the reports, or the facts, of all of its batches, those of a lane in their order. A missing number
-    lies in a gap where the gap overlaps the time between the trades before and after it.
+    `batches` has the report or summary of every batch of the session, in order within each lane. A missing number
+    lies in a gap if the gap overlaps the time between the trades before and after it.
     """
     reports = list(batches)
     holes = [hole for report in reports for hole in report.missing_ids] + _between(reports)
@@ -78,7 +78,7 @@ def missing_and_named(batches: Iterable[Report | BatchFacts], gaps: Iterable[Gap
 
 
 def _between(reports: list[Report | BatchFacts]) -> list[MissingIds]:
-    """The numbers that are missing between two batches; a symbol's batches are of one lane."""
+    """Return the numbers missing between consecutive batches; all batches of a symbol are of one lane."""
     holes = []
     for symbol in sorted({symbol for report in reports for symbol in report.trade_ids}):
         ranges = [each for report in reports if (each := report.trade_ids.get(symbol))]

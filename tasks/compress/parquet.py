@@ -1,7 +1,7 @@
-"""How does a validated batch become an archived file, equal value by value, before anything is removed?
+"""Writes a validated batch to the archive and compares it value by value before anything is removed.
 
-A step that may be killed at any instruction and run again: it gives the same bytes, and once its manifest stands it
-only clears away what the batch came from.
+The step can be killed at any instruction and run again: it writes the same bytes. Once the manifest exists, it only
+removes the validated files.
 """
 
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ _NO_TIME = np.iinfo(np.int64)
 
 
 def compress(store: Store, name: BatchName, encoding: Encoding = _PLAIN) -> Manifest:
-    """Archive a validated batch, and say what the file holds; a batch without a valid row gets a manifest alone.
+    """Archive a validated batch and return its manifest; a batch without valid rows gets only a manifest.
 
-    Raises CorruptionError, and removes nothing, where the file read back differs or the batch is not in order;
-    TerminalError where there is no such batch; TransientError where the disk is full or gone.
+    Raises CorruptionError, and removes nothing, if the file read back differs or the batch is not in order;
+    TerminalError if there is no such batch; and TransientError if the disk is full or gone.
     """
     with at_work_in(store.root), store.prepare().locked(name):
         done = store.manifest_of(name)
         manifest = read(done, Manifest) if done is not None else _archive(store, name, encoding)
-        # The report last: as long as it lies there, the batch is listed and this step is run again.
+        # The report is removed last: while it exists, the batch is listed and this step is run again.
         for path in (store.validated / name.validated, store.validated / name.seal, store.validated / name.report):
             path.unlink(missing_ok=True)
             sync(store.validated)
@@ -50,7 +50,7 @@ def _archive(store: Store, name: BatchName, encoding: Encoding) -> Manifest:
     archived = folder / name.archived_as(encoding.format)
     for path in folder.glob(f"{name}.*"):
         if path != archived:
-            path.unlink()  # An earlier run that was killed wrote another format.
+            path.unlink()  # Left by a killed run with another format.
     manifest = _manifest(name, seal, report, store.validated / name.validated, archived, encoding)
     write_whole(folder / name.manifest, encode(manifest))
     return manifest
@@ -73,9 +73,9 @@ def _manifest(
         "batch": str(name), "software": SOFTWARE,
     }  # fmt: skip
     if report.valid:
-        _check(validated, report)  # First: a damaged Arrow file may take the process down, not only raise.
+        _check(validated, report)  # First, because a damaged Arrow file may crash the process.
         with _removed_on_failure(unfinished(archived)):
-            _write(facts, encoding, report, validated, begun(archived), times)
+            _write(facts, encoding, name.session, validated, begun(archived), times)
             _compare(validated, unfinished(archived), report)
             digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size
@@ -110,15 +110,15 @@ def _check(validated: Path, report: Report) -> None:
     with _reading(validated):
         sha256 = sha256_of(validated)
     if sha256 != report.validated_sha256:
-        raise CorruptionError(f"{validated}: its bytes are not those of its report; split the batch again from a copy")
+        raise CorruptionError(f"{validated}: does not match its report; split the batch again from a copy")
 
 
 def _write(
-    facts: dict[str, str], encoding: Encoding, report: Report, validated: Path, target: Path, times: "_Times"
+    facts: dict[str, str], encoding: Encoding, session: str, validated: Path, target: Path, times: "_Times"
 ) -> None:
-    """Write the file, in row groups of about a million rows, and note its times."""
+    """Write the file in row groups of about a million rows, and record its first and last times."""
     last = (0, 0)
-    with writing(target, encoding, facts, event_in_ms=report.event_in_ms) as write:
+    with writing(target, encoding, facts, session) as write:
         for table in prefetch(_validated(validated)):
             last = _in_order(table, last, validated)
             times.note(table)
@@ -126,7 +126,7 @@ def _write(
 
 
 def _compare(validated: Path, archived: Path, report: Report) -> None:
-    """Read the file back, checksums and all, beside what it was made from."""
+    """Read the file back, verifying checksums, and compare it with its source."""
     rows = 0
     for ours, theirs in side_by_side(prefetch(_validated(validated)), prefetch(read_groups(archived, coded=True))):
         rows += len(theirs)
@@ -137,7 +137,7 @@ def _compare(validated: Path, archived: Path, report: Report) -> None:
 
 
 def side_by_side(left: Iterator[pa.Table], right: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Both series in pieces of equal lengths, however each is cut; where one ends first, the rest beside nothing."""
+    """Yield both series in pieces of equal lengths; if one ends first, the other's rest is paired with empty tables."""
     a, b = next(left, None), next(right, None)
     while a is not None and b is not None:
         rows = min(len(a), len(b))
@@ -150,7 +150,7 @@ def side_by_side(left: Iterator[pa.Table], right: Iterator[pa.Table]) -> Iterato
 
 
 def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
-    """Whether two columns are equal value by value; texts by their codes where both have the same dictionary."""
+    """Return whether two columns are equal; texts with the same dictionary are compared by their codes."""
     if not pa.types.is_dictionary(ours.type):
         return bool(theirs.equals(ours))
     if theirs.num_chunks == ours.num_chunks == 1:
@@ -161,9 +161,9 @@ def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
 
 
 def _validated(path: Path) -> Iterator[pa.Table]:
-    """The rows of the IPC stream in the portions of row groups, read rather than mapped: mapped pages count as memory.
+    """Yield the rows of the IPC stream in pieces of a row group; read, not mapped, since mapped pages count as memory.
 
-    Each column of texts is one chunk with one dictionary: Parquet's writer keeps no other. Numbers are not copied.
+    Each text column is one chunk with one dictionary, which the Parquet writer requires. Numbers are not copied.
     """
     with _reading(path), pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         batches: list[pa.RecordBatch] = []
@@ -187,7 +187,7 @@ def _one_dictionary(batches: list[pa.RecordBatch]) -> pa.Table:
 
 
 def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, int]:
-    """The last (connection, recv_seq). Raises CorruptionError where rows do not rise: no sorting mends a batch."""
+    """Return the last (connection, recv_seq). Raises CorruptionError if rows are out of order."""
     connection, seq = (_values(table[name]) for name in ("connection", "recv_seq"))
     follows = (int(connection[0]), int(seq[0])) > last
     risen = (connection[1:] > connection[:-1]) | ((connection[1:] == connection[:-1]) & (seq[1:] > seq[:-1]))
@@ -197,12 +197,12 @@ def _in_order(table: pa.Table, last: tuple[int, int], path: Path) -> tuple[int, 
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The integers of a column, by way of polars: pyarrow's own way imports pandas, for as much CPU as all the rest."""
+    """Return the integers of a column, converted by polars: pyarrow would import pandas, which doubles the CPU time."""
     return pl.Series(column).to_numpy()
 
 
 class _Times:
-    """First and last times over tables, in UTC ns."""
+    """The first and last times of tables, in UTC ns."""
 
     def __init__(self) -> None:
         self._first: dict[str, int] = {}

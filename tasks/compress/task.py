@@ -1,4 +1,4 @@
-"""The compression of a batch as Prefect sees it."""
+"""The Prefect task that compresses a batch."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from tasks.task_options import RETRIED
     **RETRIED,
 )
 def compress(data_dir: Path, batch: str, encoding: Encoding) -> Manifest:
-    """Archive the validated batch of that name in that data folder, in that form."""
+    """Archive a validated batch in the given encoding."""
     manifest = compress_batch(Store(data_dir), BatchName.parse(batch), encoding)
     log = get_run_logger()
     if manifest.file is None:
-        log.warning("%s: no valid row: the archive holds its manifest alone", batch)
+        log.warning("%s: no valid row: the archive holds only its manifest", batch)
         return manifest
     each = manifest.bytes / manifest.rows
     log.info("%s: %s rows in %s bytes, %.2f a trade", batch, f"{manifest.rows:,}", f"{manifest.bytes:,}", each)

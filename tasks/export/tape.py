@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tasks.archive.catalog import Catalog
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import read_groups
-from tasks.archive.side_records import held_by
+from tasks.archive.side_records import day_and_manifests
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Manifest, read
 from tasks.records.names import BatchName
@@ -80,7 +80,7 @@ def _held(store: Store, archived: Archived) -> Archived:
         if file.name == manifest.file:
             expected[file] = manifest.sha256
         else:
-            expected[file] = held_by(store.day_record(manifest.seal.feed, manifest.seal.date))[0].sha256
+            expected[file] = day_and_manifests(store.day_record(manifest.seal.feed, manifest.seal.date))[0].sha256
     for file, sha256 in expected.items():
         if sha256_of(file) != sha256:
             raise CorruptionError(f"{file}: its SHA-256 is not that of its record; restore it from a copy")

@@ -1,1 +1,1 @@
-"""Merge: the batches of a day become one file, by symbol and time."""
+"""Merge: combines the batches of a day into one file, sorted by symbol and time."""

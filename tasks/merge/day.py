@@ -1,12 +1,13 @@
-"""How do the archived batches of a day become one file by symbol and time, equal row for row before it has its name?
+"""Merges the archived batches of a day into one file, sorted by symbol and time and compared before it is published.
 
-A step that may be killed at any instruction and run again: the same batches give the same bytes, and a day whose
-batches are in its file already is left as it is. The batches stay where they are; of one whose own file was removed
-since, the rows come from the day's file that stands.
+The step can be killed at any instruction and run again: the same batches give the same bytes, and a day whose file
+already contains all batches is left alone. The batches stay where they are; if a batch's own file was removed, its
+rows come from the existing day's file.
 """
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +24,11 @@ from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sy
 
 
 def merge(store: Store, feed: str, date: str) -> Day | None:
-    """Merge what is archived of that feed and day; None where nothing is.
+    """Merge the archived batches of a feed and day; returns None if there are none.
 
-    Raises, and leaves everything as it was: CorruptionError where a batch's file is not what its manifest says, or
-    what was written differs from the batches in any value; TerminalError where the rows of one are in the bucket
-    alone; TransientError where the disk is full or gone.
+    On an error everything stays as it was. Raises CorruptionError if a batch's file does not match its manifest or the
+    written file differs from the batches; TerminalError if the rows of a batch are only in the bucket; and
+    TransientError if the disk is full or gone.
     """
     record = store.day_record(feed, date)
     with at_work_in(store.root, "tape close"), store.prepare().locked(f"day-{feed}-{date}"):
@@ -44,7 +45,7 @@ def merge(store: Store, feed: str, date: str) -> Day | None:
 
 
 def _is_there(record: Path, day: Day) -> bool:
-    """Whether the day's file is here, or was removed because the bucket holds it."""
+    """Return whether the day's file is here, or was removed because the bucket holds it."""
     if day.file is None:
         return True
     with suppress(FileNotFoundError):
@@ -60,7 +61,7 @@ def _make(store: Store, folder: Path) -> None:
 
 
 def _clear(record: Path, day: Day) -> None:
-    """Remove what an earlier merge of fewer batches left: files of ours that the record does not name."""
+    """Remove our files that the record does not name, left by an earlier merge of fewer batches."""
     shutil.rmtree(_aside(record), ignore_errors=True)
     for path in record.parent.glob(parquet(f"{day.date}-*")):
         if path.name != day.file:
@@ -71,25 +72,27 @@ def _clear(record: Path, day: Day) -> None:
 
 
 def _aside(record: Path) -> Path:
-    """Where a merge lays aside what memory does not hold."""
+    """Return the folder to which a merge spills rows that do not fit in memory."""
     return unfinished(record.with_suffix(".rows"))
 
 
 def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[Manifest, ...]) -> Day:
     held = [each for each in manifests if each.file is not None]
     rows = sum(each.rows for each in held)
-    # Named after what it is made of, so that a file and its record are of one merge, whenever a kill comes.
+    # Named after its batches, so that a file and its record always belong to the same merge, even after a kill.
     made_of = hashlib.sha256("\n".join(f"{each.batch} {each.sha256}" for each in manifests).encode()).hexdigest()
     target, digest, size = record.with_name(parquet(f"{date}-{made_of[:12]}")), "", 0
     if rows:
         facts = {"title": "trades of a day", "feed": feed, "date": date, "software": SOFTWARE}
-        symbols = {symbol for each in held for symbol in each.report.per_symbol}
-        ms, aside = all(each.report.event_in_ms for each in held), _aside(record)
+        symbols = Counter[str]()
+        for each in held:
+            symbols.update(each.report.per_symbol)
+        aside = _aside(record)
         shutil.rmtree(aside, ignore_errors=True)
         try:
             sources = _sources(store, record, held, aside)
             (aside / "sorted").mkdir(parents=True)
-            write(begun(target), facts, sources, symbols, aside / "sorted", ms=ms)
+            write(begun(target), facts, sources, symbols, aside / "sorted")
             compare(unfinished(target), sources, rows, aside / "compared")
         except BaseException:
             unfinished(target).unlink(missing_ok=True)
@@ -105,7 +108,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
 
 
 def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) -> list[Source]:
-    """For each batch a file of its rows, proven to be what its record says."""
+    """Return a file with each batch's rows, after checking that it matches its record."""
     files, gone = dict[str, Path](), dict[str, Path]()
     for manifest in held:
         path = store.archive_folder(manifest.seal.feed, manifest.seal.date) / BatchName.parse(manifest.batch).manifest
@@ -114,15 +117,15 @@ def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) 
             day_file = Catalog(store).day_of_batch(path, manifest)
             if day_file is None:
                 raise TerminalError(
-                    f"{file}: was removed, and no file of its day is here; run `tape restore --date "
+                    f"{file}: was removed, and its day's file is not here; run `tape restore --date "
                     f"{manifest.seal.date}`, then close the day again"
                 )
             gone[manifest.batch] = day_file
         elif _sha256(file) != manifest.sha256:
-            raise CorruptionError(f"{file}: its SHA-256 is not that of its manifest; restore it from a copy")
+            raise CorruptionError(f"{file}: its SHA-256 differs from its manifest's; restore it from a copy")
     for day_file in set(gone.values()):
         if _sha256(day_file) != read(record, Day).sha256:
-            raise CorruptionError(f"{day_file}: its SHA-256 is not that of its record; restore it from a copy")
+            raise CorruptionError(f"{day_file}: its SHA-256 differs from its record's; restore it from a copy")
         (aside / "batches").mkdir(parents=True)
         files |= unmerged(day_file, gone, aside / "batches")
     return [Source(each.batch, files[each.batch]) for each in held]

@@ -1,4 +1,4 @@
-"""The close of a day as Prefect sees it."""
+"""The Prefect task that merges a day."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tasks.task_options import RETRIED
     **RETRIED,
 )
 def merge(data_dir: Path, feed: str, date: str) -> Day | None:
-    """Merge the archived batches of that feed and day."""
+    """Merge the archived batches of a feed and day."""
     day = merge_day(Store(data_dir), feed, date)
     if day is not None:
         get_run_logger().info(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.archive.batch_facts import BatchFacts, added, reasons_of
+from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.records.ledger import TradeCounts
 from tasks.records.manifest import Manifest, read
 
@@ -31,7 +31,7 @@ class Holding:
 def holding(batches: Collection[BatchFacts]) -> Holding:
     """Add up what these archived batches hold."""
     return Holding(
-        batches=len(batches), trades=added([each.trades for each in batches], TradeCounts),
+        batches=len(batches), trades=total_counts([each.trades for each in batches], TradeCounts),
         bytes=sum(each.bytes for each in batches), uploaded=sum(each.acknowledged is not None for each in batches),
         out_of_order=sum(each.out_of_order for each in batches), late=sum(each.late for each in batches),
         structural=sum(each.rejected_whole for each in batches), reasons=reasons_of(batches),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from msgspec import UNSET
 
-from tasks.archive.side_records import held_by, nowhere_here
+from tasks.archive.side_records import day_and_manifests, missing_rows_error
 from tasks.feeds.registry import never_closes
-from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
+from tasks.records.manifest import FORMAT_VERSION, Manifest, read, record_sha256, sha256_said
 from tasks.records.names import BatchName, feed_and_date, parquet
 from tasks.storage.store import Store, begun, publish
 
@@ -23,12 +23,13 @@ class Sources:
     """The files that hold the rows of some batches, all Parquet with the columns of encoding A.
 
     `batches` are files of one batch each. `days` maps each merged file to the batches wanted from it, none if all are.
-    Those in `before_resent` have a column `duplicate` instead of `resent`. `always_open` has feed and symbol of those
-    whose market never closes.
+    Those in `before_numbers` are of format 1, with prices and sizes as text; of these, those in `before_resent` have a
+    column `duplicate` instead of `resent`. `always_open` has feed and symbol of those whose market never closes.
     """
 
     batches: Sequence[Path] = ()
     days: dict[Path, Sequence[str]] = field(default_factory=dict)
+    before_numbers: Collection[Path] = frozenset()
     before_resent: Collection[Path] = frozenset()
     always_open: frozenset[tuple[str, str]] = frozenset()
 
@@ -40,7 +41,7 @@ def sources_of(store: Store, manifests: Iterable[Path], symbols: Collection[str]
     be read, and TerminalError if it was removed and is only in the bucket.
     """
     batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
-    always = set[tuple[str, str]]()
+    texts, always = set[Path](), set[tuple[str, str]]()
     for path in manifests:
         manifest, day = _known(store, path)
         if manifest.file is None or not _has_any(manifest, symbols):
@@ -52,12 +53,18 @@ def sources_of(store: Store, manifests: Iterable[Path], symbols: Collection[str]
             days.setdefault(day, []).append(manifest.batch)
         elif file.exists():
             batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
+            if manifest.version < FORMAT_VERSION or batches[-1] != file:
+                texts.add(batches[-1])
         else:
-            raise nowhere_here(path, manifest)
+            raise missing_rows_error(path, manifest)
         if manifest.report.resent is UNSET:
             old.add(day or batches[-1])
     parts = {day: _part_of(store, day, wanted, symbols) for day, wanted in days.items()}
-    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)), frozenset(always))
+    for day in days:
+        if day_and_manifests(store.day_record(*feed_and_date(day.parent)))[0].version < FORMAT_VERSION:
+            texts.add(day)
+    before_resent = frozenset(file for file in old & texts if _is_before_resent(file))
+    return Sources(batches, parts, frozenset(texts), before_resent, frozenset(always))
 
 
 def _has_any(manifest: Manifest, symbols: Collection[str]) -> bool:
@@ -80,7 +87,7 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     """
     record = store.day_record(*feed_and_date(path.parent))
     if record.exists():
-        closed, held = held_by(record)
+        closed, held = day_and_manifests(record)
         manifest = held.get(str(BatchName.parse(path.name)))
         if manifest is not None and record_sha256(manifest) == sha256_said(path):
             day = record.with_name(str(closed.file))
@@ -90,7 +97,7 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
 
 def _part_of(store: Store, day: Path, wanted: list[str], symbols: Collection[str]) -> Sequence[str]:
     """Return the wanted batches of a day file, or none if it has no other batch with any of these symbols."""
-    _, held = held_by(store.day_record(*feed_and_date(day.parent)))
+    _, held = day_and_manifests(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
     return wanted if any(each.rows and _has_any(each, symbols) for each in others) else ()
 

@@ -17,21 +17,27 @@ from tasks.query.sources import Sources
 from tasks.records.market_session import MarketSessions, no_sessions
 from tasks.records.trade import EXTRA_COLUMNS
 
-# The archive's columns as one type each, whatever wrote the file. `codes` is the list of condition codes.
+# The archive's columns as one type each, whatever wrote the file.
 _ARCHIVED = """
 SELECT CAST(date AS DATE) AS date, feed, symbol, CAST(ts_event AS TIMESTAMP_NS) AS ts_event,
-       CAST(ts_recv AS TIMESTAMP_NS) AS ts_recv, TRY_CAST(price AS DOUBLE) AS price, TRY_CAST(size AS DOUBLE) AS size,
-       conditions, CASE WHEN conditions = '' THEN [] ELSE string_split(conditions, ';') END AS codes, {extra},
-       {resent} AS resent, connection, recv_seq, {batch} AS batch, price AS price_text, size AS size_text
+       CAST(ts_recv AS TIMESTAMP_NS) AS ts_recv, {values}, {extra}, {resent} AS resent, connection, recv_seq,
+       {batch} AS batch
 FROM {source} WHERE {condition}
 """
+_NUMBERS = r"""price, size, coalesce(price_text, regexp_replace(price::VARCHAR, '\.0$', '')) AS price_text,
+       coalesce(size_text, regexp_replace(size::VARCHAR, '\.0$', '')) AS size_text, conditions, session"""
+# Before format 2.
+_TEXTS = """TRY_CAST(price AS DOUBLE) AS price, TRY_CAST(size AS DOUBLE) AS size, price AS price_text,
+       size AS size_text, CASE WHEN conditions = '' THEN [] ELSE string_split(conditions, ';') END AS conditions,
+       regexp_extract({batch}, '^[^-]+-[^-]+') AS session"""
+_KINDS = ("numbers", "before numbers", "before resent")
 _TRADES = """
 CREATE VIEW trades AS
 SELECT date, feed, symbol, ts_event, ts_recv, (epoch_ns(ts_recv) - epoch_ns(ts_event)) / 1e6 AS lag_ms, price, size,
        conditions, CASE WHEN {always} THEN 'regular' ELSE session_at(epoch_ns(ts_event)) END AS market_session,
        size > 0 AND {volume} AS sets_volume, size > 0 AND {high_low} AS sets_high_low,
        size > 0 AND {open_close} AS sets_open_close,
-       trade_id, sequence, side, resent, regexp_extract(batch, '^[^-]+-[^-]+') AS session, connection, recv_seq, batch,
+       trade_id, sequence, side, resent, session, connection, recv_seq, batch,
        price_text, size_text
 FROM ({archived})
 """
@@ -41,8 +47,8 @@ NULL::TIMESTAMP_NS AS ts_recv, NULL::VARCHAR AS price, NULL::VARCHAR AS size, NU
 NULL::BIGINT AS trade_id, NULL::BIGINT AS sequence, NULL::VARCHAR AS side,
 NULL::BOOLEAN AS resent, NULL::INTEGER AS connection, NULL::BIGINT AS recv_seq, NULL::VARCHAR AS filename
 WHERE false)"""
-# The list of a trade's condition codes, from the columns of `trades`.
-CODES = "CASE WHEN conditions = '' THEN [] ELSE string_split(conditions, ';') END"
+# The list of a trade's condition codes, in the columns of `trades`.
+CODES = "conditions"
 _LAG = "SELECT quantile_cont(lag_ms, [0.5, 0.9, 0.99]), max(lag_ms) FROM trades"
 
 
@@ -96,32 +102,41 @@ def _view(sources: Sources) -> str:
     always = [f"(feed = {quoted(feed)} AND symbol IN ({listed(some)}))" for feed, some in by_feed.items()]
     return _TRADES.format(
         always=" OR ".join(always) or "false", archived=" UNION ALL ".join(_selects(sources)),
-        volume=sets("volume", "codes"), high_low=sets("high_low", "codes"), open_close=sets("open_close", "codes"),
+        volume=sets("volume", CODES), high_low=sets("high_low", CODES), open_close=sets("open_close", CODES),
     )  # fmt: skip
 
 
 def _selects(sources: Sources) -> list[str]:
     """Return the parts of the view: each partly wanted day, all whole days, and all batch files.
 
-    Files from before `resent` existed are separate parts, in which it is false.
+    Files with other columns are separate parts: those with prices as text, and those from before `resent` existed, in
+    which it is false.
     """
     parts = [
-        _select([day], "batch", f"batch IN ({listed(some)})", old=day in sources.before_resent)
+        _select([day], "batch", _kind(sources, day), f"batch IN ({listed(some)})")
         for day, some in sources.days.items()
         if some
     ]
     whole = [day for day, wanted in sources.days.items() if not wanted]
-    for old in (False, True):
-        days = [day for day in whole if (day in sources.before_resent) is old]
-        batches = [file for file in sources.batches if (file in sources.before_resent) is old]
-        parts += [_select(days, "batch", old=old)] if days else []
-        parts += [_select(batches, "parse_filename(filename, true)", old=old)] if batches else []
+    for kind in _KINDS:
+        days = [day for day in whole if _kind(sources, day) == kind]
+        batches = [file for file in sources.batches if _kind(sources, file) == kind]
+        parts += [_select(days, "batch", kind)] if days else []
+        parts += [_select(batches, "parse_filename(filename, true)", kind)] if batches else []
     return parts or [_select((), "parse_filename(filename, true)")]
 
 
-def _select(files: Sequence[Path], batch: str, condition: str = "true", *, old: bool = False) -> str:
+def _kind(sources: Sources, file: Path) -> str:
+    if file in sources.before_resent:
+        return "before resent"
+    return "before numbers" if file in sources.before_numbers else "numbers"
+
+
+def _select(files: Sequence[Path], batch: str, kind: str = "before numbers", condition: str = "true") -> str:
     source = f"read_parquet([{listed(files)}], hive_partitioning = true, filename = true)" if files else _EMPTY
+    old = kind == "before resent"
     return _ARCHIVED.format(
+        values=_NUMBERS if kind == "numbers" else _TEXTS.format(batch=batch),
         batch=batch, source=source, condition=condition, resent="false" if old else "resent",
         extra=_NO_EXTRA if old else ", ".join(EXTRA_COLUMNS),
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Retain: what is held twice is removed once it is old enough, or where the disk needs the room."""
+"""Retain: removes files that have a second copy once they are old enough or the disk needs the space."""

@@ -1,7 +1,7 @@
-"""Where, besides the file that is to be removed, are these rows proven to be, now?
+"""Proves that the rows of a file to be removed exist elsewhere now.
 
-Here, the SHA-256 of the day's file beside its record and its rows beside those of the batches, both once for each day;
-in the bucket, the store's own word, asked once for each object. A receipt alone proves nothing.
+Locally, the day's file is compared with its record by SHA-256 and with the batches by rows, once per day. In the
+bucket, the store is asked once per object. A receipt alone proves nothing.
 """
 
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ from tasks.storage.store import Store, sha256_of, unfinished
 
 
 class NotYet(RecorderError):
-    """No copy is proven, though nothing is wrong: not merged yet, not uploaded yet, the bucket out of reach."""
+    """No copy is proven, but nothing is wrong: not merged yet, not uploaded yet, or the bucket is unreachable."""
 
 
 @dataclass(slots=True)
 class Bucket:
-    """The bucket as it answers in this run; once it cannot be asked it is not asked again."""
+    """The bucket during one run; after it was unreachable once, it is not asked again."""
 
     remote: Remote
     _out_of_reach: str | None = None
     _stood: dict[str, bool] = field(default_factory=dict)
 
     def proven(self, receipt: Receipt | None, what: str) -> str:
-        """Where it holds what was acknowledged. Raises NotYet, and CorruptionError where it holds something else."""
+        """Return where the bucket has the acknowledged objects. Raises NotYet, and CorruptionError if they differ."""
         acknowledged = self.check_acknowledged(receipt, what)
         for each in acknowledged:
             if not self._stands(each):
@@ -39,13 +39,13 @@ class Bucket:
         return f"{self.remote.name}: {acknowledged[0].key}"
 
     def check_acknowledged(self, receipt: Receipt | None, what: str) -> tuple[ObjectReceipt, ObjectReceipt]:
-        """File and record as this bucket once acknowledged them. Raises NotYet where it never did."""
+        """Return the receipts of file and record from this bucket. Raises NotYet if it never acknowledged them."""
         if receipt is None or receipt.object is None or not receipt.is_of(self.remote.place):
             raise NotYet(f"{what} has no receipt of {self.remote.name}; `tape archive` uploads it")
         return receipt.object, receipt.manifest
 
     def remove(self, key: str) -> None:
-        """Take that object from it. Raises TransientError and TerminalError."""
+        """Remove an object from the bucket. Raises TransientError and TerminalError."""
         self._stood.pop(key, None)
         self.remote.remove([key])
 
@@ -63,7 +63,7 @@ class Bucket:
 
 @dataclass(slots=True)
 class ClosedDay:
-    """One closed day: its record, and what has been proven of its file in this run."""
+    """One closed day: its record, and what this run has proven about its file."""
 
     store: Store
     record: Path
@@ -74,11 +74,11 @@ class ClosedDay:
 
     @property
     def file(self) -> Path | None:
-        """The day's file, None where the day has no row."""
+        """The day's file; None if the day has no rows."""
         return None if self.day.file is None else self.record.with_name(self.day.file)
 
     def here(self) -> str:
-        """Where its file lies, proven. Raises NotYet where it is not here, and CorruptionError where it is damaged."""
+        """Return where the local file is, proven. Raises NotYet if it is not here, CorruptionError if damaged."""
         if self.file is None or not self.file.exists():
             raise NotYet(f"{self.file or self.record}: the day's file is not here")
         self._sha256 = self._sha256 or sha256_of(self.file)
@@ -87,14 +87,14 @@ class ClosedDay:
         return self.file.relative_to(self.store.root).as_posix()
 
     def check_rows(self) -> None:
-        """Raises CorruptionError where the day's file has other rows than the batches' files that are here.
+        """Raise CorruptionError if the day's file has other rows than the local batch files; compares all at once.
 
-        A day that came back from a bucket is what its record says, whoever wrote that. All are compared at once.
+        For a day restored from a bucket, its record alone would not prove this: anyone may have written it.
         """
         if self._differs is None:
             folder = self.store.archive_folder(self.day.feed, self.day.date)
             files = {each.batch: (folder / str(each.file), each.sha256) for each in self.day.batches if each.file}
-            # One that is damaged stays, and is no reason to keep the others.
+            # A damaged batch file is kept, but does not prevent the removal of the others.
             sources = [
                 Source(name, file)
                 for name, (file, sha256) in files.items()
@@ -110,7 +110,7 @@ class ClosedDay:
             raise CorruptionError(self._differs)
 
     def there(self) -> str:
-        """Where the bucket holds its file, proven. Raises as `Bucket.proven`."""
+        """Return where the bucket has the day's file, proven. Raises the same errors as `Bucket.proven`."""
         assert self.bucket is not None  # noqa: S101 - asked only where one is set
         receipt = receipt_of(self.record)
         if receipt is not None and (receipt.object is None or receipt.object.sha256 != self.day.sha256):
@@ -118,13 +118,13 @@ class ClosedDay:
         return self.bucket.proven(receipt, f"{self.record}: the day")
 
     def check_holds(self, manifest: Manifest) -> None:
-        """Raises NotYet where the day was not made of that very batch."""
+        """Raise NotYet if the day's file does not contain exactly this batch."""
         if manifest not in self.day.batches:
             raise NotYet(f"{self.record}: the day's file was made without {manifest.batch}; close the day again")
 
 
 def batch_there(path: Path, manifest: Manifest, bucket: Bucket, closed: ClosedDay | None) -> str:
-    """Where the bucket holds a batch's rows, proven: as its own object, or in its day's. Raises as `Bucket.proven`."""
+    """Return where the bucket has a batch's rows, proven: its own object or its day's. Raises as `Bucket.proven`."""
     receipt = receipt_of(path)
     if receipt is not None and receipt.object is not None and receipt.object.sha256 != manifest.sha256:
         raise CorruptionError(f"{path}: its receipt acknowledges another file; run `tape verify`")

@@ -1,7 +1,7 @@
-"""Which files does the retention rule remove, none of them the only copy?
+"""Applies the retention rule: removes files that are due, and never the only copy.
 
-Each removal is proven, then recorded, then done, under the locks of day and batch; a run that is killed anywhere is
-finished by the next. What is due but not proven is kept, with the reason.
+Each removal is proven, then recorded, then done, under the locks of the day and batch. The next run finishes one that
+was killed. A due file without a proven copy is kept, with the reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _NO_BUCKET = "no bucket is set, so that what is here is the only copy: by age or
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file that may be removed, of a batch (its manifest) or of a day, and the record that stays beside it."""
+    """A removable file of a batch (with its manifest) or of a day, and the record that stays beside it."""
 
     path: Path
     record: Path
@@ -32,7 +32,7 @@ class _File:
 
 @dataclass(slots=True)
 class _Work:
-    """One run: what it goes by, and what came of it so far."""
+    """One run: its inputs, and its results so far."""
 
     store: Store
     rule: Rule
@@ -45,9 +45,9 @@ class _Work:
 def retain(
     store: Store, rule: Rule, now_ns: Callable[[], int], free_bytes: Callable[[], int], remote: Remote | None
 ) -> Retained:
-    """Remove what the rule lets go, oldest day first, and say what was removed and what is kept though it was due.
+    """Remove files that are due by the rule, oldest day first; return what was removed, and what is due but kept.
 
-    `now_ns` is the time (UTC ns), `free_bytes` what is free on the data folder's disk. Raises TransientError where
+    `now_ns` returns the time (UTC ns), `free_bytes` the free space on the data folder's disk. Raises TransientError if
     the data folder cannot be read.
     """
     if rule.is_off:
@@ -65,7 +65,7 @@ def retain(
 
 
 def _days(store: Store) -> list[tuple[str, str]]:
-    """Date and feed of every day of which anything is archived, oldest first."""
+    """Return (date, feed) of every day that has archived files, oldest first."""
     found = {*store.archive.glob(DAY_FOLDERS), *store.days.glob(DAY_FOLDERS)}
     return sorted((date, feed) for feed, date in {feed_and_date(path) for path in found})
 
@@ -89,9 +89,9 @@ def _of_day(work: _Work, day: tuple[str, str], due: Callable[[_File, ClosedDay |
 
 
 def _files(store: Store, feed: str, date: str, closed: ClosedDay | None) -> Iterator[_File]:
-    """The files of that day which are here: those of its batches, then its own."""
+    """Yield the local files of a day: those of its batches, then its own."""
     folder = store.archive_folder(feed, date)
-    # Of old days only the records are left, a thousand times as many: they are not read.
+    # Old days consist of records only and far outnumber the others, so their records are not read.
     for name in sorted(batches_in(path.name for path in folder.glob("[!._]*"))):
         record = folder / BatchName.parse(name).manifest
         if not record.exists():
@@ -104,7 +104,7 @@ def _files(store: Store, feed: str, date: str, closed: ClosedDay | None) -> Iter
 
 
 def _due(work: _Work, file: _File, closed: ClosedDay | None) -> list[Why]:
-    """By which rules of time that file is to go; their times start when day or file came to lie here."""
+    """Return the age rules by which a file is due; ages count from when the day or file was written here."""
     now_ns, due = work.now_ns(), list[Why]()
     keep_ns = work.rule.batches_for_ns
     if file.manifest is not None and closed is not None and keep_ns is not None:
@@ -116,7 +116,7 @@ def _due(work: _Work, file: _File, closed: ClosedDay | None) -> list[Why]:
 
 
 def _removed(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> bool:
-    """Remove that file, or note why it is kept; gives whether it is gone."""
+    """Remove a file, or record why it is kept; return whether it is gone."""
     with ExitStack() as locks:
         if file.manifest is not None:
             locks.enter_context(work.store.locked(BatchName.parse(file.manifest.batch)))
@@ -129,7 +129,7 @@ def _removed(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> bo
             file.path.unlink()
             sync(file.path.parent)
         except FileNotFoundError:
-            return True  # Another run was faster.
+            return True  # Another run has removed it.
         except (RecorderError, OSError) as error:
             _keep(work, file.path, error)
             return False
@@ -140,7 +140,7 @@ def _removed(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> bo
 
 
 def _proven(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> tuple[str, ...]:
-    """Where the file's rows are besides. Raises NotYet, CorruptionError and what the bucket raises."""
+    """Return where else the file's rows are. Raises NotYet, CorruptionError, and the bucket's errors."""
     if file.manifest is not None and sha256_of(file.path) != file.manifest.sha256:
         raise CorruptionError(f"{file.path}: its SHA-256 is not that of its manifest; restore it from a copy")
     if why == "merged" and file.manifest is not None and closed is not None:
@@ -149,7 +149,7 @@ def _proven(work: _Work, file: _File, closed: ClosedDay | None, why: Why) -> tup
         closed.check_rows()
         if work.bucket is None:
             return (here,)
-        # Its manifest and its rows in quarantine went up with it: what a restore elsewhere needs.
+        # Its manifest and quarantined rows were uploaded with it; a restore elsewhere needs them.
         work.bucket.check_acknowledged(receipt_of(file.record), f"{file.record}: the batch")
         return (here, closed.there())
     if work.bucket is None:
@@ -168,9 +168,9 @@ def _record(work: _Work, file: _File, why: Why, held_in: tuple[str, ...]) -> Non
 
 
 def _remove_there(work: _Work, bucket: Bucket, file: _File) -> None:
-    """Take the batch's own object from the bucket, whose day holds its rows; where it refuses that is noted.
+    """Remove the batch's own object from the bucket, since the day's object has its rows; records a denied removal.
 
-    Raises TransientError: then the file stays, so that another run comes back to it.
+    Raises TransientError; the local file then stays, so that a later run tries again.
     """
     receipt = receipt_of(file.record)
     assert receipt is not None  # noqa: S101 - acknowledged

@@ -1,6 +1,6 @@
-"""What may be removed when, by which copy, and what came of it?
+"""The retention rule, and the records of its results.
 
-| rule             | what goes                   | once                           | proven before, each time       |
+| rule             | removes                     | when                           | proven before each removal     |
 | ---------------- | --------------------------- | ------------------------------ | ------------------------------ |
 | `batches_for_ns` | batch files, here and there | the day was closed so long ago | the day's file, here and there |
 | `local_for_ns`   | batch and day files, here   | the file lay here so long      | the bucket's copy              |
@@ -20,7 +20,7 @@ Why = Literal["merged", "age", "space"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How long files are kept (ns) and how much of the disk must be free (bytes); None: for ever, and no matter."""
+    """How long files are kept (ns), and how much disk space must be free (bytes); None means no limit."""
 
     batches_for_ns: int | None = None
     local_for_ns: int | None = None
@@ -28,15 +28,15 @@ class Rule:
 
     @property
     def is_off(self) -> bool:
-        """Whether everything is kept for ever."""
+        """Whether everything is kept forever."""
         return self == Rule()
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """The bucket: `stands` asks it now whether it holds an object as acknowledged, `remove` takes keys from it.
+    """The bucket: `stands` asks it whether an object is still as acknowledged, `remove` removes keys.
 
-    Both raise TransientError where it cannot be asked now, and TerminalError where it refuses.
+    Both raise TransientError if the bucket is unreachable, and TerminalError if it denies access.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A file that was removed, where it lay below the data folder, and in which places its rows are proven to be."""
+    """A removed file, its path below the data folder, and the places where its rows are proven to be."""
 
     file: str
     bytes: int
@@ -57,7 +57,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that was due and yet is kept, and for what reason; `wrong` where something is not as it should be."""
+    """A file that is due but kept, and the reason; `wrong` if the reason is a fault."""
 
     file: str
     reason: str
@@ -73,5 +73,5 @@ class Retained:
 
     @property
     def bytes(self) -> int:
-        """How much was removed here."""
+        """The bytes removed locally."""
         return sum(each.bytes for each in self.removed)

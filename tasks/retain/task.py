@@ -1,4 +1,4 @@
-"""The retention rule as Prefect sees it."""
+"""The Prefect task that applies the retention rule."""
 
 import shutil
 import time
@@ -15,7 +15,7 @@ from tasks.task_options import ONCE
 
 @task(name="retain", **ONCE)
 def retain(data_dir: Path, rule: Rule, remote: Remote | None) -> Retained:
-    """Remove what the rule lets go, and log what was removed and what is kept though it was due."""
+    """Remove files that are due by the rule; log what was removed, and what is due but kept."""
     log = get_run_logger()
     found = retain_files(Store(data_dir), rule, time.time_ns, lambda: shutil.disk_usage(data_dir).free, remote)
     if found.removed:

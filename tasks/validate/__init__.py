@@ -1,1 +1,1 @@
-"""Validate: a sealed batch becomes valid rows, and quarantined rows with their reasons."""
+"""Validate: splits a sealed batch into valid rows and quarantined rows with reasons."""

@@ -1,10 +1,9 @@
-"""Reads what came before a batch: the last minute of the valid rows of the session's and lane's earlier batches.
+"""Reads the rows before a batch: the last minute of valid rows in earlier batches of the same session and lane.
 
-The rows are taken from the validated or archived file of each earlier batch, whichever is there; both hold the same
-rows and never change, so whenever a batch is validated it is compared with the same rows. For that an earlier batch
-that is still sealed is validated first (`split.py`). A batch that is no longer here (its day was merged and its file
-removed, or it could not be validated because it is damaged) ends the search: the batch is then compared with what
-came after it.
+They come from each earlier batch's validated or archived file. Both hold the same rows and never change, so the
+result does not depend on when a batch is validated; an earlier batch that is still sealed is validated first
+(`split.py`). The search ends at a batch without a local file (removed after its day was merged, or damaged and never
+validated): only the rows after it are used.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from tasks.validate.coded import Coded
 from tasks.validate.prints import Hashes, Times, hashes
 
 LOOK_BACK_NS = 60 * NS_PER_S
-# As many as a minute of the busiest feeds has; more would be kept in memory beside the batch.
+# About a minute of the busiest feeds; these rows are kept in memory together with the batch.
 MOST_ROWS = 1_000_000
 
 
@@ -43,7 +42,7 @@ _NONE = RowsBefore(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np
 
 
 def rows_before(store: Store, name: BatchName) -> RowsBefore:
-    """The rows that came within `LOOK_BACK_NS` before the last one before that batch."""
+    """Return the rows received in the last `LOOK_BACK_NS` before the batch, counted back from the latest of them."""
     found = _NONE
     for number in range(name.number - 1, -1, -1):
         earlier = _rows_of(store, BatchName(name.session, name.lane, number))
@@ -57,7 +56,7 @@ def rows_before(store: Store, name: BatchName) -> RowsBefore:
 
 
 def _last(rows: RowsBefore) -> RowsBefore:
-    """The rows after the last one that came too long ago."""
+    """Return the trailing rows that are recent enough."""
     times = rows.ts_recv_ns
     old = np.flatnonzero(times < times.max(initial=0) - LOOK_BACK_NS)
     start = max(int(old[-1]) + 1 if len(old) else 0, len(times) - MOST_ROWS)
@@ -65,14 +64,14 @@ def _last(rows: RowsBefore) -> RowsBefore:
 
 
 def _rows_of(store: Store, name: BatchName) -> RowsBefore | None:
-    """The last valid rows of that batch, None where they are not here."""
+    """Return the last valid rows of a batch, or None if no local file has them."""
     try:
         if (store.validated / name.report).exists():
             return _read(_validated(store.validated / name.validated))
     except FileNotFoundError:
         pass  # Archived meanwhile: the manifest is written before this file is removed.
     except (CorruptionError, pa.ArrowException):
-        return None  # Its compression says so.
+        return None  # Damaged; its compression reports it.
     return _archived_rows_of(store, name)
 
 
@@ -84,7 +83,7 @@ def _archived_rows_of(store: Store, name: BatchName) -> RowsBefore | None:
         file = read(path, Manifest).file
         return _NONE if file is None else _read(read_groups(path.with_name(file), coded=True, last_rows=MOST_ROWS))
     except (FileNotFoundError, CorruptionError):
-        return None  # `tape verify` says so, where it was not removed on purpose.
+        return None  # `tape verify` reports it unless it was removed on purpose.
 
 
 def _validated(path: Path) -> Iterator[pa.Table]:
@@ -94,7 +93,7 @@ def _validated(path: Path) -> Iterator[pa.Table]:
 
 
 def _read(tables: Iterator[pa.Table]) -> RowsBefore:
-    """The last rows of these tables: of each only what could be needed is kept."""
+    """Return the last rows of these tables, keeping no more of each than could be needed."""
     kept = list[pa.Table]()
     for table in tables:
         kept.append(table)
@@ -110,10 +109,10 @@ def _read(tables: Iterator[pa.Table]) -> RowsBefore:
 
 
 def _of_table(table: pa.Table) -> RowsBefore:
-    """The rows of a table that came within the time before its last one, and a few more."""
+    """Return the rows of a table within the look-back time of its last row, plus one."""
     recv, event = (pl.Series(table[name].cast(pa.int64())).to_numpy() for name in ("ts_recv", "ts_event"))
     old = np.flatnonzero(recv < recv.max(initial=0) - LOOK_BACK_NS)
-    # One row more, so that whoever joins tables sees that no more are needed.
+    # The extra row shows the caller that no earlier rows are needed.
     start = int(old[-1]) if len(old) else 0
     texts = {name: _coded(table[name].slice(start)) for name in TEXTS}
     return RowsBefore(hashes(event[start:], texts), event[start:], recv[start:])
@@ -121,7 +120,7 @@ def _of_table(table: pa.Table) -> RowsBefore:
 
 def _coded(column: pa.ChunkedArray) -> Coded:
     joined = column.combine_chunks()
-    joined.validate(full=True)  # An index beyond the texts would end the process.
+    joined.validate(full=True)  # An index out of range would crash the process.
     return Coded.of_dictionary(joined)
 
 

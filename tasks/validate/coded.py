@@ -1,4 +1,4 @@
-"""Holds the texts of a column once each, in the same order whatever number of threads read them."""
+"""Stores a text column as codes and distinct texts, independent of the number of reader threads."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,7 +19,7 @@ class Coded:
 
     @classmethod
     def of(cls, column: pl.Series) -> Self:
-        """A Categorical column without nulls; its own codes depend on which thread saw a text first."""
+        """Convert a Categorical column without nulls, whose own codes depend on which thread saw a text first."""
         first = column.unique(maintain_order=True)
         places = first.to_physical().to_numpy()
         ranks = np.empty(int(places.max(initial=0)) + 1, np.int32)
@@ -28,18 +28,18 @@ class Coded:
 
     @classmethod
     def of_dictionary(cls, column: pa.DictionaryArray) -> Self:
-        """The inverse of `to_arrow`."""
+        """Reverse `to_arrow`."""
         return cls(pl.Series(column.indices).to_numpy(), pl.Series(column.dictionary, dtype=pl.String))
 
     def text_hashes(self, factor: np.uint64) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """A hash of each of `texts`, times a factor: the same for the same text in every slice of this process."""
+        """Hash each of `texts`, times a factor; equal texts have equal hashes in every slice of this process."""
         return self.texts.hash().to_numpy() * factor
 
     def counts(self) -> dict[str, int]:
-        """How many rows have each text."""
+        """Count the rows of each text."""
         found = np.bincount(self.codes, minlength=len(self.texts)).tolist()
         return dict(zip(self.texts, found, strict=True))
 
     def to_arrow(self) -> pa.DictionaryArray:
-        """As an Arrow dictionary of large strings."""
+        """Convert to an Arrow dictionary of large strings."""
         return pa.DictionaryArray.from_arrays(pa.array(self.codes), self.texts.to_arrow().cast(pa.large_string()))

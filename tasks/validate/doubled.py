@@ -1,10 +1,10 @@
 """Finds messages that were delivered twice, one after the other: `A A B B C C`, or `A B A B C D E C D E`.
 
-A journal does not say where a message ends, so a *pair* is any stretch of at most `WIDTH_ROWS` rows that is followed
-by the same rows again. One pair proves nothing: 12 % of real rows equal the row before. Pairs that follow each other
-without a row between them are a *chain*; it counts if, read once, the trade in it changes `CHANGES` times within
-`PAIRS` pairs. On two real days that marks 0.03 % and 0.01 % of all rows; with five changes it would be 0.07 %.
-The second half of each pair of a chain is marked.
+A journal does not show where a message ends, so a *pair* is any stretch of at most `WIDTH_ROWS` rows followed by the
+same rows again. A single pair proves nothing: 12 % of real rows equal the row before. A *chain* is a series of pairs
+without rows in between; it counts as evidence if the trade changes `CHANGES` times within `PAIRS` pairs (counting one
+half of each pair). On two real days this marks 0.03 % and 0.01 % of all rows; five changes would mark 0.07 %. The
+second half of each pair in a chain is marked.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ PAIRS = 6
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """The rows at which pairs of this width begin, and how often the trade changes in the first half of each."""
+    """The rows at which pairs of one width begin, and how often the trade changes in the first half of each."""
 
     width: int
     row: Times
@@ -33,8 +33,8 @@ class _Pairs:
 class Doubled:
     """Marks the second halves of pairs in chains, as rows are added.
 
-    A chain is read from left to right; where several pairs begin at a row, the one is taken from which the next
-    `PAIRS` pairs have the most changes, the shortest of equals.
+    A chain is read from left to right. If several pairs begin at a row, the one whose next `PAIRS` pairs have the most
+    changes is used; ties go to the shortest.
     """
 
     def __init__(self, width_rows: int = WIDTH_ROWS, changes: int = CHANGES, pairs: int = PAIRS) -> None:
@@ -44,13 +44,13 @@ class Doubled:
         self._repeated: Times = np.empty(0, np.int64)
 
     def mark(self, prints: Prints, repeated: Times, *, ended: bool) -> int:
-        """Look at the rows added since the last call; gives up to which row no mark will change any more.
+        """Process the rows added since the last call; return the row before which all marks are final.
 
-        `repeated` has at least the first rows of any three consecutive ones, the last of them new, that equal three
-        earlier ones. `ended`: no more rows will come.
+        `repeated` contains at least the first row of every three consecutive rows that equal three earlier ones and
+        whose last row is new. `ended`: no more rows will come.
         """
         self._repeated = np.concatenate([self._repeated[self._repeated >= self._at], repeated])
-        # What a row begins is known once all pairs are there that could follow it.
+        # The pair that begins at a row can be chosen once all pairs that could follow it are known.
         known = prints.rows if ended else prints.rows - 2 * self._width * self._pairs
         if known > self._at:
             begin = self._at
@@ -62,9 +62,9 @@ class Doubled:
         return self._at
 
     def _best(self, found: Hashes, begin: int) -> tuple[Times, Times, Times]:
-        """The rows from `begin` on at which pairs begin; for each the width to take, and the changes from it on.
+        """Return the rows from `begin` on at which pairs begin, the width to use for each, and the changes from it on.
 
-        Pairs that can belong to no chain are left out.
+        Pairs that cannot be part of a chain are left out.
         """
         pairs = _chained(
             _pairs(found, begin, self._repeated, self._width), len(found) - begin, self._changes, self._in_chain
@@ -99,7 +99,7 @@ class Doubled:
 
 
 def _pairs(found: Hashes, begin: int, repeated: Times, width_rows: int) -> list[_Pairs]:
-    """The pairs from the row `begin` on, by their width."""
+    """Return the pairs from row `begin` on, grouped by width."""
     here, pairs = found[begin:], list[_Pairs]()
     is_change = np.ones(len(here), np.int32)
     is_change[1:] = here[1:] != here[:-1]
@@ -115,13 +115,13 @@ def _pairs(found: Hashes, begin: int, repeated: Times, width_rows: int) -> list[
 
 
 def _short(here: Hashes, width: int) -> Times:
-    """The rows at which a pair of one or two rows begins."""
+    """Return the rows at which a pair of width 1 or 2 begins."""
     equal = here[width:] == here[:-width]
     return np.flatnonzero(equal if width == 1 else equal[1:] & equal[:-1])
 
 
 def _wide(here: Hashes, width: int, triples: Times, first: Hashes) -> Times:
-    """The rows at which a pair of three or more rows begins: so many less two triples are equal in a row."""
+    """Return the rows at which a pair of `width` (3 or more) begins: `width - 2` consecutive triples are equal."""
     later = triples[(first == here[triples - width]) & (triples >= width)]
     for step in (1, 2):
         later = later[here[later + step] == here[later + step - width]]
@@ -131,7 +131,7 @@ def _wide(here: Hashes, width: int, triples: Times, first: Hashes) -> Times:
 
 
 def _chained(pairs: list[_Pairs], rows: int, changes: int, in_chain: bool) -> list[_Pairs]:
-    """The pairs that follow another or are followed by one, or are enough by themselves."""
+    """Return the pairs next to another pair, or with enough changes by themselves."""
     begins, ends = np.zeros(rows + 1, np.bool_), np.zeros(rows + 1, np.bool_)
     ends[0] = in_chain
     for pair in pairs:
@@ -142,7 +142,7 @@ def _chained(pairs: list[_Pairs], rows: int, changes: int, in_chain: bool) -> li
 
 
 def _places(rows: Times, wanted: Times) -> Times:
-    """Where these rows stand among `rows`, the end where they do not."""
+    """Return the index of each wanted row in `rows`, or `len(rows)` if it is absent."""
     place = np.searchsorted(rows, wanted)
     place[rows[np.minimum(place, len(rows) - 1)] != wanted] = len(rows)
     return place

@@ -1,8 +1,8 @@
-"""What does each line of a journal say, whatever it holds?
+"""Reads the lines of a journal, whatever they contain.
 
-A journal is read in slices. A slice is read typed; where that fails, or the counts over it
-do not prove that nothing was lost in the reading, it is read again as text and each value is cast by itself, so that
-a bad line spoils only itself.
+A journal is read in slices. A slice is first read with typed columns. If that fails, or if character counts do not
+prove that nothing was lost, it is read again as text and each value is cast by itself, so that a bad line affects no
+other line.
 """
 
 import io
@@ -23,7 +23,7 @@ from tasks.validate.schema import TYPES
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Types = Mapping[str, pl.DataType | type[pl.DataType]]
-# Large enough for pandera's 20 ms a call, small enough to use the same memory again and again.
+# Large enough to amortize pandera's 20 ms per call, small enough to reuse the same memory.
 _SLICE_BYTES = 16 << 20
 _CACHED_BYTES = 64 << 10
 _PIECE_BYTES = 8 << 20
@@ -33,11 +33,11 @@ _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Consecutive lines of a journal: `first` is the number of the first one (from 1), `text` the lines themselves.
+    """Consecutive lines of a journal: `first` is the number of the first line (from 1), `text` the lines themselves.
 
-    `frame` has one row for each line: the columns of `TYPES`, null where they cannot be read, and `fields`,
-    `printable`, `ended`, `price_number`, `size_number` (Float64, NaN where it is none). In `text` every line has its
-    line feed, the last one of the file too.
+    `frame` has one row per line: the columns of `TYPES` (null if unreadable) and `fields`, `printable`, `ended`,
+    `price_number`, `size_number` (Float64, NaN if not a number). Every line in `text` ends with a line feed, even if
+    the file's last line does not.
     """
 
     first: int
@@ -46,7 +46,7 @@ class Slice:
 
 
 def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
-    """The lines after the header, in order, in slices of whole lines and about `slice_bytes` bytes."""
+    """Yield the lines after the header, in order, in slices of whole lines of about `slice_bytes` bytes."""
     first = 1
     with journal.open("rb") as file:
         columns = file.readline().decode("ascii", "replace").rstrip("\n").split(",")
@@ -60,7 +60,7 @@ def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
 
 
 def _next(file: BinaryIO, slice_bytes: int) -> bytes:
-    """The next whole lines, about that many bytes, read at once: to join two pieces costs as much as to read them."""
+    """Read the next whole lines, about `slice_bytes` bytes, in one read: joining two pieces would copy both."""
     start = file.tell()
     file.seek(slice_bytes, os.SEEK_CUR)
     file.readline()
@@ -70,8 +70,8 @@ def _next(file: BinaryIO, slice_bytes: int) -> bytes:
 
 
 def _read(text: bytes, columns: Sequence[str]) -> pl.DataFrame:
-    """One row for each line, cast one by one only in those pieces of the slice that cannot be read typed."""
-    # Texts of this slice only: memory is bounded however many different ones a batch has.
+    """Return one row per line; values are cast one by one only in pieces that cannot be read typed."""
+    # Categories of this slice only, so memory is bounded however many distinct texts a batch has.
     types: dict[str, pl.DataType | type[pl.DataType]] = {
         name: pl.Categorical(pl.Categories.random()) if TYPES[name] is pl.Categorical else TYPES[name]
         for name in columns
@@ -92,7 +92,7 @@ def _read_pieces(text: bytes, types: Types) -> pl.DataFrame:
 
 
 def _numbers(texts: pl.Series) -> pl.Series:
-    """The texts as Float64, NaN where one is no number or is missing: each different text is read once."""
+    """Parse texts as Float64, NaN if not a number or missing; each distinct text is parsed once."""
     known = texts.drop_nulls().unique()
     places = known.to_physical().to_numpy()
     values = np.full(int(places.max(initial=0)) + 2, np.nan)
@@ -101,7 +101,7 @@ def _numbers(texts: pl.Series) -> pl.Series:
 
 
 def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
-    """The slice read typed, or None where it is not proven that writing the values again gives `text`."""
+    """Read the slice typed; None unless it is proven that writing the values would give `text` again."""
     lines, others = _controls(text)
     if others or b"\x7f" in text or b'"' in text:
         return None
@@ -113,7 +113,7 @@ def _typed(text: bytes, types: Types) -> pl.DataFrame | None:
         frame = frame.with_columns(pl.col("conditions").fill_null(""))
     if frame.height != lines or any(frame.null_count().row(0)):
         return None
-    # No reading of an integer is shorter than how it is written plainly (+5, 05, " 5"), so equal sums are equal lines.
+    # No other spelling of an integer (+5, 05, " 5") is shorter than the plain one, so equal totals mean equal lines.
     texts = frame.select(pl.sum_horizontal(cs.categorical().cat.len_bytes().sum())).item()
     digits = sum(_digits(frame[name].to_numpy()) for name in _integers(types))
     if texts + digits + len(types) * frame.height != len(text):
@@ -126,7 +126,7 @@ def _integers(types: Types) -> list[str]:
 
 
 def _controls(text: bytes) -> tuple[int, int]:
-    """How many line feeds there are, and other bytes below a space; in pieces that stay in the processor's cache."""
+    """Count line feeds and other control bytes, in pieces that fit in the CPU cache."""
     codes, lines, controls = np.frombuffer(text, np.uint8), 0, 0
     for start in range(0, len(codes), _CACHED_BYTES):
         piece = codes[start : start + _CACHED_BYTES]
@@ -136,7 +136,7 @@ def _controls(text: bytes) -> tuple[int, int]:
 
 
 def _digits(values: Ints) -> int:
-    """How many characters these integers take, written plainly."""
+    """Count the characters of these integers, written plainly."""
     low, high = int(values.min()), int(values.max())
     if len(str(low)) == len(str(high)) and low >= 0:
         return len(values) * len(str(high))
@@ -146,7 +146,7 @@ def _digits(values: Ints) -> int:
 
 
 def _cast(text: bytes, types: Types) -> pl.DataFrame:
-    """The slice read as text, each value cast by itself."""
+    """Read the slice as text and cast each value by itself."""
     readable = text.decode("utf-8", "backslashreplace").encode()
     lengths = _lengths(readable)
     line = pl.Series("line", split_lines(readable).cast(pa.large_string()))
@@ -160,7 +160,7 @@ def _cast(text: bytes, types: Types) -> pl.DataFrame:
 
 
 def _columns(text: bytes, line: pl.Series, lengths: Ints, names: list[str]) -> pl.DataFrame:
-    """The fields of each line as text, null where the line has fewer than the names given; what is more is cut."""
+    """Return each line's fields as text, null if the line has fewer than `names`; extra fields are dropped."""
     try:
         frame = pl.read_csv(
             io.BytesIO(",".join(names).encode() + b"\n" + text),
@@ -174,7 +174,7 @@ def _columns(text: bytes, line: pl.Series, lengths: Ints, names: list[str]) -> p
         return _split(line, names)
     frame = frame.with_columns(pl.col("conditions").fill_null(""))
     exact = frame.select(pl.sum_horizontal(pl.all().str.len_bytes()) + len(names) - 1 == pl.lit(pl.Series(lengths)))
-    # What the reader cut, padded or skipped is split one by one.
+    # Lines that the reader cut, padded, or skipped are split one by one.
     odd = (~exact.to_series()).arg_true()
     places = np.arange(frame.height)
     places[odd] = frame.height + np.arange(len(odd))
@@ -192,6 +192,6 @@ def _plain_integer(name: str) -> pl.Expr:
 
 
 def _lengths(text: bytes) -> Ints:
-    """The length of each line without its line feed, in bytes."""
+    """Return the length of each line in bytes, without its line feed."""
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0x0A)
     return np.diff(ends, prepend=-1) - 1

@@ -1,6 +1,6 @@
-"""Which lines of a batch break the order of receipt, so that no line is condemned for its neighbour's fault?
+"""Finds the lines of a batch that break the order of receipt, without rejecting their good neighbors.
 
-Where some line is out of order, the fewest lines that can be blamed are: what remains is the longest series in order.
+As few lines as possible are rejected: those that remain are the longest series that is in order.
 """
 
 from array import array
@@ -23,9 +23,9 @@ _SEQ_BITS = MOST_TRADES.bit_length() - 1
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """What lines say of their receipt: line number, index of the connection in the seal, `recv_seq`, `ts_recv`.
+    """The receipt columns of lines: line number, index of the connection in the seal, `recv_seq`, `ts_recv`.
 
-    Values that cannot be read are -1.
+    Unreadable values are -1.
     """
 
     line: Ints
@@ -52,7 +52,7 @@ class Receipts:
 
 @dataclass(frozen=True, slots=True)
 class Disorder:
-    """The lines to blame, one boolean for each line of the batch.
+    """The lines that break the order, one boolean for each line of the batch.
 
     `seq`: `recv_seq` does not rise. `gap`: a trade is missing before this line. `time`: `ts_recv` falls.
     """
@@ -63,7 +63,7 @@ class Disorder:
 
     @staticmethod
     def columns(blamed: "Disorder | None", piece: Slice) -> list[pl.Series | pl.Expr]:
-        """`seq_rises`, `seq_follows` and `time_rises` of the lines of `piece`; all true where none is to blame."""
+        """Return `seq_rises`, `seq_follows`, and `time_rises` for the lines of `piece`; all true if none is blamed."""
         names = ("seq_rises", "seq_follows", "time_rises")
         if blamed is None:
             return [pl.lit(value=True).alias(name) for name in names]
@@ -73,7 +73,7 @@ class Disorder:
 
 
 class InOrder:
-    """Tells of slice after slice whether all is in order so far: fast, and silent about who is to blame."""
+    """Checks slice by slice whether everything is in order so far; fast, but does not find the faulty lines."""
 
     def __init__(self, seal: Seal) -> None:
         self._lanes = seal.lanes
@@ -81,7 +81,7 @@ class InOrder:
         self._last = [np.array([value]) for value in (0, -1, 0, 0)]
 
     def holds(self, rows: Receipts) -> bool:
-        """Whether these next lines are in order; of those that cannot be read at all nothing is said."""
+        """Return whether the next lines are in order; entirely unreadable lines are ignored."""
         readable = (rows.connection >= 0) & (rows.seq >= 0) & (rows.time >= 0)
         if ((rows.connection >= 0) & ~readable).any():
             return False
@@ -104,7 +104,7 @@ class InOrder:
 
 
 def disorder(rows: Receipts, seal: Seal) -> Disorder:
-    """Who is to blame, over all lines of a batch."""
+    """Find the lines that break the order, over all lines of a batch."""
     before_seq, before_time = _before(seal)
     known = rows.connection >= 0
     has_seq = known & (rows.seq >= 0)
@@ -119,7 +119,7 @@ def disorder(rows: Receipts, seal: Seal) -> Disorder:
 
 
 def _gaps(rows: Receipts, rises: Bools, before_seq: Ints) -> Bools:
-    """Lines whose `recv_seq` is further on than the lines before them can account for, lines without one included."""
+    """Return the lines whose `recv_seq` is higher than the lines before it (unreadable ones included) can explain."""
     found = np.zeros(len(rises), bool)
     at, ended = np.flatnonzero(rises), 0
     for index in np.unique(rows.connection[at]):
@@ -132,7 +132,7 @@ def _gaps(rows: Receipts, rises: Bools, before_seq: Ints) -> Bools:
 
 
 def _never_falling(connection: Ints, time: Ints) -> Bools:
-    """Which rows stay so that within each connection no time falls."""
+    """Return which rows to keep so that times never fall within a connection."""
     by_connection = np.argsort(connection, kind="stable")
     rank = np.unique(time, return_inverse=True)[1].astype(np.int64)
     kept = np.empty(len(time), np.bool_)
@@ -141,13 +141,13 @@ def _never_falling(connection: Ints, time: Ints) -> Bools:
 
 
 def _steady(keys: Ints) -> Bools:
-    """Which keys are one above the key before them or one below the next: of equal ones these are believed."""
+    """Return which keys directly follow or precede their neighbor's key; among equal keys these are preferred."""
     steps = np.diff(keys) == 1
     return np.concatenate([[False], steps]) | np.concatenate([steps, [False]]) if len(keys) else np.empty(0, np.bool_)
 
 
 def _longest_series(values: Ints, *, strict: bool, steady: Bools | None = None) -> Bools:
-    """Which values stay so that they rise (or, not `strict`, never fall) and as many as possible stay."""
+    """Return which values form a longest series that rises (or, if not `strict`, never falls)."""
     if not len(values):
         return np.zeros(0, bool)
     highest = np.maximum.accumulate(values[:-1])
@@ -155,7 +155,7 @@ def _longest_series(values: Ints, *, strict: bool, steady: Bools | None = None) 
     bad_after, bad_before = (
         (values[1:] <= highest, values[:-1] >= lowest) if strict else (values[1:] < highest, values[:-1] > lowest)
     )
-    # A value that disagrees with no other belongs to every longest series: the slow search is for the rest.
+    # A value in order with all others is in every longest series; only the rest needs the slow search.
     disputed = np.concatenate([[False], bad_after]) | np.concatenate([bad_before, [False]])
     steady = (np.zeros(len(values), np.bool_) if steady is None else steady)[disputed]
     kept: Bools = ~disputed
@@ -164,9 +164,9 @@ def _longest_series(values: Ints, *, strict: bool, steady: Bools | None = None) 
 
 
 def _search(values: Ints, steady: Bools, *, strict: bool) -> list[int]:
-    """The places of one longest series; of equally long ones that whose last values are the smallest (patience).
+    """Return the indices of a longest series by patience sorting; ties go to the smallest last values.
 
-    Of equal values the first `steady` one is taken, or the first.
+    Among equal values the first `steady` one is used, or else the first.
     """
     seek = bisect_left if strict else bisect_right
     tails: list[int] = []
@@ -187,7 +187,7 @@ def _search(values: Ints, steady: Bools, *, strict: bool) -> list[int]:
 
 
 def _before(seal: Seal) -> tuple[Ints, Ints]:
-    """`before_seq` and `before_recv_ns` by index of the connection, and a last one for lines without connection."""
+    """Return `before_seq` and `before_recv_ns` by connection index, plus an entry for lines without a connection."""
     return (
         np.array([row.before_seq for row in seal.connections] + [0], np.int64),
         np.array([row.before_recv_ns for row in seal.connections] + [0], np.int64),

@@ -29,7 +29,7 @@ _EXAMPLE_CHARACTERS = 300
 
 
 class Parts:
-    """Both files, written beside their places until `publish`; left without it they are removed."""
+    """Both files, under temporary names until `publish`; leaving the context without it removes them."""
 
     def __init__(self, validated: Path, rejected: Path, resent: Resent, seal: Seal) -> None:
         self._columns = journal_columns(seal.extra_columns)
@@ -45,7 +45,7 @@ class Parts:
         self._numbers = TradeNumbers()
         self._counts = RowCounts()
         self._resent, self._resent_rows = resent, 0
-        # Slices whose rows' marks are not known yet, and the marks that are known of the first of them.
+        # Slices whose `resent` marks are not final yet, and the final marks of the first of them.
         self._waiting: deque[dict[str, pa.Array]] = deque()
         self._marks: Marks = np.empty(0, np.bool_)
         self._reasons: Counter[str] = Counter()
@@ -64,9 +64,9 @@ class Parts:
             unfinished(path).unlink(missing_ok=True)
 
     def write(self, piece: Slice, broken: pl.DataFrame) -> None:
-        """Write each line to its part. `broken`: a column for each rule that some line breaks, true where it does."""
+        """Write each line to its part; `broken` has a boolean column for each rule that some line breaks."""
         if self._is_numbered and "trade_id" in self._columns:
-            self._numbers.note(piece.frame)  # Rejected rows too: their numbers were received.
+            self._numbers.note(piece.frame)  # Rejected rows count too: their numbers were received.
         rows = piece.frame.select(self._columns)
         if broken.width:
             rejected = broken.select(pl.any_horizontal(pl.all()).alias("rejected")).to_series()
@@ -75,7 +75,7 @@ class Parts:
         self._write_valid(rows)
 
     def publish(self) -> Report:
-        """Give the files their names; where no line was rejected there is no file of them."""
+        """Rename the files to their final names; without rejected lines there is no quarantine file."""
         self._write_marked(self._resent.end())
         self._close()
         if self._quarantined:
@@ -111,14 +111,14 @@ class Parts:
 
     def _close(self) -> None:
         if not self._arrow_file.closed:
-            self._arrow.close()  # Not twice: each time it writes an end of the stream.
+            self._arrow.close()  # Not twice: every close writes an end-of-stream marker.
             self._arrow_file.close()
         self._csv.close()
 
     def _write_valid(self, rows: pl.DataFrame) -> None:
         if not len(rows):
             return
-        # One chunk: how a frame is cut depends on the number of threads that read it.
+        # One chunk, because a frame's chunks depend on the number of reader threads.
         rows = rows.rechunk()
         texts = {name: Coded.of(rows[name]) for name in TEXTS}
         columns = {name: coded.to_arrow() for name, coded in texts.items()}
@@ -132,7 +132,7 @@ class Parts:
         self._write_marked(self._resent.add(hashes(event_ns, texts), event_ns))
 
     def _write_marked(self, marks: Marks) -> None:
-        """Write the slices that wait as far as all of their rows' marks are known, of which these are the next."""
+        """Add the next final marks, and write the waiting slices whose rows all have one."""
         self._marks = np.concatenate([self._marks, marks])
         while self._waiting and len(self._waiting[0]["ts_recv"]) <= len(self._marks):
             columns = self._waiting.popleft()
@@ -141,7 +141,7 @@ class Parts:
             self._resent_rows += columns["resent"].true_count
             arrays = [columns[name] for name in self._schema.names]
             self._arrow.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-            # The disk is at work meanwhile; what is left to the sync at the end is the last slice.
+            # The disk writes in the meantime, which leaves only the last slice to the final sync.
             self._synced.append(self._beside.submit(sync, unfinished(self._validated)))
 
     def _write_rejected(self, piece: Slice, broken: pl.DataFrame, rejected: pl.Series) -> None:
@@ -162,7 +162,7 @@ class Parts:
 
 
 def _joined(broken: pl.DataFrame) -> pl.Series:
-    """The names of the rules that each row breaks, `;`-joined: put together once for each set that occurs."""
+    """Return the names of the rules that each row breaks, joined by `;`; each combination is joined once."""
     bits = [pl.col(name).cast(pl.UInt64) * (1 << place) for place, name in enumerate(broken.columns)]
     codes = broken.select(pl.sum_horizontal(bits)).to_series()
     known = codes.unique().to_list()

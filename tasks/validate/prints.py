@@ -1,8 +1,7 @@
-"""Holds the vendor's fields of many trades as one number for each trade.
+"""Hashes the vendor's fields of each trade to one 64-bit number.
 
-Two trades with equal numbers are taken as equal. The number is 64 bits of hash: among the five million trades of a
-large batch there is a pair of different trades with equal numbers in one of a million batches, and even then a row
-is marked wrongly only if that pair lies within a run of true equals.
+Trades with equal hashes are treated as equal. One in a million large batches (five million trades) contains two
+different trades with the same hash, and even then a row is marked wrongly only if they lie within a run of equal rows.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from tasks.validate.coded import Coded
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 Times = np.ndarray[Any, np.dtype[np.int64]]
 Marks = np.ndarray[Any, np.dtype[np.bool_]]
-# Odd, without a pattern: the first digits of irrational numbers. One for each text, the last for the time.
+# Odd multipliers from the digits of irrational numbers: one for each text column, the last for the time.
 _FACTORS = tuple(
     np.uint64(factor)
     for factor in (
@@ -27,16 +26,16 @@ _FIRST_ROWS = 1 << 16
 
 
 def hashes(ts_event_ns: Times, texts: Mapping[str, Coded]) -> Hashes:
-    """One number for each trade; `texts` are its columns of `TEXTS`."""
+    """Hash each trade; `texts` are the columns of `TEXTS`."""
     found = ts_event_ns.view(np.uint64) * _FACTORS[-1]
     for name, factor in zip(TEXTS, _FACTORS, strict=False):
         found += texts[name].text_hashes(factor)[texts[name].codes]
-    # The upper bits depend on all others; folded down, so do the lower ones.
+    # The upper bits depend on all others; folding them down makes the lower bits do so too.
     return found ^ (found >> np.uint64(32))
 
 
 class Prints:
-    """Trades in the order of their receipt, and which of them are marked; it grows at the end."""
+    """Trades in order of receipt, and which of them are marked; grows at the end."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -55,7 +54,7 @@ class Prints:
 
     @property
     def marks(self) -> Marks:
-        """May be written to."""
+        """Writable view of the marks."""
         return self._marks[: self.rows]
 
     def append(self, hashes: Hashes, ts_event_ns: Times) -> None:
@@ -70,7 +69,7 @@ class Prints:
     def _grow(self, size: int) -> None:
         for name in ("_hashes", "_times", "_marks"):
             old = getattr(self, name)[: self.rows]
-            # Zeros are not in memory until they are written to.
+            # The OS allocates zeroed pages only when they are written.
             new = np.zeros(size, old.dtype)
             new[: self.rows] = old
             setattr(self, name, new)

@@ -1,6 +1,6 @@
-"""Counts the valid trades of a batch: by symbol, which come late, and how late they reach us.
+"""Counts the valid trades of a batch: per symbol, out of order, late, and by receive lag.
 
-Fed slice after slice, in order; what is carried is 8 bytes a row.
+Fed slice by slice, in order; keeps 8 bytes per row.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from tasks.records.trade import NS_PER_MS, NS_PER_S, ODD_CONDITIONS
 from tasks.validate.coded import Coded
 
 _TIMES = {"symbol": pl.Int32, "ts_event": pl.Int64}
-# Trades in US shares are to be reported within so long, by the rule of FINRA, and are marked as late after it.
+# FINRA requires trades in US stocks to be reported within this time; later reports are flagged as late.
 _LATE_NS = 10 * NS_PER_S
 _PERCENTS = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
 
@@ -31,14 +31,14 @@ class RowCounts:
         self._lags: list[np.ndarray[Any, np.dtype[np.int64]]] = []
 
     def add(self, rows: pl.DataFrame, symbols: Coded, conditions: Coded) -> None:
-        """Count these next rows; their symbols and conditions are given beside."""
+        """Count the next rows; their symbols and conditions are passed separately."""
         self.odd_conditions += sum(
             count for text, count in conditions.counts().items() if text.split(";", 1)[0] == ODD_CONDITIONS
         )
         self._count(rows, symbols)
 
     def lag_ms(self) -> dict[str, float]:
-        """Percentiles of receive time less event time, in ms; empty where there are no rows."""
+        """Return percentiles of receive time minus event time, in ms; empty without rows."""
         lags = np.concatenate(self._lags) if self._lags else np.empty(0, np.int64)
         if not len(lags):
             return {}
@@ -50,7 +50,7 @@ class RowCounts:
         before = {code: self._latest[text] for code, text in enumerate(symbols.texts) if text in self._latest}
         carried = pl.DataFrame({"symbol": list(before), "ts_event": list(before.values())}, _TIMES).sort("ts_event")
         times = pl.concat([carried, pl.DataFrame({"symbol": symbols.codes, "ts_event": rows["ts_event"]})])
-        if not times["ts_event"].is_sorted():  # Else none can be late; the search by symbol costs.
+        if not times["ts_event"].is_sorted():  # If sorted, none is late; skip the slow search.
             late = times.select(pl.col("ts_event") < pl.col("ts_event").cum_max().over("symbol")).to_series()
             self.out_of_order += int(late.sum())
         latest = times.group_by("symbol").agg(pl.col("ts_event").max())

@@ -1,12 +1,12 @@
 """Finds runs of trades that repeat earlier ones at one constant distance.
 
-A run begins at a *witness*: three consecutive rows, different from each other, each of which equals the row `distance`
-rows earlier and no row in between. From there it goes on, in both directions, as long as each row equals the row at
-that distance, up to `REACH_ROWS` from the witness. A distance is at most `BACK_ROWS`.
+A run begins at a *witness*: three consecutive rows, all different, each of which equals the row `distance` rows earlier
+and no row in between. It extends in both directions as long as each row equals the row at that distance, up to
+`REACH_ROWS` from the witness. A distance is at most `BACK_ROWS`.
 
-Three are needed because single equal prints are common: on two real days 20 % of all rows equal an earlier one, 1.2 %
-are in runs of two, 0.05 % in runs of three. That no equal row lies in between excludes bursts in which a few prints
-occur again and again: without it 0.16 % are marked.
+Three rows are required because equal prints are common: on two real days 20 % of all rows equal an earlier one, 1.2 %
+are in runs of two, and 0.05 % in runs of three. Requiring that no equal row lies in between excludes bursts of a few
+prints repeated over and over; without it 0.16 % would be marked.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 from tasks.validate.prints import Hashes, Marks, Prints, Times
 
 REACH_ROWS = 1000
-# A minute of the busiest feeds: on a tape whose event times are all equal, each slice looks at so many rows again.
+# A minute of the busiest feeds. If all event times are equal, each slice searches this many rows again.
 BACK_ROWS = 1_000_000
 _TABLE_BITS = 20
 _PIECE_ROWS = 1 << 19
@@ -25,7 +25,7 @@ _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """Ends of runs: the next row of each, its distance, and the row at which it has to stop."""
+    """The open ends of runs: the next row of each, its distance, and the row at which it must stop."""
 
     row: Times
     distance: Times
@@ -56,11 +56,11 @@ class Runs:
         self._searched = 0
         self._latest_ns = np.iinfo(np.int64).min
         self._open = _Ends(_NONE, _NONE, _NONE)
-        # The first rows of the three consecutive ones looked at last that could equal three earlier ones.
+        # First rows of the triples examined last that could equal three earlier rows.
         self.repeated = _NONE
 
     def mark(self, prints: Prints) -> int:
-        """Look at the rows added since the last call; gives up to which row no mark will change any more."""
+        """Process the rows added since the last call; return the row before which all marks are final."""
         row, keys = self._repeated_triples(prints)
         self.repeated = row[row >= self._searched - 2]
         row, distance = _witnesses(prints.hashes, row, keys, self._searched - 2)
@@ -71,9 +71,9 @@ class Runs:
         return max(0, prints.rows - 2 - self._reach)
 
     def _repeated_triples(self, prints: Prints) -> tuple[Times, Hashes]:
-        """The first rows, and keys, of three rows of which the last is new, and that occur more than once.
+        """Return the first rows and keys of triples whose last row is new and that occur more than once.
 
-        Some that do not are among them, and before them are those searched earlier that could be equal to one.
+        May include false positives; preceded by the earlier triples that could equal one of them.
         """
         first = max(0, self._searched - 2)
         found = prints.hashes[first:]
@@ -85,9 +85,9 @@ class Runs:
         return np.concatenate([old, first + again]), np.concatenate([old_keys, keys[again]])
 
     def _earlier(self, prints: Prints, first: int, keys: Hashes) -> tuple[Times, Hashes]:
-        """First rows, and keys, of three rows searched before that could be equal to some of the new ones.
+        """Return the first rows and keys of earlier triples that could equal some of the new ones.
 
-        Equal trades have equal event times: few rows have to be looked at.
+        Equal trades have equal event times, so few rows need to be examined.
         """
         times = prints.ts_event_ns
         before = np.flatnonzero(times[first + 2 :] <= self._latest_ns)
@@ -95,7 +95,7 @@ class Runs:
             return _NONE, keys[:0]
         earliest, wanted, found = times[first + 2 :][before].min(), keys[before], prints.hashes
         parts = [(_NONE, keys[:0])]
-        # Piece by piece: at worst all event times are equal, and all earlier rows are looked at.
+        # Piece by piece, because in the worst case all event times are equal and every earlier row is examined.
         for start in range(max(0, first - self._back), self._searched - 2, _PIECE_ROWS):
             stop = min(start + _PIECE_ROWS, self._searched - 2)
             old = start + np.flatnonzero(times[start + 2 : stop + 2] >= earliest)
@@ -105,7 +105,7 @@ class Runs:
         return np.concatenate([row for row, _ in parts]), np.concatenate([each for _, each in parts])
 
     def _extended(self, prints: Prints, row: Times, distance: Times) -> _Ends:
-        """Mark the witnesses and the runs around them; gives the ends that more rows could extend."""
+        """Mark the witnesses and the runs around them; return the ends that more rows could extend."""
         begin = max(0, prints.rows if not len(row) else int(row[0]) - self._reach)
         owner = np.zeros(prints.rows - begin, np.int64)
         for step in range(3):
@@ -120,9 +120,9 @@ class Runs:
 
 
 def _extend(prints: Prints, ends: _Ends, by: int, owner: Times, begin: int) -> _Ends:
-    """Mark row after row from these ends on, while each equals the row at its distance; gives those at the last row.
+    """Extend these ends row by row while rows equal the row at their distance; return those that reach the last row.
 
-    A row that belongs to another witness of that distance ends it: from there the other goes on, and further.
+    An end stops at a row of another witness with the same distance, which continues from there and reaches further.
     """
     found, at_last = prints.hashes, _Ends(_NONE, _NONE, _NONE)
     while len(ends.row):
@@ -141,20 +141,20 @@ def _extend(prints: Prints, ends: _Ends, by: int, owner: Times, begin: int) -> _
 
 
 def _keys(a: Hashes, b: Hashes, c: Hashes) -> Hashes:
-    """A number for three trades in this order, of which the trades are checked later."""
+    """Return a key for three trades in this order; the trades themselves are compared later."""
     keys: Hashes = ((a * _FIRST + b) * _SECOND + c) * _FIRST
     return keys
 
 
 def _repeated(keys: Hashes) -> Hashes:
-    """All keys that occur more than once, by their upper half, and hardly any other."""
+    """Return all keys that occur more than once, and hardly any others (their upper halves are compared)."""
     halves = np.sort((keys >> np.uint64(32)).astype(np.uint32))
     repeated: Hashes = halves[1:][halves[1:] == halves[:-1]].astype(np.uint64) << np.uint64(32)
     return repeated
 
 
 def _among(keys: Hashes, wanted: Hashes) -> Marks:
-    """Which keys could be among those wanted: each that is, and of the others one in a million for each wanted."""
+    """Return which keys may be in `wanted`: no false negatives, one false positive in a million per wanted key."""
     table = np.zeros(1 << _TABLE_BITS, np.bool_)
     shift = np.uint64(64 - _TABLE_BITS)
     table[wanted >> shift] = True
@@ -163,7 +163,7 @@ def _among(keys: Hashes, wanted: Hashes) -> Marks:
 
 
 def _nearest(row: Times, keys: Hashes) -> tuple[Times, Times]:
-    """The rows, which rise, that have an earlier one of the same key, and the distance to the last such."""
+    """Return the rows (ascending) that have an earlier row with the same key, and the distance to the nearest one."""
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     later, earlier = row[order[same + 1]], row[order[same]]
@@ -172,7 +172,7 @@ def _nearest(row: Times, keys: Hashes) -> tuple[Times, Times]:
 
 
 def _witnesses(found: Hashes, row: Times, keys: Hashes, first: int) -> tuple[Times, Times]:
-    """The first rows, from `first` on, of the witnesses among these repeated rows, and their distances."""
+    """Return the first rows (from `first` on) of the witnesses among these repeated rows, and their distances."""
     a, b, c = found[row], found[row + 1], found[row + 2]
     different = (a != b) & (b != c) & (a != c)
     row, distance = _nearest(row[different], keys[different])
@@ -180,7 +180,7 @@ def _witnesses(found: Hashes, row: Times, keys: Hashes, first: int) -> tuple[Tim
 
 
 def _last_equal(found: Hashes, row: Times, distance: Times) -> tuple[Times, Times]:
-    """Those three rows that equal the three at their distance, with no equal row in between."""
+    """Return the triples that equal the triple at their distance, with no equal row in between."""
     if not len(row):
         return row, distance
     begin, end = int((row - distance).min()), int(row[-1]) + 3

@@ -1,7 +1,7 @@
-"""Which rules must a trade keep to be archived?
+"""Defines the rules that a trade must satisfy to be archived.
 
-`rules` is the one table: a name, a sentence, and a polars expression that is true where the row keeps the rule. To add
-a rule, add a line. A value that could not be read is null, and whatever cannot be told counts as broken.
+`rules` is the only table: a name, a sentence, and a polars expression that is true if the row satisfies the rule. To
+add a rule, add a line. Unreadable values are null, and a rule that evaluates to null counts as broken.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,11 +17,11 @@ from tasks.errors import CorruptionError
 from tasks.records.manifest import Seal
 from tasks.records.trade import journal_columns
 
-# What `lines.py` and `order.py` find out about a line besides its values.
+# What `lines.py` and `order.py` add to the values of a line.
 LINE_FACTS = (
     "fields", "printable", "ended", "price_number", "size_number", "seq_rises", "seq_follows", "time_rises",
 )  # fmt: skip
-# Texts are held once each, and a rule about one is asked once for each of them where that pays.
+# Texts are stored once each, so a rule about texts is evaluated once per distinct text if that is faster.
 TYPES: dict[str, type[pl.DataType]] = {
     "connection": pl.Int32,
     "recv_seq": pl.Int64,
@@ -47,7 +47,7 @@ _CASES = 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far an event time may lie before and after the receive time, in ns; None is no limit."""
+    """How far an event time may be before and after the receive time, in ns; None means no limit."""
 
     max_event_age_ns: int | None
     max_event_ahead_ns: int | None
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`holds` is a boolean expression over the columns of the journal and `LINE_FACTS`, never null."""
+    """A named rule; `holds` is a boolean expression over the journal's columns and `LINE_FACTS`, never null."""
 
     name: str
     sentence: str
@@ -63,7 +63,7 @@ class Rule:
 
 
 def rules(seal: Seal, limits: Limits) -> tuple[Rule, ...]:
-    """The rules for the rows of that batch."""
+    """Return the rules for the rows of a batch."""
     col = pl.col
     price, size = col("price_number"), col("size_number")
     fields = len(journal_columns(seal.extra_columns))
@@ -79,7 +79,7 @@ def rules(seal: Seal, limits: Limits) -> tuple[Rule, ...]:
         ("symbol", "symbol is one that was subscribed", col("symbol").is_in(sorted(seal.symbols))),
         ("price", "price is a finite number above 0", price.is_finite() & (price > 0)),
         ("size", "size is a finite number, 0 or more", size.is_finite() & (size >= 0)),
-        ("conditions", "conditions is there, if empty", col("conditions").is_not_null()),
+        ("conditions", "conditions is present, possibly empty", col("conditions").is_not_null()),
         ("recv_seq_order", "recv_seq rises in the order of lines", col("seq_rises")),
         ("recv_seq_gap", "no trade is missing before this one", col("seq_follows")),
         ("ts_recv_order", "ts_recv never falls within a connection", col("time_rises")),
@@ -95,7 +95,7 @@ def rules(seal: Seal, limits: Limits) -> tuple[Rule, ...]:
 
 
 def schema(table: tuple[Rule, ...], types: Types) -> pa.DataFrameSchema:
-    """The gate: the journal's columns with their types, and one boolean column for each rule, nothing else."""
+    """Build the pandera schema: the journal's columns with their types, plus one boolean column per rule."""
     holds = pa.Check(lambda data: data.lazyframe.select(pl.col(data.key)), n_failure_cases=_CASES)
     columns = {name: pa.Column(kind, nullable=True) for name, kind in types.items()}
     columns |= {rule.name + "?": pa.Column(pl.Boolean, holds, description=rule.sentence) for rule in table}
@@ -103,10 +103,10 @@ def schema(table: tuple[Rule, ...], types: Types) -> pa.DataFrameSchema:
 
 
 class Gate:
-    """Puts slice after slice of one batch to the rules.
+    """Checks the rules slice by slice for one batch.
 
-    Pandera takes about a millisecond a column and check, so it is first asked for all rules at once; once some slice
-    broke one, for each by itself.
+    Pandera takes about a millisecond per column and check, so all rules are first checked as one; after a slice has
+    broken one, each rule is checked by itself.
     """
 
     def __init__(self, table: tuple[Rule, ...], extra: Collection[str] = ()) -> None:
@@ -118,9 +118,9 @@ class Gate:
         self._is_clean = True
 
     def broken(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """One boolean column for each rule that some row breaks, true where it does; none where all is well.
+        """Return one boolean column for each rule that some row breaks (true = broken); no column if all rows pass.
 
-        `frame` has the columns of `TYPES` and `LINE_FACTS`. Raises CorruptionError where it is not of those types.
+        `frame` has the columns of `TYPES` and `LINE_FACTS`. Raises CorruptionError if their types differ.
         """
         self._is_clean = self._is_clean and not self._ask(frame, self._all, self._schema_of_all).width
         return pl.DataFrame() if self._is_clean else self._ask(frame, self._each, self._schema_of_each)
@@ -128,7 +128,7 @@ class Gate:
     def _ask(self, frame: pl.DataFrame, table: tuple[Rule, ...], gate: pa.DataFrameSchema) -> pl.DataFrame:
         asked = frame.select(*self._types, *(rule.holds.alias(rule.name + "?") for rule in table))
         try:
-            # Whatever the environment says (PANDERA_VALIDATION_…), and a DataFrame: of a LazyFrame it sees no value.
+            # Set here so that PANDERA_VALIDATION_… cannot change it; a LazyFrame's values would not be checked.
             with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
                 gate.validate(asked, lazy=True)
         except SchemaErrors as errors:
@@ -140,7 +140,7 @@ def _failed(errors: SchemaErrors) -> list[str]:
     names = []
     for error in errors.schema_errors:
         if error.check_output is None or not str(error.schema.name).endswith("?"):
-            raise CorruptionError(f"the batch as read is no journal: {str(error)[:200]}") from errors
+            raise CorruptionError(f"the batch does not read as a journal: {str(error)[:200]}") from errors
         names.append(str(error.schema.name))
     return names
 

@@ -1,8 +1,8 @@
 """Splits a sealed batch into valid rows and quarantined lines with their reasons.
 
-A step that may be killed at any instruction and run again: it gives the same files, and once its report stands it
-only clears away what the batch came from. The column `resent` depends on the last rows before the batch, so the
-session's and lane's earlier batches are validated first, whichever was asked for.
+The step can be killed at any instruction and run again with the same result; once the report exists, it only removes
+the sealed files. The column `resent` depends on the last rows before the batch, so earlier batches of the same session
+and lane are validated first.
 """
 
 import logging
@@ -30,15 +30,15 @@ _LOG = logging.getLogger(__name__)
 
 
 def split(store: Store, name: BatchName, limits: Limits) -> Report:
-    """Split a sealed batch into valid rows (`validated/`) and quarantined lines, and say how.
+    """Split a sealed batch into valid rows (`validated/`) and quarantined lines, and return the report.
 
-    A journal that is whole but no journal goes to quarantine as it is, with a report of no valid row. Raises
-    CorruptionError, and moves nothing, where the journal is not what its seal says, TerminalError where there is no
-    such batch, and TransientError where the disk is full or gone.
+    A file that matches its seal but is not a journal goes to quarantine as a whole, with a report of no valid rows.
+    Raises CorruptionError, and moves nothing, if the journal does not match its seal; TerminalError if there is no
+    such batch; and TransientError if the disk is full or gone.
     """
     with at_work_in(store.root):
         store.prepare()
-        # Before this batch's lock is taken: nobody holds the locks of two batches and waits for a third.
+        # Before this batch's lock is acquired, so that no process waits for a lock while holding another.
         for earlier in _sealed_before(store, name):
             _split_earlier(store, earlier, limits)
         with store.locked(name):
@@ -46,7 +46,7 @@ def split(store: Store, name: BatchName, limits: Limits) -> Report:
 
 
 def _sealed_before(store: Store, name: BatchName) -> list[BatchName]:
-    """The batches right before that one that are not validated yet, oldest first; none where it is validated."""
+    """Return the batches right before this one that are not validated yet, oldest first; none if it is validated."""
     found, number = list[BatchName](), name.number
     while number and (store.sealed / BatchName(name.session, name.lane, number).seal).exists():
         number -= 1
@@ -55,7 +55,7 @@ def _sealed_before(store: Store, name: BatchName) -> list[BatchName]:
 
 
 def _split_earlier(store: Store, name: BatchName, limits: Limits) -> None:
-    """Split a batch that is needed for a later one; where that fails for good its own validation says why."""
+    """Split a batch that a later one needs; if that fails permanently, its own validation reports why."""
     try:
         with store.locked(name):
             _split_locked(store, name, limits)
@@ -70,7 +70,7 @@ def _split_locked(store: Store, name: BatchName, limits: Limits) -> Report:
         report = _split_checked(store, name, seal, limits)
         write_whole(store.validated / name.seal, encode(seal))
         write_whole(store.validated / name.report, encode(report))
-    # The seal last: as long as it lies there, the batch is listed and this step is run again.
+    # The seal is removed last: while it exists, the batch is listed and this step is run again.
     for path in (store.sealed / name.sealed, store.sealed / name.seal):
         path.unlink(missing_ok=True)
         sync(store.sealed)
@@ -78,7 +78,7 @@ def _split_locked(store: Store, name: BatchName, limits: Limits) -> Report:
 
 
 def _done(store: Store, name: BatchName) -> Report | None:
-    """The batch's report, where it was split before."""
+    """Return the batch's report if it was split before."""
     manifest = store.manifest_of(name)
     if manifest is not None:
         return read(manifest, Manifest).report
@@ -94,13 +94,13 @@ def _seal(store: Store, name: BatchName) -> Seal:
 
 
 def _split_checked(store: Store, name: BatchName, seal: Seal, limits: Limits) -> Report:
-    """Split while the journal is hashed; nothing gets its name before the hash is known to be the seal's."""
+    """Split while the journal is hashed; no file gets its final name before the hash matches the seal."""
     with ThreadPoolExecutor(1, "hash") as beside:
         checked = beside.submit(_check, store.sealed / name.sealed, store.sealed / name.seal, seal)
         try:
             return _split(store, name, seal, limits, checked)
         except Exception:
-            checked.result()  # Whatever a damaged journal led to, the damage is the error.
+            checked.result()  # If the journal is damaged, report that rather than an error that followed from it.
             raise
 
 
@@ -110,7 +110,7 @@ def _check(journal: Path, seal_path: Path, seal: Seal) -> None:
     except FileNotFoundError as error:
         raise TerminalError(f"{journal}: no such sealed batch; look for it beside {seal_path}") from error
     if (journal.stat().st_size, sha256) != (seal.bytes, seal.sha256):
-        raise CorruptionError(f"{journal}: its bytes are not those of its seal {seal_path}; restore both from a copy")
+        raise CorruptionError(f"{journal}: does not match its seal {seal_path}; restore both from a copy")
 
 
 def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: Future[None]) -> Report:
@@ -119,21 +119,21 @@ def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: F
         header = file.read(len(expected := journal_header(seal.extra_columns)))
     if header != expected:
         checked.result()
-        return _reject_whole(store, name, seal, f"it begins with {header[:60]!r} in place of a journal's header")
+        return _reject_whole(store, name, seal, f"it begins with {header[:60]!r} instead of a journal's header")
     report = _split_rows(store, name, seal, limits, checked, None)
     if report is None:
-        # Seldom: who is to blame for a disorder can be said only when the whole batch is known.
+        # Rare: finding the lines that break the order requires the whole batch.
         checked.result()
         blamed = disorder(Receipts.all_of(prefetch(slices(journal)), seal), seal)
         report = _split_rows(store, name, seal, limits, checked, blamed)
-        assert report is not None  # noqa: S101 - with the blame given, nothing ends the split early
+        assert report is not None  # noqa: S101 - None is returned only without `blamed`
     return report
 
 
 def _split_rows(
     store: Store, name: BatchName, seal: Seal, limits: Limits, checked: Future[None], blamed: Disorder | None
 ) -> Report | None:
-    """Split line by line; None where some line is out of order and it is not yet known who is to blame."""
+    """Split line by line; None if the order is broken and the lines to blame (`blamed`) are not known yet."""
     judged = _judged(store.sealed / name.sealed, seal, limits, blamed)
     resent, before = Resent(), rows_before(store, name)
     resent.begin_after(before.hashes, before.ts_event_ns)
@@ -150,7 +150,7 @@ def _split_rows(
 def _judged(
     journal: Path, seal: Seal, limits: Limits, blamed: Disorder | None
 ) -> Iterator[tuple[Slice, pl.DataFrame | None]]:
-    """Each slice and the rules that its rows break; None in their place, and no more, where the order is broken."""
+    """Yield each slice with the rules that its rows break; yields None for the rules, and stops, at broken order."""
     gate, order = Gate(rules(seal, limits), seal.extra_columns), InOrder(seal)
     for piece in prefetch(slices(journal)):
         if blamed is None and not order.holds(Receipts.of(piece, seal)):

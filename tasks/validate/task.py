@@ -1,4 +1,4 @@
-"""The validation of a batch as Prefect sees it."""
+"""The Prefect task that validates a batch."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tasks.validate.split import split
     **RETRIED,
 )
 def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
-    """Split the sealed batch of that name in that data folder; its report stands among the run's artifacts."""
+    """Split a sealed batch and publish its report as an artifact of the run."""
     log = get_run_logger()
     report = split(Store(data_dir), BatchName.parse(batch), limits)
     if report.structural:
@@ -30,13 +30,13 @@ def validate(data_dir: Path, batch: str, limits: Limits) -> Report:
     log.info("%s: %s valid rows, %s re-sent", batch, f"{report.valid:,}", f"{report.resent_rows:,}")
     try:
         create_markdown_artifact(markdown(batch, report), key=f"report-{batch.lower()}", description=f"Batch {batch}")
-    except Exception as error:  # noqa: BLE001, RUF100 - a page for people must not fail a step that is done
+    except Exception as error:  # noqa: BLE001, RUF100 - a failed artifact must not fail a finished step
         log.warning("%s: its report cannot be shown: %s", batch, error)
     return report
 
 
 def markdown(batch: str, report: Report) -> str:
-    """The report as a page for people."""
+    """Return the report as Markdown."""
     lines = [
         f"# {batch}",
         "",
@@ -47,7 +47,7 @@ def markdown(batch: str, report: Report) -> str:
     if report.structural:
         lines += ["", f"**The whole batch was rejected**: {in_markdown(report.structural)}"]
     lines += _table(("rule broken", "rows"), report.reasons)
-    lines += _table(("receive less event time", "ms"), report.lag_ms)
+    lines += _table(("receive minus event time", "ms"), report.lag_ms)
     lines += _table(("symbol", "valid rows"), dict(sorted(report.per_symbol.items(), key=lambda item: -item[1])[:50]))
     if report.examples:
         lines += ["", "Some quarantined lines:", "", *(f"    {plain(example)}" for example in report.examples)]

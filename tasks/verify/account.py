@@ -1,4 +1,4 @@
-"""What is one session's ledger, and one run's account, added up from the small records beside the batches?"""
+"""Builds a session's ledger and a run's account from the small records beside the batches."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.archive.batch_facts import BatchFacts, added, reasons_of
+from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.trade_numbers import missing_and_named
 from tasks.errors import TerminalError
@@ -19,11 +19,11 @@ from tasks.storage.store import Store
 
 
 def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Ledger:
-    """The ledger of a session: its own record beside what its batches say, wherever they stand.
+    """Return a session's ledger: its own record compared with its batches' records, at whatever stage they are.
 
-    Of one that has not ended it says what is known so far. With `upload_to` a batch that has not gone to that bucket,
-    by itself or in its day's file, breaks a law too. Reads no trade. Raises TerminalError where nothing is known of
-    the session itself, and CorruptionError where a record cannot be read.
+    For a running session the ledger covers what is known so far. With `upload_to`, a batch that is not in that bucket
+    (by itself or in its day's file) breaks a law too. Reads no trades. Raises TerminalError if the session has no
+    record, and CorruptionError if a record cannot be read.
     """
     catalog = Catalog(store)
     batches = [catalog.batch(name) for name in catalog.names(session).get(session, [])]
@@ -34,9 +34,9 @@ def ledger_for(store: Store, session: str, upload_to: Place | None = None) -> Le
 
 
 def brief_ledger(store: Store, catalog: Catalog, session: str, names: Iterable[BatchName]) -> Ledger:
-    """The same from what the catalog knows of these batches: it balances where that of `ledger_for` does.
+    """Return the same ledger from the catalog's summaries; it balances if and only if that of `ledger_for` does.
 
-    Its `per_symbol` has one sum, of all symbols. Raises as `ledger_for`.
+    Its `per_symbol` has a single total for all symbols. Raises the same errors as `ledger_for`.
     """
     has_ended = (store.sessions / session / RECORD_FILE).exists()
     record = _record(store, session, [] if has_ended else [catalog.batch(name) for name in names])
@@ -47,12 +47,12 @@ def brief_ledger(store: Store, catalog: Catalog, session: str, names: Iterable[B
 def _record(store: Store, session: str, batches: list[Batch]) -> SessionRecord:
     record = record_of(store.sessions / session, [batch.seal for batch in batches])
     if record is None:
-        raise TerminalError(f"{store.sessions / session}: there is no record of that session; restore it from a copy")
+        raise TerminalError(f"{store.sessions / session}: the session has no record; restore it from a copy")
     return record
 
 
 def balance(record: SessionRecord, batches: list[Batch], uploaded: int | None = None) -> Ledger:
-    """The ledger of a session from its record and its batches; `uploaded` of them, where an upload is expected."""
+    """Return a session's ledger from its record and batches; `uploaded` is how many are in the bucket, if expected."""
     per_symbol = Counter[str]()
     for batch in batches:
         per_symbol.update(batch.manifest.report.per_symbol if batch.manifest else {})
@@ -71,24 +71,24 @@ def _ledger(
         uploaded=acknowledged if uploaded is None else uploaded,
     )
     return Ledger(
-        record=record, frames=added([each.frames for each in batches], FrameCounts),
-        trades=added([each.trades for each in batches], TradeCounts), batches=counts,
+        record=record, frames=total_counts([each.frames for each in batches], FrameCounts),
+        trades=total_counts([each.trades for each in batches], TradeCounts), batches=counts,
         upload_expected=uploaded is not None, per_symbol=dict(sorted(per_symbol.items())), reasons=reasons_of(batches),
         missing_ids=_missing_ids(record, batches),
     )  # fmt: skip
 
 
 def _missing_ids(record: SessionRecord, batches: list[BatchFacts]) -> tuple[int, int] | None:
-    """How many trade numbers are missing, and how many in named gaps; None where that is not known, or not yet."""
+    """Count missing trade numbers, and those of them in recorded gaps; None if that is not known (yet)."""
     is_known = all(batch.state != "sealed" for batch in batches)
     return missing_and_named(batches, record.gaps) if is_known and any(each.trade_ids for each in batches) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What came of a run's request: how much of its time was received, and its trades by symbol.
+    """The result of a run's request: how much of its time was received, and its trades by symbol.
 
-    `per_symbol` has every symbol that it ever asked for, with the trades received while it did.
+    `per_symbol` has every symbol that was ever requested, with the trades received while it was.
     """
 
     request: Request
@@ -97,16 +97,16 @@ class Account:
 
     @property
     def trades(self) -> int:
-        """The trades of its symbols that were received in its time."""
+        """The number of trades of its symbols received in its time."""
         return sum(self.per_symbol.values())
 
 
 def account_of(store: Store, request: Request) -> Account:
-    """The account of a request over every session of its feed, those that still record included, as far as is known.
+    """Return the account of a request over all sessions of its feed, including running ones.
 
-    Raises as `trades_within`, and CorruptionError where a session's record cannot be read.
+    Raises the same errors as `trades_within`, and CorruptionError if a session's record cannot be read.
     """
-    # Not above: they bring the readers of rows, which no ledger needs.
+    # Imported here because they load the row readers, which a ledger does not need.
     from tasks.verify.rows import Rows
     from tasks.verify.within import trades_within
 
@@ -129,7 +129,7 @@ def _overlaps(request: Request, record: SessionRecord) -> bool:
 
 
 def _is_uploaded(catalog: Catalog, batch: Batch, place: Place) -> bool:
-    """Whether that bucket has acknowledged the batch, or the day's file that it was merged into."""
+    """Return whether the bucket has acknowledged the batch, or the day's file that contains it."""
     if batch.receipt is not None and batch.receipt.is_of(place):
         return True
     return batch.manifest is not None and catalog.is_merged_in(place, batch.record, batch.manifest)

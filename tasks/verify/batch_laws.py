@@ -1,4 +1,4 @@
-"""Which laws does one archived batch break, by its own files?"""
+"""Checks the conservation laws of one archived batch against its own files."""
 
 import hashlib
 from collections import Counter
@@ -26,19 +26,19 @@ from tasks.verify.broken import Broken, broken, sha256_of
 from tasks.verify.order import Numbers
 from tasks.verify.rows import Rows
 
-# Given the connection, recv_seq and ts_recv of rows of the journal, in its order.
-TakeRows = Callable[[Numbers, Numbers, Numbers], None]
+# Called with connection, recv_seq, and ts_recv of the journal's rows, in order.
+OnRows = Callable[[Numbers, Numbers, Numbers], None]
 
 
 class _Kind(msgspec.Struct):
     kind: str
 
 
-def batch_laws(store: Store, batch: Batch, take_rows: TakeRows, rows: Rows) -> Iterator[Broken]:
-    """The broken laws of a batch that is archived. Its journal's rows go to `take_rows`, where no file is damaged.
+def batch_laws(store: Store, batch: Batch, on_rows: OnRows, rows: Rows) -> Iterator[Broken]:
+    """Yield the broken laws of an archived batch; passes its journal's rows to `on_rows` unless a file is damaged.
 
-    They are those of its own file, or of its day's where that was removed; of a batch in the bucket alone there are
-    none. Memory is bounded by a row group, whatever the batch's size.
+    Rows come from the batch's own file, or from its day's file if that was removed; a batch that is only in the bucket
+    has none. At most one row group is in memory.
     """
     assert batch.manifest is not None  # noqa: S101 - the caller's word
     found = rows.of(batch, batch.manifest)
@@ -48,14 +48,14 @@ def batch_laws(store: Store, batch: Batch, take_rows: TakeRows, rows: Rows) -> I
     yield from gap_laws(batch.seal.gaps, set(batch.seal.symbols), batch.record, ended=False)
     if batch.receipt is not None:
         yield from _receipt(store, batch, batch.manifest)
-    # What is built from a file that is not what was written says nothing more.
+    # A journal rebuilt from a damaged file would prove nothing.
     if not damaged and batch.manifest.batch not in rows.in_bucket:
         yield from _archived_rows(batch.manifest, found.readable)
-        yield from _journal(store, batch, found.readable, take_rows)
+        yield from _journal(store, batch, found.readable, on_rows)
 
 
 def gap_laws(gaps: tuple[Gap, ...], symbols: set[str], file: Path, *, ended: bool) -> Iterator[Broken]:
-    """The gaps that are none: without a reason or a symbol, of a symbol not subscribed, or ending before they start."""
+    """Yield invalid gaps: without a reason or symbol, with an unsubscribed symbol, or ending before they start."""
     for gap in gaps:
         unknown = sorted(set(gap.symbols) - symbols)
         wrong = [
@@ -69,7 +69,7 @@ def gap_laws(gaps: tuple[Gap, ...], symbols: set[str], file: Path, *, ended: boo
 
 
 def _files(store: Store, batch: Batch, manifest: Manifest, file: Path | None) -> Iterator[Broken]:
-    """Every file of the batch beside the hash that some record keeps of it."""
+    """Compare every file of the batch with the hash that a record has of it."""
     hashed = {store.quarantine / name: sha256 for name, sha256 in batch.seal.quarantine.items()}
     if file is not None:
         hashed[file] = manifest.sha256
@@ -82,13 +82,13 @@ def _files(store: Store, batch: Batch, manifest: Manifest, file: Path | None) ->
     for path, expected in hashed.items():
         actual = sha256_of(path)
         if actual is None:
-            yield broken("present", path, f"is missing, though {batch.record.name} tells of it; restore it from a copy")
+            yield broken("present", path, f"is missing, though {batch.record.name} lists it; restore it from a copy")
         elif actual != expected:
             yield broken("sha256", path, f"is {actual}, {batch.record.name} says {expected}; restore it from a copy")
     for path in store.quarantine.glob(f"{batch.name}.*"):
-        # A cut without a record is of a journal of that number of which nothing could be trusted.
+        # A cut file without a record belongs to a journal of that number that was entirely unreadable.
         if path not in hashed and path.suffix != ".cut":
-            yield broken("quarantine", path, f"is told of by no record; look at what it holds beside {batch.record}")
+            yield broken("quarantine", path, f"is listed in no record; compare it with {batch.record}")
 
 
 def _place(store: Store, batch: Batch) -> Iterator[Broken]:
@@ -122,7 +122,7 @@ def _counts(batch: Batch, manifest: Manifest) -> Iterator[Broken]:
 
 
 def _refused(store: Store, batch: Batch) -> Iterator[Broken]:
-    """Rejected frames and refused trades beside the lines that keep them, and cuts beside their length."""
+    """Compare the counts of rejected frames and trades with the quarantined lines, and cuts with their length."""
     path = store.quarantine / batch.name.rejected_frames
     kinds: Counter[str] = Counter()
     try:
@@ -159,7 +159,7 @@ def _receipt(store: Store, batch: Batch, manifest: Manifest) -> Iterator[Broken]
 
 
 def _archived_rows(manifest: Manifest, file: Path | None) -> Iterator[Broken]:
-    """The manifest's own account of its rows beside the rows."""
+    """Compare the manifest's summary of its rows with the rows."""
     if file is None:
         return
     per_symbol: Counter[str] = Counter()
@@ -183,8 +183,8 @@ def _archived_rows(manifest: Manifest, file: Path | None) -> Iterator[Broken]:
         yield broken("rows", file, "holds other symbols or times than its manifest says")
 
 
-def _journal(store: Store, batch: Batch, file: Path | None, take_rows: TakeRows) -> Iterator[Broken]:
-    """The sealed journal, built again: equal byte for byte, its rows those that the seal counts."""
+def _journal(store: Store, batch: Batch, file: Path | None, on_rows: OnRows) -> Iterator[Broken]:
+    """Rebuild the sealed journal: it must be equal byte for byte, with the rows that the seal counts."""
     report = batch.report
     if report is None or report.structural is not None:
         return
@@ -203,7 +203,7 @@ def _journal(store: Store, batch: Batch, file: Path | None, take_rows: TakeRows)
                     numbers.note(frame)
                 columns = _receipts(frame)
                 rows += _note(ranges, columns)
-                take_rows(*columns)
+                on_rows(*columns)
     except (CorruptionError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         yield broken("journal", batch.record, f"cannot be built again: {' '.join(str(error).split())[:200]}")
         return
@@ -237,7 +237,7 @@ def _receipts(lines: pl.DataFrame) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _note(ranges: dict[int, tuple[int, int, int, int, int]], columns: tuple[Numbers, Numbers, Numbers]) -> int:
-    """Add rows to the ranges of their connections; gives how many rows."""
+    """Add rows to the ranges of their connections; return the number of rows."""
     connections, seqs, times_ns = columns
     for connection in np.unique(connections).tolist():
         at = np.flatnonzero(connections == connection)

@@ -1,4 +1,4 @@
-"""How is a law that does not hold said, and how are files hashed to find out?"""
+"""Describes broken laws, and hashes files to check them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from tasks.storage import store
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A law that does not hold: which, in which file, and what is to be seen there."""
+    """A broken law: its name, the file, and what is wrong there."""
 
     law: str
     file: str
@@ -16,12 +16,12 @@ class Broken:
 
 
 def broken(law: str, file: Path, message: str) -> Broken:
-    """That law, broken in that file."""
+    """Return a law as broken in a file."""
     return Broken(law, str(file), message)
 
 
 def sha256_of(path: Path) -> str | None:
-    """The file's SHA-256 (hex), None where there is no file."""
+    """Return the file's SHA-256 (hex), or None if there is no file."""
     try:
         return store.sha256_of(path)
     except FileNotFoundError:

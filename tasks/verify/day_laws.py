@@ -1,4 +1,4 @@
-"""Which laws do the merged files of days break?"""
+"""Checks the conservation laws of the merged files of days."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +12,10 @@ from tasks.verify.broken import Broken, broken, sha256_of
 
 
 def day_laws(store: Store) -> Iterator[Broken]:
-    """The broken laws of every day that was closed.
+    """Yield the broken laws of every closed day.
 
-    A day's file is what its record says, and what the record says of a batch is what the batch's own manifest says:
-    that its rows are the batches' was proven, value by value, before it had its name.
+    A day's file must match its record, and the record's manifests must match the batches' own. That the rows are equal
+    was proven, value by value, before the file got its name.
     """
     named = set()
     for path in sorted(store.days.glob(f"{DAY_FOLDERS}/{day_record('*')}")):
@@ -43,7 +43,7 @@ def _laws_of(store: Store, path: Path, day: Day) -> Iterator[Broken]:
         yield broken("readable", receipt_path, str(error))
     if day.file is not None:
         yield from _file(path, day, path.with_name(day.file), receipt)
-        # A receipt of another name is of an earlier merge, until the day goes up anew.
+        # A receipt with another name is of an earlier merge, until the day is uploaded again.
         if receipt is not None and receipt.batch == Path(day.file).stem:
             yield from _receipt(path, day, receipt_path, receipt)
     if day.rows != sum(batch.rows for batch in day.batches):
@@ -62,13 +62,13 @@ def _file(path: Path, day: Day, file: Path, receipt: Receipt | None) -> Iterator
     if actual is None:
         in_bucket = receipt is not None and receipt.object is not None and receipt.object.sha256 == day.sha256
         if gone is None or gone.file != day.file or not in_bucket:
-            yield broken("present", file, f"is missing, though {path.name} tells of it; restore it, or close the day")
+            yield broken("present", file, f"is missing, though {path.name} lists it; restore it, or close the day")
     elif actual != day.sha256 or file.stat().st_size != day.bytes:
         yield broken("sha256", file, f"is {actual}, {path.name} says {day.sha256}; restore it, or close the day again")
 
 
 def _receipt(path: Path, day: Day, receipt_path: Path, receipt: Receipt) -> Iterator[Broken]:
-    """The receipt of the day's file and record beside these."""
+    """Compare a day's receipt with its file and record."""
     keys = [Keys("").of_day(day.feed, day.date, each) for each in (str(day.file), day_record(receipt.batch))]
     wanted = [
         (receipt.object, day.sha256, day.bytes, keys[0]),
@@ -76,9 +76,7 @@ def _receipt(path: Path, day: Day, receipt_path: Path, receipt: Receipt) -> Iter
     ]
     for said, sha256, size, key in wanted:
         if said is None or (said.sha256, said.bytes) != (sha256, size):
-            yield broken(
-                "receipt", receipt_path, f"acknowledges other bytes than {path.name} tells of; upload it again"
-            )
+            yield broken("receipt", receipt_path, f"acknowledges other bytes than {path.name} lists; upload it again")
         elif not said.key.endswith(key):
             yield broken("receipt", receipt_path, f"acknowledges the key {said.key}")
 
@@ -92,4 +90,4 @@ def _batch(store: Store, path: Path, batch: Manifest) -> Iterator[Broken]:
         if read(place, Manifest) != batch:
             yield broken("day", path, f"was made of another {batch.batch} than {place}; close the day again")
     except (CorruptionError, FileNotFoundError):
-        return  # Said of the batch itself.
+        return  # Reported with the batch itself.

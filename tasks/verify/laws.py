@@ -1,4 +1,4 @@
-"""Does every law of conservation hold, recomputed from the files alone?"""
+"""Checks every conservation law, recomputed from the files alone."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +28,12 @@ _LOOKS, _LOOK_AGAIN_S = 20, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was judged, how many sessions, batches and archived trades, and which laws do not hold.
+    """How many sessions, batches, and archived trades were checked, and which laws do not hold.
 
-    `recording` are sessions that still record: what they have archived was judged, the rest cannot be yet.
-    `in_bucket_alone` counts batches whose rows were removed here once the bucket held them: `tape verify --remote`
-    proves these, here their records were judged. `partial` are sessions of which a restore has brought some days: their
-    batches were judged, what adds up over all of them cannot be.
+    `recording` are sessions that are still running; only their archived batches were checked. `in_bucket_alone` counts
+    batches whose rows were removed here after the upload: only their records were checked, `tape verify --remote`
+    checks the objects. `partial` are sessions of which only some days were restored: their batches were checked, but
+    not their totals.
     """
 
     sessions: int
@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Count:
-    """What is counted on the way, and the batches read of the session at hand."""
+    """Running counts, and the batches read so far of the current session."""
 
     sessions: int = 0
     batches: int = 0
@@ -69,14 +69,13 @@ class _Count:
 
 
 def verify(store: Store, note: Callable[[int, int], None] = lambda _done, _total: None) -> Verdict:
-    """Recompute every law, for each session and each batch found anywhere; a file that cannot be read breaks one.
+    """Recompute every law for each session and batch in the data folder; an unreadable file breaks one.
 
-    `note` is told how many sessions are judged, and of how many.
-
-    Memory is bounded by a row group and by one session's records, whatever the sizes of its batches.
+    `note` is called with how many sessions are done, and the total. Memory is bounded by a row group and one session's
+    records.
     """
     count = _Count()
-    # Not in the data folder, which may be one that nobody may write.
+    # Not in the data folder, which may be read-only.
     with TemporaryDirectory(prefix="tape-verify-") as folder:
         rows = Rows(store, Path(folder))
         found, sessions = list[Broken](), list(Catalog(store).sessions())
@@ -97,9 +96,9 @@ def verify(store: Store, note: Callable[[int, int], None] = lambda _done, _total
 
 
 def _settled_laws(store: Store, session: str, count: _Count, rows: Rows) -> list[Broken]:
-    """What a session breaks while nothing of it moves: an archive that is at work beside us is no broken law.
+    """Return the broken laws of a session, checked again as long as another process is moving its batches.
 
-    A batch that is validated, compressed or uploaded is for moments where one record says, and its file is not.
+    While a batch moves to its next stage, its records and files disagree for a moment; that is not a broken law.
     """
     judged = _Count()
     found = list(_session_laws(store, session, judged, rows))
@@ -117,7 +116,7 @@ def _settled_laws(store: Store, session: str, count: _Count, rows: Rows) -> list
 
 
 def _moved(store: Store, session: str) -> frozenset[str]:
-    """The names of all files of a session, and of the locks under which any of its batches is worked on."""
+    """Return the names of a session's files, and of the locks held on its batches."""
     folders = (store.spool / session, store.sealed, store.validated, store.quarantine, store.locks)
     names = {path.name for folder in folders for path in folder.glob(f"*{session}*")}
     return frozenset(names | {path.name for path in store.archive.glob(f"{DAY_FOLDERS}/*{session}*")})
@@ -149,13 +148,13 @@ def _session_laws(store: Store, session: str, count: _Count, rows: Rows) -> Iter
             batches.append(catalog.batch(name))
         except (TerminalError, OSError) as error:
             yield _unreadable(store, error, str(name))
-    # In the order in which they were opened, so that lanes keep together.
+    # In order of opening, so that the lanes advance together.
     batches.sort(key=lambda batch: (batch.seal.opened_ns, batch.name.number, batch.name.lane))
     yield from _laws_of_all(store, batches, record, recording, count, rows, partial)
     if record is not None:
         yield from _record_laws(path, record, batches)
         yield from _numbers(path, record, names)
-        # What adds up over the batches can be said only of all of them.
+        # Totals over the batches require all of them.
         if len(batches) == len(names):
             yield from _chain(batches)
             yield from (broken("ledger", path, said) for said in balance(record, batches).imbalances())
@@ -167,7 +166,7 @@ def _laws_of_all(
     store: Store, batches: list[Batch], record: SessionRecord | None, recording: bool, count: _Count, rows: Rows,
     partial: bool,
 ) -> Iterator[Broken]:  # fmt: skip
-    """The laws of each batch, and of the order of trades over all of them."""
+    """Check each batch, and the order of trades over all of them."""
     order, order_broken = Order(), list[Broken]()
     complete = True
     for batch in batches:
@@ -177,13 +176,13 @@ def _laws_of_all(
                 yield broken("archived", batch.record, "the batch is not yet archived: run `tape archive`")
             continue
         count.trades += batch.manifest.rows
-        taken = _Taking(order, batch)
-        laws = _laws_of(store, batch, taken, rows)
+        check = _OrderCheck(order, batch)
+        laws = _laws_of(store, batch, check, rows)
         yield from laws
         known = batch.manifest.batch not in rows.in_bucket
         complete = complete and known and not laws and not batch.manifest.report.structural
-        order_broken += [broken("order", batch.record, said) for said in taken.said]
-    if not partial:  # Of its connections some begin, or end, in what is not here.
+        order_broken += [broken("order", batch.record, said) for said in check.said]
+    if not partial:  # In a partial session, connections may begin or end in batches that are not here.
         yield from order_broken
     if complete and record is not None:
         tolerated = _tolerated(batches, record)
@@ -191,15 +190,15 @@ def _laws_of_all(
         yield from (broken("order", path, said) for said in order.settle(tolerated))
 
 
-def _laws_of(store: Store, batch: Batch, taken: "_Taking", rows: Rows) -> list[Broken]:
+def _laws_of(store: Store, batch: Batch, check: "_OrderCheck", rows: Rows) -> list[Broken]:
     try:
-        return list(batch_laws(store, batch, taken, rows))
+        return list(batch_laws(store, batch, check, rows))
     except OSError as error:
         return [broken("readable", Path(error.filename or batch.record), f"cannot be read ({error.strerror})")]
 
 
-class _Taking:
-    """Takes a batch's rows into the session's order; `said` is what they break."""
+class _OrderCheck:
+    """Adds a batch's rows to the session's order check; `said` collects the broken laws."""
 
     def __init__(self, order: Order, batch: Batch) -> None:
         self._order, self._last = order, {each.connection: each.last_seq for each in batch.seal.connections}
@@ -208,15 +207,15 @@ class _Taking:
     def __call__(self, connections: Numbers, seqs: Numbers, times_ns: Numbers) -> None:
         for connection in np.unique(connections).tolist():
             mine = connections == connection
-            # What the seal does not know of is said elsewhere, and could make the window as long as it likes.
+            # Connections unknown to the seal are reported elsewhere; here they could make the window grow forever.
             mine &= (seqs >= 1) & (seqs <= self._last.get(connection, 0))
-            self.said += self._order.take(connection, seqs[mine], times_ns[mine])
+            self.said += self._order.add(connection, seqs[mine], times_ns[mine])
 
 
 def _tolerated(batches: list[Batch], record: SessionRecord) -> dict[int, int]:
-    """For each connection in which a kill or a failure may have cut a lane's end: the number up to which all is there.
+    """Return, for each connection whose lanes a kill or failure may have cut, the number up to which it is complete.
 
-    With one lane nothing can be missing but the end, and no tolerance is needed.
+    With one lane only the end can be missing, which needs no tolerance.
     """
     last = {connection: dict.fromkeys(range(len(record.batches)), 0) for connection in range(record.connections + 1)}
     torn = set()
@@ -232,7 +231,7 @@ def _tolerated(batches: list[Batch], record: SessionRecord) -> dict[int, int]:
 
 
 def _record_laws(path: Path, record: SessionRecord, batches: list[Batch]) -> Iterator[Broken]:
-    """The session's own record beside its batches."""
+    """Compare the session's own record with its batches."""
     if record.session != path.parent.name:
         yield broken("name", path, f"is the record of {record.session}")
     symbols = set(record.symbols).union(*(batch.seal.symbols for batch in batches))
@@ -245,7 +244,7 @@ def _record_laws(path: Path, record: SessionRecord, batches: list[Batch]) -> Ite
 
 
 def _numbers(path: Path, record: SessionRecord, names: list[BatchName]) -> Iterator[Broken]:
-    """The batches of each lane are numbered from 0 on, as many as the record says."""
+    """Check that each lane's batches are numbered from 0, as many as the record says."""
     for lane, expected in enumerate(record.batches):
         numbers = sorted(name.number for name in names if name.lane == lane)
         if numbers != list(range(expected)):
@@ -255,7 +254,7 @@ def _numbers(path: Path, record: SessionRecord, names: list[BatchName]) -> Itera
 
 
 def _chain(batches: list[Batch]) -> Iterator[Broken]:
-    """Each batch begins where the one before it in its lane ended, connection by connection."""
+    """Check that each batch begins where its lane's previous batch ended, for each connection."""
     ends: dict[tuple[int, int], tuple[int, int]] = {}
     for batch in sorted(batches, key=lambda batch: batch.name):
         for each in batch.seal.connections:
@@ -269,6 +268,6 @@ def _chain(batches: list[Batch]) -> Iterator[Broken]:
 
 
 def _unreadable(store: Store, error: Exception, name: str) -> Broken:
-    """A record that cannot be read; its message begins with the file."""
+    """Report an unreadable record; the error's message begins with the file."""
     file, _, _ = str(error).partition(": ")
     return Broken("readable", file if file.startswith(str(store.root)) else f"{store.root}: {name}", str(error))

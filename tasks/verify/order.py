@@ -1,8 +1,8 @@
-"""Is every trade of a connection there once, from number 1 on without a hole, in order of receipt?
+"""Checks that a connection's trades are complete: each number from 1 once, without holes, in order of receipt.
 
-The lanes of a session share a connection's numbers, and their batches end at different times. So a number may be
-missing until another lane's batch is read: receive times of what came early wait in a window, which is as long as
-the lanes are apart, not as the session.
+The lanes of a session share a connection's numbers, and their batches end at different times, so a number may be
+missing until another lane's batch is read. Until then, the receive times of later numbers wait in a window, whose size
+depends on how far the lanes are apart and not on the length of the session.
 """
 
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ Numbers = npt.NDArray[np.int64]
 class _Connection:
     done_seq: int = 0
     done_ns: int = 0
-    # Receive times of the numbers after `done_seq`, 0 where one has not been seen.
+    # Receive times of the numbers after `done_seq`; 0 for numbers not seen yet.
     window: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class Order:
-    """Takes the trades of a session's batches, and says what breaks their order. Times are UTC ns."""
+    """Checks the order of the trades of a session's batches. Times are UTC ns."""
 
     def __init__(self) -> None:
         self._connections: dict[int, _Connection] = {}
 
-    def take(self, connection: int, seqs: Numbers, times_ns: Numbers) -> list[str]:
-        """Note the `recv_seq` and `ts_recv` of some trades; gives a sentence for each law they break."""
+    def add(self, connection: int, seqs: Numbers, times_ns: Numbers) -> list[str]:
+        """Add the `recv_seq` and `ts_recv` of some trades; return one sentence for each law that they break."""
         known = self._connections.setdefault(connection, _Connection())
         places = seqs - known.done_seq - 1
         twice = int((places < 0).sum())
@@ -43,9 +43,9 @@ class Order:
         return said + self._advance(connection, known)
 
     def settle(self, tolerated: dict[int, int]) -> list[str]:
-        """Nothing more comes to fill holes; gives a sentence for each connection that has some.
+        """End the check; return one sentence for each connection that still has holes.
 
-        `tolerated` gives, for some connections, the number after which a killed lane may have lost trades.
+        `tolerated` has, for some connections, the number after which a killed lane may have lost trades.
         """
         said = []
         for connection, known in self._connections.items():

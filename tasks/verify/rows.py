@@ -1,6 +1,6 @@
-"""Which file are a batch's rows judged by: its own, or, where that was removed, one made of its day's?
+"""Finds the file to check a batch's rows with: its own, or one extracted from its day's file if that was removed.
 
-A batch whose rows the bucket alone holds cannot be judged from the files here; that is known by its records.
+The rows of a batch that is only in the bucket cannot be checked from local files; its records say so.
 """
 
 import shutil
@@ -17,15 +17,16 @@ from tasks.records.names import removed_record
 from tasks.storage.store import Store
 from tasks.verify.broken import Broken, broken
 
-# A session's batches are of one day or two, in each of two zones; more are not laid out at once.
+# A session's batches are of one or two days in each of two time zones; no more days are extracted at once.
 _DAYS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`own` is the batch's own file, where it is to be here; `readable` holds its rows, None where no file here does.
+    """Where a batch's rows are.
 
-    `said` is what is wrong with what its records say of it.
+    `own` is the batch's own file, if it should exist here. `readable` is the file with its rows, or None if no local
+    file has them. `said` lists what is wrong with its records.
     """
 
     own: Path | None
@@ -34,7 +35,7 @@ class Found:
 
 
 class Rows:
-    """Finds the rows of batches; what is made of days' files lies in `folder`. `in_bucket` are in the bucket alone."""
+    """Finds the rows of batches; extracts from day files into `folder`. `in_bucket` are those only in the bucket."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
@@ -42,7 +43,7 @@ class Rows:
         self.in_bucket: set[str] = set()
 
     def of(self, batch: Batch, manifest: Manifest) -> Found:
-        """The file of that archived batch's rows."""
+        """Find the file with an archived batch's rows."""
         own = None if manifest.file is None else batch.record.with_name(manifest.file)
         try:
             gone = removed(batch.record)
@@ -61,9 +62,7 @@ class Rows:
             catalog = Catalog(self._store)
             day_file = catalog.day_of_batch(batch.record, manifest)
             if day_file is None and not _is_in_bucket(catalog, batch, manifest, gone):
-                what = (
-                    f"was removed, and neither its day's file nor a receipt tells where its rows are ({gone.held_in})"
-                )
+                what = f"was removed, and neither its day's file nor a receipt says where its rows are ({gone.held_in})"
                 return Found(None, None, (*said, broken("present", own, f"{what}; restore it from a copy")))
         except (CorruptionError, OSError) as error:
             return Found(None, None, (*said, broken("readable", record, str(error))))
@@ -76,7 +75,7 @@ class Rows:
         return Found(None, of_day[manifest.batch], said)
 
     def _of_day(self, day_file: Path, record: Path) -> dict[str, Path] | str:
-        """The rows of all removed batches of that day, made at once; or why they cannot be."""
+        """Extract the rows of all removed batches of a day at once; returns a message if that fails."""
         if day_file not in self._days:
             while len(self._days) >= _DAYS_AT_ONCE:
                 old = next(iter(self._days))
@@ -92,7 +91,7 @@ class Rows:
 
 
 def _gone(store: Store, day: Day) -> Iterator[str]:
-    """The batches of that day whose own files are not here."""
+    """Yield the batches of a day whose own files do not exist here."""
     folder = store.archive_folder(day.feed, day.date)
     yield from (each.batch for each in day.batches if each.file and not (folder / each.file).exists())
 
@@ -103,7 +102,7 @@ def _wrong(batch: Batch, manifest: Manifest, gone: Removed) -> Iterator[Broken]:
 
 
 def _is_in_bucket(catalog: Catalog, batch: Batch, manifest: Manifest, gone: Removed) -> bool:
-    """Whether a receipt tells that the bucket holds the batch's own object, or that of its day."""
+    """Return whether a receipt says that the bucket holds the batch's own object, or its day's."""
     own = batch.receipt
     if gone.why != "merged" and own is not None and own.object is not None and own.object.sha256 == manifest.sha256:
         return True

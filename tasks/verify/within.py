@@ -1,6 +1,6 @@
-"""How many trades of one session came while a request asked for them, wherever its batches stand?
+"""Counts the trades of a session that were received while a request asked for them, at whatever stage they are.
 
-Trades count once they are journalled: of what is not validated yet every row counts, of the rest every valid one.
+Trades count once they are journaled: every row before validation, and every valid row after it.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.encodings import read_groups
-from tasks.archive.side_records import nowhere_here
+from tasks.archive.side_records import missing_rows_error
 from tasks.errors import CorruptionError
 from tasks.records.names import DAY_FOLDERS, MANIFESTS, BatchName
 from tasks.spans import Spans
@@ -27,10 +27,10 @@ Asked = Mapping[str, Spans]
 
 
 def trades_within(store: Store, session: str, asked: Asked, rows: Rows) -> Counter[str]:
-    """The session's trades by symbol whose `ts_recv` lies in what was asked for (UTC ns) of that symbol.
+    """Count the session's trades by symbol whose `ts_recv` (UTC ns) is in the time requested for that symbol.
 
-    Rows are read of the batches alone that lie partly within it. Raises CorruptionError where a file cannot be read,
-    and TerminalError where such a batch's rows are in the bucket alone.
+    Only batches that are partly within that time are read. Raises CorruptionError if a file cannot be read, and
+    TerminalError if the rows of such a batch are only in the bucket.
     """
     found = Counter[str]()
     for counted in _by_batch(store, session, asked, rows):
@@ -39,7 +39,7 @@ def trades_within(store: Store, session: str, asked: Asked, rows: Rows) -> Count
 
 
 def _by_batch(store: Store, session: str, asked: Asked, rows: Rows) -> Iterator[Mapping[str, int]]:
-    # The journals first: one that is sealed meanwhile is met again as a batch, and counted as that alone.
+    # Journals first: one that is sealed in the meantime appears again as a batch, and counts only as that.
     journals = _journals(store, session)
     names = _recorded(store, session)
     yield from (_within(frame, asked) for name, frame in journals.items() if name not in names)
@@ -55,41 +55,41 @@ def _by_batch(store: Store, session: str, asked: Asked, rows: Rows) -> Iterator[
 
 
 def _journals(store: Store, session: str) -> dict[BatchName, pl.DataFrame]:
-    """The rows of journals that have no seal yet: in the spool, or moved and about to get theirs."""
+    """Read the rows of journals without a seal: in the spool, or moved and about to be sealed."""
     found: dict[BatchName, pl.DataFrame] = {}
     for path in (*store.spool.glob(f"{session}/*.csv.open"), *store.sealed.glob(f"{session}-*.csv")):
         name = BatchName.parse(path.name)
         if not (store.sealed / name.seal).exists():
-            with suppress(FileNotFoundError):  # It moved on.
+            with suppress(FileNotFoundError):  # It moved to the next stage.
                 found[name] = _journal_rows(path)
     return found
 
 
 def _recorded(store: Store, session: str) -> set[BatchName]:
-    """The session's batches that have a record, looked for in the order in which they move on."""
+    """Return the session's batches that have a record, searched in the order of the stages."""
     paths = [*store.sealed.glob(f"{session}-*.seal.json"), *store.validated.glob(f"{session}-*.report.json")]
     paths += store.archive.glob(f"{DAY_FOLDERS}/_{session}-{MANIFESTS}")
     return {BatchName.parse(path.name) for path in paths}
 
 
 def _read(store: Store, batch: Batch, asked: Asked, rows: Rows) -> dict[str, int]:
-    """How many of a batch's rows were asked for, by reading them."""
+    """Read a batch and count the rows that were requested."""
     for _ in range(_LOOKS):
         found = Counter[str]()
         try:
             for frame in _rows_of(store, batch, rows):
                 found.update(_within(frame, asked))
         except FileNotFoundError:
-            batch = Catalog(store).batch(batch.name)  # It moved on while it was read.
+            batch = Catalog(store).batch(batch.name)  # It moved to the next stage while it was read.
         else:
             return found
     raise CorruptionError(f"{batch.record}: the rows of {batch.name} are not beside it; run `tape verify`")
 
 
 def _said(batch: Batch) -> tuple[int, int, dict[str, int]]:
-    """The first and last receive time of a batch's rows, and how many each symbol has, valid ones where that is known.
+    """Return the first and last receive time of a batch's rows, and the rows per symbol (valid ones once known).
 
-    The seal's own times are of all rows, so they hold for the valid ones too.
+    The seal's times cover all rows, and so the valid ones too.
     """
     ranges = batch.seal.connections
     per_symbol = batch.report.per_symbol if batch.report is not None else batch.seal.per_symbol
@@ -107,7 +107,7 @@ def _any_in(spans: Spans, first_ns: int, last_ns: int) -> bool:
 
 
 def _within(frame: pl.DataFrame, asked: Asked) -> dict[str, int]:
-    """How many rows of a frame (symbol, ts_recv) lie in what was asked for, by symbol."""
+    """Count the rows of a frame (symbol, ts_recv) in the requested time, by symbol."""
     found = {}
     for (symbol,), rows in frame.filter(pl.col("symbol").is_in(list(asked))).group_by("symbol"):
         times_ns = np.sort(rows["ts_recv"].to_numpy())
@@ -118,13 +118,13 @@ def _within(frame: pl.DataFrame, asked: Asked) -> dict[str, int]:
 
 
 def _rows_of(store: Store, batch: Batch, rows: Rows) -> Iterable[pl.DataFrame]:
-    """Symbol and ts_recv (UTC ns) of a batch's rows, wherever the batch stands; valid ones where that is known."""
+    """Yield symbol and ts_recv (UTC ns) of a batch's rows at whatever stage it is; valid ones once known."""
     if batch.manifest is not None:
         found = rows.of(batch, batch.manifest)
         if found.said:
             raise CorruptionError(f"{found.said[0].file}: {found.said[0].message}")
         if found.readable is None:
-            raise nowhere_here(batch.record, batch.manifest)
+            raise missing_rows_error(batch.record, batch.manifest)
         return map(_columns, read_groups(found.readable))
     if batch.report is not None:
         return _validated(store.validated / batch.name.validated)
@@ -149,7 +149,7 @@ def _columns(table: pa.Table) -> pl.DataFrame:
 
 
 def _journal_rows(path: Path) -> pl.DataFrame:
-    """Symbol and ts_recv of a journal's whole lines."""
+    """Read symbol and ts_recv of a journal's complete lines."""
     content = path.read_bytes()
     header, _, lines = content[: content.rfind(b"\n") + 1].partition(b"\n")
     if not lines:

@@ -1,4 +1,4 @@
-"""What does each attack cost, and does the recorder end in order with every law held?
+"""Measures what each attack costs, and checks that the recorder ends in order with every law intact.
 
     python tests/abuse/abuse.py [--seconds 20] [attack ...]
 
@@ -50,7 +50,7 @@ _BLOCK_FRAMES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """Writes what `blocks` gives, one after the other, until the client is gone or the server ends."""
+    """Writes the blocks of `blocks`, one after the other, until the client or server ends."""
 
     blocks: Callable[[], Iterator[bytes]]
 
@@ -60,7 +60,7 @@ class Flood:
 
 
 def frames(payload: bytes) -> Callable[[], Iterator[bytes]]:
-    """The same message for ever."""
+    """The same message forever."""
     block = bytes(Frame(TEXT, payload)) * _BLOCK_FRAMES
 
     def blocks() -> Iterator[bytes]:
@@ -71,7 +71,7 @@ def frames(payload: bytes) -> Callable[[], Iterator[bytes]]:
 
 
 def fragments(payload: bytes) -> Callable[[], Iterator[bytes]]:
-    """One message that never ends, in fragments of that payload."""
+    """One endless message, in fragments of this payload."""
 
     def blocks() -> Iterator[bytes]:
         yield bytes(Frame(TEXT, b"{", fin=False))
@@ -83,7 +83,7 @@ def fragments(payload: bytes) -> Callable[[], Iterator[bytes]]:
 
 
 def invented() -> Iterator[bytes]:
-    """Trades of symbols that nobody asked for, each of its own."""
+    """Trades of unsubscribed symbols, each with its own symbol."""
     for number in count():
         said = b"".join(
             bytes(Frame(TEXT, b'{"type":"trade","data":[{"s":"X%d-%d","p":1,"t":1764000000000,"v":1}]}' % (number, n)))
@@ -149,7 +149,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one attack took, and what was wrong in the end, None where nothing was."""
+    """What one attack used, and what was wrong at the end, or None."""
 
     memory_mb: float
     disk_mb: float
@@ -158,7 +158,7 @@ class Cost:
 
 
 def feed_attack(name: str, seconds: float, root: Path) -> Cost:
-    """Have a recorder hear that feed for so many seconds."""
+    """Let a recorder receive this feed for some seconds."""
     symbols, steps = FEEDS[name]
     server = FaultServer(then=steps)  # type: ignore[list-item]
     with server:
@@ -192,7 +192,7 @@ def feed_attack(name: str, seconds: float, root: Path) -> Cost:
 
 
 class Peak(threading.Thread):
-    """Watches how much memory a recorder takes at most."""
+    """Watches the peak memory of a recorder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -215,7 +215,7 @@ class Peak(threading.Thread):
 
 
 def file_attack(name: str, root: Path) -> Cost:
-    """Have a file made, and a process read it."""
+    """Make a file and let a process read it."""
     program = ["-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n{FILES[name]}", str(root)]
     subprocess.run([sys.executable, *program], check=True)
     began_s = time.monotonic()
@@ -228,12 +228,12 @@ def file_attack(name: str, root: Path) -> Cost:
 
 
 def size_of(root: Path) -> float:
-    """MB in files below a folder."""
+    """Return the MB of files below a folder."""
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / MIB
 
 
 def allowed_disk_mb(name: str, seconds: float) -> float:
-    """Trades are recorded, whoever invents them; of anything else no more than the room in quarantine, and a little."""
+    """Trades are recorded, even invented ones; anything else is limited to the quarantine's space plus a little."""
     is_trades = name in ("invented symbols", "trades that never stop")
     return 60.0 * seconds if is_trades else 3 * _QUARANTINE_BYTES / MIB + 8
 

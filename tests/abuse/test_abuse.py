@@ -1,4 +1,4 @@
-"""Does every attack of `make abuse`, in its short form, stay within its bounds?"""
+"""Every attack of `make abuse`, in its short form, stays within its bounds."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_attack_is_held() -> None:
-    """Hostile feeds and files, some seconds each: memory and disk within bounds, the end in order, every law held."""
+    """Under hostile feeds and files, memory and disk stay within bounds, the end is clean, and every law holds."""
     attack = [sys.executable, str(Path(__file__).with_name("abuse.py")), "--seconds", "4"]
     done = subprocess.run(attack, capture_output=True, text=True, timeout=280, check=False)
     print(done.stdout)

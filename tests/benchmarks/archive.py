@@ -1,4 +1,4 @@
-"""What does it cost to take a sealed journal to the archive, beside tools that validate nothing, and how small is it?
+"""Measures the cost and size of archiving a sealed journal, next to tools that validate nothing.
 
     python tests/benchmarks/archive.py [--rows N] [--repeats R] [--short] [--json]
 

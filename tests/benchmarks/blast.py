@@ -1,4 +1,4 @@
-"""How is a client loaded as hard as it can take, by a server that costs next to nothing itself?
+"""Loads a client at full speed with a server that needs almost no CPU itself.
 
     python blast.py --trades 200000 --per-frame 5 --symbols 50 [--rate 50000] [--certificate both.pem]
 

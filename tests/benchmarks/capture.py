@@ -1,4 +1,4 @@
-"""What does a trade cost from the socket to a file: here, in the plain design, and in what others build?
+"""Measures the cost of a trade from socket to file: ours, the plain design, and other libraries.
 
     python tests/benchmarks/capture.py --trades 200000 --per-frame 1,5 [--json]
 

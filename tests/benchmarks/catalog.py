@@ -1,4 +1,4 @@
-"""What does it cost to ask what there is, with a year of archive: `tape ls`, and the look for what waits?
+"""Measures listing a year of archive: `tape ls`, and the search for waiting batches.
 
     python tests/benchmarks/catalog.py [--days 250] [--batches 80] [--symbols 50] [--repeats 3] [--json]
 

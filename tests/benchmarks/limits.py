@@ -1,4 +1,4 @@
-"""What are the capture's limits: latency, memory, a stalled disk, TLS, many symbols?
+"""Measures the capture's limits: latency, memory, a stalled disk, TLS, many symbols.
 
     python tests/benchmarks/limits.py [--seconds 10] [--json]
 

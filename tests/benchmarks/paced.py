@@ -1,4 +1,4 @@
-"""What does a feed cost at the pace that users have, where each wake-up is paid for by a few trades?
+"""Measures the cost of a feed at realistic rates, where each wake-up handles only a few trades.
 
     python tests/benchmarks/paced.py --rates 0,300,3000,20000 --seconds 4 --repeat 3 [--json]
 

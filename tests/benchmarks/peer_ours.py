@@ -1,4 +1,4 @@
-"""What does our own capture cost? The recorder's session: journal, checksums, syncs, seals, status file, all of it."""
+"""Our own capture: the recorder's session with journal, checksums, syncs, seals, and status file."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What does the compiled client cost? picows on uvloop, one queue, one writer, msgspec and an f-string."""
+"""A compiled client: picows on uvloop, one queue, one writer, msgspec, and an f-string."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What does the plain design cost? WebSocketApp, json, a queue and a thread per ticker, a file opened per trade."""
+"""The plain design: WebSocketApp, json, a queue and a thread per ticker, a file opened per trade."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What is the floor? The handshake by websocket-client, then whatever the socket holds goes to a file, unread."""
+"""The lower bound: websocket-client's handshake, then raw socket bytes go to a file, unread."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What does a careful pipeline on WebSocketApp cost? One queue, one writer, msgspec and an f-string."""
+"""A careful pipeline on WebSocketApp: one queue, one writer, msgspec, and an f-string."""
 
 import json
 import queue

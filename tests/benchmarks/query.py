@@ -1,4 +1,4 @@
-"""What does it cost to ask the archive: one symbol's minute bars out of a day of trades, cold?
+"""Measures a cold query: one symbol's minute bars from a day of trades.
 
     python tests/benchmarks/query.py [--rows 5000000] [--symbols 100] [--repeats 5] [--json]
 

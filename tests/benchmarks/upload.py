@@ -1,4 +1,4 @@
-"""How fast does an archived batch go up, checked, beside what `boto3.upload_file` alone reaches on the same store?
+"""Measures a checked upload of an archived batch, next to plain `boto3.upload_file` on the same store.
 
     python tests/benchmarks/upload.py [--repeats 9] [--mib 0.1 1 4 16 256] [--json]
 

@@ -183,7 +183,7 @@ def test_records_and_closed_days_go_to_the_bucket_with_the_batches(
 def test_a_record_that_the_bucket_refuses_is_named(
     tape: Any, recorded: None, bucket_settings: dict[str, str], object_store: Any
 ) -> None:
-    """Another object in its place is told of in a line; the batches are uploaded all the same."""
+    """A different object in its place is reported in one line; the batches are uploaded anyway."""
     session = next(tape.data.glob("sessions/*")).name
     key = f"trades/_sessions/{session}/session.json"
     object_store.server.client().put_object(Bucket=object_store.bucket, Key=key, Body=b"another's")

@@ -210,7 +210,7 @@ def test_settings_hide_their_secrets() -> None:
 
 
 def test_an_override_that_is_no_setting_is_a_bug() -> None:
-    """A caller that misspells a setting is told so as any caller with a wrong keyword is."""
+    """A misspelled setting raises the same error as any wrong keyword argument."""
     with pytest.raises(TypeError, match="symbls"):
         load_settings(symbls="A")
 

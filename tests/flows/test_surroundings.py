@@ -46,7 +46,7 @@ def test_a_folder_full_of_files_named_like_modules_records_and_archives(tape: An
 
 
 def test_doctor_says_the_way_to_the_feed_and_which_variable_is_wrong(tape: Any) -> None:
-    """A feed elsewhere is looked for by the proxy that a recording would take; one that none can take is told."""
+    """A remote feed is checked through the recording's proxy; one that no proxy can reach is reported."""
     with (
         serve_in_thread(generate(22, 5), ReplayOptions(speed=1.0)) as server,
         proxying(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as proxy,

@@ -1,4 +1,4 @@
-"""Would a test notice if a line that carries a guarantee said something else?
+"""Checks that a test fails if a line that carries a guarantee is changed.
 
 mutmut makes the mutants and runs the judges; here are only which modules, which tests, how many, and the table.
 

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 from faults import StartServer, Text
+from journal_hash import journal_sha256
 from recording import Recording, Until, Wait, ask, quarantined
 
 from tasks.archive import quarantine
-from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
 from tasks.feeds.base import MarketHours, Reading, Rejected
 from tasks.feeds.fields import Symbols, checked_number, first_line
@@ -31,7 +31,7 @@ NS = 1_700_000_000_000_000_000
 
 
 class PipeFeed:
-    """A vendor who sends one trade a message, as `T|SYMBOL|PRICE|SIZE|TIME_NS`, and `H` from time to time."""
+    """A vendor that sends one trade per message, as `T|SYMBOL|PRICE|SIZE|TIME_NS`, and sometimes `H`."""
 
     name = "pipe"
     url = "wss://feed.example.com"
@@ -92,7 +92,7 @@ class PipeParser:
 def test_a_feed_is_one_class_and_one_line(
     monkeypatch: pytest.MonkeyPatch, store: Store, fault_server: StartServer
 ) -> None:
-    """Named in the registry, it is recorded, archived and verified; what it sends wrong is in quarantine."""
+    """A feed added to the registry is recorded, archived, and verified; its bad messages are in quarantine."""
     monkeypatch.setitem(FEEDS, "pipe", PipeFeed())
     server = fault_server([
         Until("subscribe"), Text(f"T|A|1.50|10|{NS}"), Text("H"), Text("T|A|no price|10|1"),
@@ -110,7 +110,7 @@ def test_a_feed_is_one_class_and_one_line(
     place = store.manifest_of(name)
     assert place is not None
     assert place.parent.parent.name == "feed=pipe"
-    assert pl.read_parquet(place.with_name(name.archived))["price"].to_list() == ["1.50", "1.60"]
+    assert pl.read_parquet(place.with_name(name.archived))["price_text"].to_list() == ["1.50", "1.60"]
     assert [reason for _, reason, _ in quarantined(store, record.session)] == ["price is not a number"]
     assert verify(store).broken == ()
     ledger = ledger_for(store, record.session)
@@ -121,7 +121,7 @@ def test_a_feed_is_one_class_and_one_line(
 def test_a_rule_is_one_line(
     monkeypatch: pytest.MonkeyPatch, store: Store, sealed_batch: Callable[..., BatchName]
 ) -> None:
-    """Each row is checked by it, its name is the reason in quarantine, and the journal can still be rebuilt."""
+    """An added rule checks each row, its name is the quarantine reason, and the journal can still be rebuilt."""
 
     def with_round_lots(seal: Seal, limits: Limits) -> tuple[Rule, ...]:
         return *rules(seal, limits), Rule("round_lot", "size is a round lot", pl.col("size_number") % 100 == 0)
@@ -141,7 +141,7 @@ def test_a_rule_is_one_line(
 
 
 def files_named() -> Any:
-    """Every path in backticks in the section of CONTRIBUTING on additions."""
+    """Return every path in backticks in CONTRIBUTING's section on additions."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     section = text[text.index("## Adding things") : text.index("## Style")]
     return sorted({word for line in section.splitlines() for word in line.split("`")[1::2] if "/" in word})
@@ -149,6 +149,6 @@ def files_named() -> Any:
 
 @pytest.mark.parametrize("path", files_named())
 def test_the_files_to_touch_exist(path: str) -> None:
-    """Each file that CONTRIBUTING says to touch is there; `x` stands for the name of the vendor."""
+    """Each file that CONTRIBUTING says to edit exists; `x` stands for a vendor's name."""
     place = ROOT / path
     assert place.exists() or (place.stem.removeprefix("test_") == "x" and place.parent.is_dir()), path

@@ -1,4 +1,4 @@
-"""Is nothing lost where the disk is full at any byte of any stage, and does the next run finish the work?"""
+"""Nothing is lost if the disk fills at any byte of any stage, and the next run finishes the work."""
 
 import os
 import subprocess
@@ -66,13 +66,13 @@ for limit in [int(text) for text in sys.argv[4:]]:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """Every file of the data folder but locks."""
+    """Every file of the data folder except locks."""
     found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 
 
 def run_stage(store: Store, name: BatchName, stage: str) -> None:
-    """The stage with room enough, in the default form."""
+    """Run the stage with enough space and the default encoding."""
     if stage == "validate":
         split(store, name, Limits(None, None))
     elif stage.startswith("merge"):
@@ -87,7 +87,7 @@ def run_stage(store: Store, name: BatchName, stage: str) -> None:
     ["validate", "compress", "compress csv.gz", "compress csv.zst", "compress max", "merge", "merge laid aside"],
 )
 def test_a_full_disk(store: Store, sealed_batch: SealBatch, tmp_path: Path, stage: str) -> None:
-    """Full at any byte, a stage says so and removes nothing it came from; with room again it ends as if never full."""
+    """On a disk full at any byte, a stage reports it and removes no input; with space again it finishes normally."""
     lines = [b"1,%d,%d,%d,A%d,%d.5,%d,1;2\n" % (n, T + n * 7, T, n % 5, n % 90 + 1, n % 7) for n in range(1, 3_001)]
     lines[10] = b"rubbish\n"
     name = sealed_batch(lines, symbols=[f"A{n}" for n in range(5)])
@@ -123,7 +123,7 @@ def test_a_full_disk(store: Store, sealed_batch: SealBatch, tmp_path: Path, stag
 
 
 def test_what_the_error_says(store: Store, sealed_batch: SealBatch) -> None:
-    """A place that cannot be written is an error of one line that may mend itself, with the place and what to do."""
+    """An unwritable folder raises a one-line transient error with the place and what to do."""
     name = sealed_batch([b"1,1,%d,%d,A,1,1,\n" % (T, T)])
     (store.validated / f".{name.validated}.tmp").mkdir()
     with pytest.raises(TransientError, match=r"validated.*cannot be read or written .*run `tape archive`"):

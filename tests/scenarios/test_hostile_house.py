@@ -1,4 +1,4 @@
-"""Does a recording go on where Prefect cannot keep its own house: a full disk under its home, a server that fails?"""
+"""A recording continues while Prefect fails: its home's disk is full, or its server returns errors."""
 
 import http.server
 import shutil
@@ -19,7 +19,7 @@ TAPE = str(Path(sys.executable).with_name("tape"))
 
 
 def may_mount() -> bool:
-    """Whether this user may have a small disk of its own, in a namespace that ends with the command."""
+    """Return whether this user can mount a small disk in a namespace."""
     command = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", "/mnt"]
     if shutil.which("unshare") is None:
         return False
@@ -29,7 +29,7 @@ def may_mount() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="needs `unshare -rm` to mount a small disk")
 def test_a_full_disk_under_prefects_home_is_no_reason_not_to_record(tape: Any) -> None:
-    """Where its server has no room for a database the session is recorded and archived; one line says why."""
+    """If Prefect's server has no space for its database, the session is still recorded; one line says why."""
     home = tape.folder / "home"
     home.mkdir()
     environment = {name: value for name, value in tape.server.environment.items() if name != "PREFECT_API_URL"}
@@ -45,7 +45,7 @@ def test_a_full_disk_under_prefects_home_is_no_reason_not_to_record(tape: Any) -
 
 @pytest.fixture
 def failing_api() -> Iterator[str]:
-    """An API that says that it is well, and fails at everything else."""
+    """An API that reports itself healthy and fails at everything else."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -70,7 +70,7 @@ def failing_api() -> Iterator[str]:
 
 
 def test_a_server_that_fails_is_no_reason_not_to_record(tape: Any, failing_api: str) -> None:
-    """One that answers, and cannot note a run, is told of in a line; the session is recorded and archived without."""
+    """A server that answers but cannot create runs is reported in one line; recording and archiving go on."""
     with serve_in_thread(generate(38, 60), ReplayOptions(speed=1.0)) as server:
         done = tape.run(
             "record", "SPY", "NVDA", "--for", "4s", "--batch-for", "1s", "--feed-url", server.url,

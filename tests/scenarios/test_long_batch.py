@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from journal_hash import journal_sha256
 
-from tasks.archive.journal_text import journal_sha256
 from tasks.records.ledger import FrameCounts
 from tasks.records.manifest import ConnectionRange, Manifest, Seal, encode, read
 from tasks.records.names import BatchName
@@ -36,7 +36,7 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def seal(store: Store) -> Seal:
-    """Put the batch into `sealed/`: of each fiftieth trade the price is none."""
+    """Put the batch into `sealed/`; every fiftieth price is invalid."""
     row = pl.int_range(ROWS, eager=True)
     cents = 10_000 + (row // 7) % 900
     journal = store.sealed / NAME.sealed
@@ -68,7 +68,7 @@ def seal(store: Store) -> Seal:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory so")
 def test_five_million_rows(store: Store) -> None:
-    """Validate and compress each stay below 800 MB, no row is lost, and both parts are the journal again."""
+    """Validate and compress stay below 800 MB, no row is lost, and both parts rebuild the journal."""
     record = seal(store)
     for step in ("split", "compress"):
         command = [sys.executable, "-c", STEP, step, str(store.root), str(NAME)]

@@ -1,4 +1,4 @@
-"""Does a recording notice that Prefect's API is away?"""
+"""A recording is not affected by an outage of Prefect's API."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tasks.replay.server import ReplayOptions
 
 @pytest.fixture
 def own_server(tape: Any, tmp_path: Path) -> Iterator[Any]:
-    """A Prefect server of this test's own, which `tape` speaks to."""
+    """This test's own Prefect server, which `tape` uses."""
     server = type(tape.server)(tmp_path / "prefect")
     tape.server = server
     server.start()
@@ -24,7 +24,7 @@ def own_server(tape: Any, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_an_outage_of_the_api_does_not_touch_the_recording(tape: Any, until: Any, own_server: Any) -> None:
-    """The API is killed in mid-session and comes back: nothing is missed, the run ends Completed and balances."""
+    """If the API is killed and returns mid-session, nothing is missed, and the run ends Completed and balances."""
     with serve_in_thread(generate(12, 120), ReplayOptions(speed=1.0)) as server:
         recording = tape.start(
             "record", *SYMBOLS[:6], "--for", "5m", "--feed-url", server.url, "--batch-for", "1s", "--json"

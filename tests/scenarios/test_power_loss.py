@@ -1,4 +1,4 @@
-"""Can a loss of power undo what a later step relies on? Each stage is run under a record of its system calls."""
+"""A power loss cannot undo what a later step relies on, judged by each stage's recorded system calls."""
 
 import threading
 from collections.abc import Callable
@@ -28,7 +28,7 @@ LINES = [b"1,%d,%d,%d,SPY,1.50,1,1\n" % (n, n * 10, n * 10) for n in range(1, 21
 
 
 def test_a_file_is_synced_before_its_name_and_its_name_after(tmp_path: Path) -> None:
-    """Content is synced under the unfinished name, then renamed, then the folder is synced."""
+    """Content is synced under the temporary name, then renamed, then the folder is synced."""
     path = tmp_path / "file"
     with recorded() as calls:
         write_whole(path, b"1")
@@ -42,7 +42,7 @@ def test_a_file_is_synced_before_its_name_and_its_name_after(tmp_path: Path) -> 
 def test_a_split_removes_the_batch_only_when_its_parts_are_safe(
     store: Store, sealed_batch: SealBatch, header: bytes | None
 ) -> None:
-    """Rows, rejects, seal and report are synced and named before the sealed batch goes, its seal last."""
+    """Rows, rejects, seal, and report are synced and renamed before the sealed batch is removed, its seal last."""
     lines = [*LINES[:-1], b"rubbish\n"]
     name = sealed_batch(lines) if header is None else sealed_batch(lines, header=header)
     with recorded() as calls:
@@ -59,7 +59,7 @@ def test_a_split_removes_the_batch_only_when_its_parts_are_safe(
 def test_an_archived_file_and_its_new_folders_are_safe_before_the_batch_goes(
     store: Store, sealed_batch: SealBatch
 ) -> None:
-    """Of a new day the folders, the file and the manifest are synced, in that order, before the rows are removed."""
+    """A new day's folders, file, and manifest are synced in that order before the rows are removed."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     with recorded() as calls:
@@ -76,7 +76,7 @@ def test_an_archived_file_and_its_new_folders_are_safe_before_the_batch_goes(
 
 
 def test_a_killed_step_does_not_clear_away_before_the_manifest_is_there(store: Store, sealed_batch: SealBatch) -> None:
-    """Where the manifest's disk is full, nothing of the validated batch has been removed."""
+    """If the disk is full for the manifest, nothing of the validated batch is removed."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     before = sorted(store.validated.iterdir())
@@ -93,7 +93,7 @@ def test_a_killed_step_does_not_clear_away_before_the_manifest_is_there(store: S
 def test_a_day_and_its_new_folders_are_safe_before_the_earlier_merge_goes(
     store: Store, sealed_batch: SealBatch
 ) -> None:
-    """The folders of the first close, the file and the record are synced; a later close then removes the old file."""
+    """The first close syncs folders, file, and record; a later close then removes the old file."""
     folder, days = store.day_folder("finnhub", "2026-11-24"), list[Day]()
     for number in range(2):
         name = BatchName(NAME.session, 0, number)
@@ -115,7 +115,7 @@ def test_a_day_and_its_new_folders_are_safe_before_the_earlier_merge_goes(
 
 
 def journal(store: Store, blocks: int = 2) -> Journal:
-    """A journal with so many blocks, each of a row and a refused frame."""
+    """A journal of blocks with one row and one rejected frame each."""
     folder = store.spool / NAME.session
     folder.mkdir()
     (store.sessions / NAME.session).mkdir()
@@ -131,7 +131,7 @@ def journal(store: Store, blocks: int = 2) -> Journal:
 
 
 def assert_sealed_in_order(store: Store, calls: list[Call]) -> None:
-    """Frames, rows and seal are moved in that order, each name synced before the next, and the sums go last."""
+    """Frames, rows, and seal are moved in that order, each synced before the next; the checksums go last."""
     moved = [
         (place, call.to) for place, call in enumerate(calls) if call.kind == "rename" and call.to is not None
         and call.to.parent in {store.sealed, store.quarantine} and not call.path.name.endswith(".tmp")
@@ -144,7 +144,7 @@ def assert_sealed_in_order(store: Store, calls: list[Call]) -> None:
 
 
 def test_a_journal_is_moved_before_its_seal(store: Store) -> None:
-    """The seal stands in `sealed/` only once what it vouches for does, and the sums go when nothing needs them."""
+    """The seal appears in `sealed/` after the files it covers, and checksums are removed when unneeded."""
     made = journal(store)
     with recorded() as calls:
         made.close()
@@ -156,7 +156,7 @@ def test_a_journal_is_moved_before_its_seal(store: Store) -> None:
 
 
 def test_a_journal_is_synced_before_it_is_closed(store: Store) -> None:
-    """All three files are synced between the last write and the seal that vouches for them."""
+    """All three files are synced between the last write and their seal."""
     with recorded() as calls:
         made = journal(store)
         made.close()
@@ -168,7 +168,7 @@ def test_a_journal_is_synced_before_it_is_closed(store: Store) -> None:
 
 
 def test_recovery_keeps_what_it_cuts_before_it_cuts(store: Store) -> None:
-    """A torn tail of rows or frames is in quarantine, synced and named, before the journal is truncated there."""
+    """A torn tail of rows or frames is quarantined and synced before the journal is truncated."""
     journal(store).abandon()
     folder = store.spool / NAME.session
     torn = {NAME.journal: b"1,3,30,torn", frames_open(NAME): b'{"kind":"fr'}
@@ -190,7 +190,7 @@ def test_recovery_keeps_what_it_cuts_before_it_cuts(store: Store) -> None:
 
 
 def test_recovery_that_cannot_keep_cuts_nothing(store: Store) -> None:
-    """Where quarantine's disk is full, the journal stays as the kill left it, and a later run finds all of it."""
+    """If the quarantine's disk is full, the journal stays as the kill left it for a later run."""
     journal(store).abandon()
     path = store.spool / NAME.session / NAME.journal
     with path.open("ab") as file:
@@ -212,7 +212,7 @@ def test_recovery_that_cannot_keep_cuts_nothing(store: Store) -> None:
 def test_the_folders_of_a_new_data_folder_and_session_are_safe(
     tmp_path: Path, fault_server: Callable[..., FaultServer]
 ) -> None:
-    """The names of the store's folders, and of a session's two, are synced before a journal is begun in them."""
+    """The store's folders and a session's two are synced before a journal is started in them."""
     store = Store(tmp_path / "data")
     server = fault_server([Subscribed("A"), Send(trades(3)), Answered(), Stall(threading.Event())])
     with recorded() as calls:

@@ -32,7 +32,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_every_setting_is_documented_as_it_is() -> None:
-    """The table of settings has each setting once, with its default and its description."""
+    """The settings table has each setting once, with its default and description."""
     rows = re.findall(r"^\| `([A-Z0-9]+_[A-Z0-9_]+)` \| (.*?) \| (.*) \|$", DOCS["settings.md"], re.MULTILINE)
     expected = [
         (field.validation_alias, f"`{field.default}`" if field.default not in (None, "") else "–", field.description)
@@ -42,13 +42,13 @@ def test_every_setting_is_documented_as_it_is() -> None:
 
 
 def test_every_setting_named_exists() -> None:
-    """Whatever a page calls by a setting's name is a setting; one that ends in `_` or `_*` stands for several."""
+    """Every setting named on a page exists; a name that ends in `_` or `_*` stands for several."""
     named = {name for text in PAGES.values() for name in re.findall(r"\bTAPE_[A-Z0-9_]*[A-Z0-9]\b(?!_)", text)}
     assert named - set(setting_names()) == set()
 
 
 def shown_commands() -> list[str]:
-    """Each `tape …` that the README or a page in docs/ shows in a table, in a text or in a block of commands."""
+    """Return each `tape …` command in the README or docs/, in tables, text, or code blocks."""
     return sorted(set(re.findall(r"(?:`|… |^    )tape ([a-z]+(?: (?:add|list|remove))?)\b", SHOWN, re.MULTILINE)))
 
 
@@ -67,7 +67,7 @@ def test_every_command_is_shown() -> None:
 
 
 def test_options_shown_exist() -> None:
-    """Each option in a row of the command table, in a command line or in a text is one of that command's."""
+    """Each option in the command table, a command line, or text is one of that command's."""
     rows = re.findall(r"^\| `tape ([a-z]+)(.*)$", DOCS["commands.md"], re.MULTILINE)
     lines = re.findall(r"^    (?:[A-Z_]+=\S+ )?tape ([a-z]+)(.*)$", SHOWN, re.MULTILINE)
     texts = re.findall(r"`tape ([a-z]+)([^`]*)`", SHOWN)
@@ -96,7 +96,7 @@ def test_deployments_named_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    """Each link to a file of ours finds it, each link to a heading finds the heading, and pictures are small."""
+    """Every link to our files and headings resolves, and pictures are small."""
     folder = ROOT / "docs" if page in DOCS else ROOT
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
         name, _, heading = target.partition("#")
@@ -112,7 +112,7 @@ def test_links_lead_somewhere(page: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_steps_for_real_work_as_they_are_written(tmp_path: Path) -> None:
-    """The lines of docs/operations.md, in order, in a fresh copy of the checkout: deployed, scheduled, worked."""
+    """The commands of docs/operations.md, run in order in a fresh checkout, deploy, schedule, and run."""
     port = free_port()
     steps = re.search(r"## Deploy\n\n.*\n\n((?:    .*\n)+)", DOCS["operations.md"])
     assert steps is not None

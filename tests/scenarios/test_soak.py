@@ -10,7 +10,7 @@ SOAK = Path(__file__).parents[1] / "soak"
 
 
 def run(script: str, *arguments: str) -> str:
-    """What a script printed; it forks, and so has a process of its own. Fails with its output where a law broke."""
+    """Run a script in its own process, because it forks, and return its output; fails if a law is broken."""
     command = [sys.executable, str(SOAK / script), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=110)
     print(ended.stdout)
@@ -19,7 +19,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_what_a_killed_writer_leaves_is_sealed_row_for_row() -> None:
-    """After each of 25 random kills every vouched row is sealed, none is torn, and what was cut is kept."""
+    """After each of 25 random kills, every checksummed row is sealed, none is torn, and cuts are kept."""
     assert "25 kills" in run("kills.py", "--kills", "25", "--seed", "20261124")
 
 

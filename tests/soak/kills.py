@@ -1,4 +1,4 @@
-"""Does what a killed recorder leaves ever lie? Random `kill -9` into journals, each judged byte by byte.
+"""Kills recorders at random with `kill -9`, and checks byte by byte what they leave.
 
     python tests/soak/kills.py [--kills 1000] [--seed S]
 
@@ -53,7 +53,7 @@ _START_NS = 1_767_366_245 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One receipt: its rows as the journal must have them, the message that brings them, and what is refused in it."""
+    """One received message: its rows as the journal must have them, its text, and what is rejected in it."""
 
     ts_recv_ns: int
     first_seq: int
@@ -66,7 +66,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a child has told to be durable: rows in all, and of the batch `number` the bytes of each of its files."""
+    """What a child has reported as durable: total rows, and the bytes of each file of batch `number`."""
 
     rows: int = 0
     number: int = -1
@@ -77,7 +77,7 @@ class Synced:
 
 @dataclass(slots=True)
 class Figures:
-    """What a run came to."""
+    """The result of a run."""
 
     kills: int = 0
     torn: int = 0
@@ -93,7 +93,7 @@ class Figures:
 
 
 def pieces(chance: random.Random, count: int) -> list[Piece]:
-    """So many receipts, most of a few rows, some of thousands: only a long write is torn."""
+    """Make messages, most with a few rows, some with thousands, because only long writes are torn."""
     found, seq = [], 1
     for number in range(count):
         size = min(20_000, int(chance.lognormvariate(2.5, 1.8)) + 1)
@@ -113,7 +113,7 @@ def pieces(chance: random.Random, count: int) -> list[Piece]:
 
 
 def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: Callable[[Synced], None]) -> None:
-    """Append block after block; sync now and then; seal, or discard, and open the next journal now and then."""
+    """Append blocks; sometimes sync, and sometimes seal or discard and open the next journal."""
     number = rows = 0
     before: dict[int, tuple[int, int]] = {}
     while todo:
@@ -154,7 +154,7 @@ def write_by_hand(store: Store, todo: list[Piece], chance: random.Random, tell: 
 
 
 def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piece], fail: Callable[..., None]) -> None:
-    """The lane's thread writes, the keeper's syncs and seals, both at once."""
+    """Write with the lane's thread while the keeper's thread syncs and seals."""
     keeping._SYNC_EVERY_NS = 2_000_000
     clock = Clock(wall_ns=lambda: _START_NS)
     gaps = GapBook(request.folder / GAPS_FILE)
@@ -176,7 +176,7 @@ def write_as_the_recorder(store: Store, request: CaptureRequest, todo: list[Piec
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What one journal's files hold after a kill: how far they vouch for themselves, and the rest."""
+    """One journal's files after a kill: the checksummed part, and the rest."""
 
     rows: list[bytes]
     cut: bytes
@@ -185,7 +185,7 @@ class Left:
 
 
 def left_of(store: Store, name: BatchName, damaged: bool) -> Left:
-    """Read from the three files alone: a row counts where its block's line of sums is whole and right."""
+    """Read the three files; a row counts if its block's checksum line is complete and correct."""
     folder = store.spool / SESSION
     journal, frames, sums = (
         path.read_bytes() if path.exists() else b""
@@ -225,7 +225,7 @@ def _is_json(line: bytes) -> bool:
 def judge(
     store: Store, request: CaptureRequest, written: list[bytes], synced: int, damaged: bool, figures: Figures
 ) -> None:
-    """Recover, and compare with what the files vouched for. Raises AssertionError."""
+    """Recover, and compare with the checksummed content. Raises AssertionError."""
     folder = store.spool / SESSION
     sealed_before = {path.name: path.read_bytes() for path in store.sealed.iterdir()}
     names = sorted({BatchName.parse(path.name.lstrip(".")) for path in folder.iterdir()})
@@ -289,12 +289,12 @@ def _judge_seal(store: Store, name: BatchName, content: bytes) -> None:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below, with its content."""
+    """Return every file below a folder, with its content."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def killed_in(work: Callable[[int], object], chance: random.Random, within_s: float) -> bytes:
-    """Do this in a forked child, killed after a random moment; gives what it said on its pipe."""
+    """Run this in a forked child, kill it after a random time, and return what it wrote to its pipe."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -321,7 +321,7 @@ def _work_until_killed(work: Callable[[int], object], writing: int) -> NoReturn:
 
 
 def one_kill(root: Path, pool: list[Piece], written: list[bytes], chance: random.Random, figures: Figures) -> None:
-    """One fresh data folder, one child, one kill, one judgement."""
+    """Check one kill of one child in a fresh data folder."""
     store = Store(root).prepare()
     request = CaptureRequest(
         session=SESSION, data_dir=root, feed_url="ws://127.0.0.1:9", symbols=SYMBOLS, started_ns=_START_NS,
@@ -350,7 +350,7 @@ def _tell(writing: int, synced: Synced) -> None:
 
 
 def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
-    """Damage what the open journal has written since its last sync, as the disk may have kept it; whether it could."""
+    """Damage what the open journal wrote since its last sync, as a power loss could; return whether it had any."""
     folder = store.spool / SESSION
     names = sorted(BatchName.parse(path.name) for path in folder.glob("*.sums"))
     if not names or not (folder / names[-1].journal).exists() or any(SEAL in path.name for path in folder.iterdir()):
@@ -370,7 +370,7 @@ def lose_power(store: Store, synced: Synced, chance: random.Random) -> bool:
 
 
 def run(kills: int, seed: int) -> Figures:
-    """So many kills. Raises AssertionError, the folder of the kill that failed kept, at the first broken law."""
+    """Run some kills. Raises AssertionError at the first broken law and keeps that kill's folder."""
     chance = random.Random(seed)
     pool = pieces(chance, 800)
     written = [row for piece in pool for row in piece.rows]
@@ -388,7 +388,7 @@ def run(kills: int, seed: int) -> Figures:
 
 
 def main() -> None:
-    """Run, and say what it came to."""
+    """Run, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None)

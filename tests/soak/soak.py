@@ -1,4 +1,4 @@
-"""Does a recording in a storm hold exactly what was sent, less what was cut, less what lies in a gap with a cause?
+"""Checks that a recording in a storm has exactly what was sent, except for cuts and gaps with a cause.
 
     python tests/soak/soak.py [--minutes 3] [--seconds N] [--seed S]
 
@@ -49,7 +49,7 @@ _TRANSIT_NS = 2 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sealed row: what places it in the order of receipt, and the vendor's trade."""
+    """One sealed row: its position in the order of receipt, and the vendor's trade."""
 
     connection: int
     seq: int
@@ -57,7 +57,7 @@ class Row:
 
 
 def ask(root: Path, url: str, chance: random.Random, seconds: float) -> CaptureRequest:
-    """A request with small times, for longer than the storm lasts."""
+    """A request with short time limits, longer than the storm."""
     now_ns = time.time_ns()
     return CaptureRequest(
         session=session_name(now_ns, os.urandom), data_dir=root, feed_url=url, symbols=SYMBOLS, started_ns=now_ns,
@@ -68,7 +68,7 @@ def ask(root: Path, url: str, chance: random.Random, seconds: float) -> CaptureR
 
 
 def weather_it(request: CaptureRequest, weather: Weather, server: FaultServer, seconds: float) -> SessionRecord:
-    """Record through the storm, with kills in between; gives the record of the session, ended in order."""
+    """Record through the storm, with kills; return the record of the cleanly ended session."""
     chance = random.Random(f"{weather.seed} killer")
     recorder = start_or_attach(request, "a-key-of-no-worth")
     try:
@@ -90,7 +90,7 @@ def weather_it(request: CaptureRequest, weather: Weather, server: FaultServer, s
 
 
 def kill(recorder: Recorder, weather: Weather) -> None:
-    """Kill -9, and wait until it is gone."""
+    """Kill it with SIGKILL, and wait for its end."""
     lock = recorder.request.folder / SESSION_LOCK
     wait_for(lambda: lock.read_text() or not recorder.is_alive, None)
     weather.note("kill")
@@ -99,7 +99,7 @@ def kill(recorder: Recorder, weather: Weather) -> None:
 
 
 def wait_for(holds: Callable[[], object], recorder: Recorder | None, within_s: float = 30) -> None:
-    """Wait until that holds. Raises AssertionError where it does not, or the recorder ends before."""
+    """Wait for a condition. Raises AssertionError on a timeout or if the recorder ends first."""
     end_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end_s, "it did not happen in time"
@@ -121,7 +121,7 @@ def sealed_rows(store: Store) -> list[Row]:
 
 
 def lost(rows: list[Row], server: FaultServer) -> Iterator[tuple[str, Written]]:
-    """Each trade that was wholly on the wire and is no row, as its symbol and its message.
+    """Return each fully sent trade without a row, as symbol and message.
 
     Of each connection a symbol's rows are what was sent from the start, up to a loss. Raises AssertionError where
     there is a row that was not sent, was cut, stands twice or in another order.
@@ -145,7 +145,7 @@ def lost(rows: list[Row], server: FaultServer) -> Iterator[tuple[str, Written]]:
 def judge_gaps(
     record: SessionRecord, server: FaultServer, missing: list[tuple[str, Written]], weather: Weather
 ) -> None:
-    """Every loss and every end lies in a gap; every gap has a cause that the server or the killer knows.
+    """Check that every loss and end is in a gap, and that the server or killer knows every gap's cause.
 
     A gap may begin later than its cause, with the last bytes that were still on their way, but not after the next
     connection. A kill, and a handshake that is refused, lie within it to the nanosecond.
@@ -170,7 +170,7 @@ def judge_gaps(
 
 
 def _with_next(gap: Gap, gaps: Iterable[Gap]) -> Gap:
-    """The gap and that which begins where it ends: a kill during an outage loses what waited before the outage too."""
+    """Join a gap with one that begins at its end: a kill in an outage also loses data queued before it."""
     ends = [each.end_ns or 0 for each in gaps if each.start_ns == gap.end_ns and {*gap.symbols} & {*each.symbols}]
     return replace(gap, end_ns=max(ends)) if ends else gap
 
@@ -181,7 +181,7 @@ def _meets(gap: Gap, from_ns: int, to_ns: int) -> bool:
 
 
 def judge_changes(record: SessionRecord, server: FaultServer) -> None:
-    """Between two connections on which trades were sent no symbol can be heard: a gap of each lies there."""
+    """Check that each symbol has a gap between two connections with trades."""
     spoke = [connection.written for connection in server.connections if connection.written]
     for before, after in pairwise(spoke):
         from_ns, to_ns = before[-1].ended_ns, after[0].began_ns
@@ -191,7 +191,7 @@ def judge_changes(record: SessionRecord, server: FaultServer) -> None:
 
 
 def judge_archive(store: Store, record: SessionRecord, rows: int) -> None:
-    """Validated and compressed, the ledger balances, every law holds, and all rows are there."""
+    """Validate and compress, and check the ledger, every law, and all rows."""
     for name in store.sealed_batches():
         split(store, name, Limits(None, None))
         compress(store, name)
@@ -204,7 +204,7 @@ def judge_archive(store: Store, record: SessionRecord, rows: int) -> None:
 
 
 def run(root: Path, seconds: float, seed: int) -> str:
-    """One storm, judged; gives what it came to. Raises AssertionError."""
+    """Run and check one storm; return its result. Raises AssertionError."""
     weather, store = Weather(seed, SYMBOLS), Store(root).prepare()
     with FaultServer(then=[Storm(weather=weather)]) as server:
         request = ask(root, server.url, random.Random(seed), seconds)
@@ -227,7 +227,7 @@ def run(root: Path, seconds: float, seed: int) -> str:
 
 
 def main() -> None:
-    """Run, and say what it came to; the data folder of a run that failed is kept and named."""
+    """Run, and print the result; a failed run's data folder is kept and named."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=None)

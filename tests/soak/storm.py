@@ -1,4 +1,4 @@
-"""Which faults does a stormy feed play, and what does it know of them afterwards?
+"""Plays random faults as a stormy feed, and logs what it sent.
 
 `Storm` is a step for `FaultServer`: on each connection random messages, then a random end. Each trade's price is a
 running number, so that loss, doubling and disorder can be told apart. What it does, it notes as `Event`s.
@@ -56,7 +56,7 @@ _NONSENSE = ("no json", '{"type":"trade","data":[{"s":5}]}', '{"type":"trade","d
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that ends a connection, or keeps one from being made: its kind (a key of REASONS), UTC ns."""
+    """Something that ends or prevents a connection: its kind (a key of REASONS) and time (UTC ns)."""
 
     kind: str
     at_ns: int
@@ -64,7 +64,7 @@ class Event:
 
 @dataclass(slots=True)
 class Weather:
-    """What all connections of a run share. With `calm` set no fault is begun any more."""
+    """State shared by all connections of a run; with `calm` set, no new fault starts."""
 
     seed: int
     symbols: tuple[str, ...]
@@ -75,15 +75,15 @@ class Weather:
     _connections: Iterator[int] = field(default_factory=count)
 
     def chance(self) -> random.Random:
-        """The next connection's own random source: how threads interleave changes nothing of it."""
+        """The next connection's own random source, independent of how threads interleave."""
         return random.Random(f"{self.seed} {next(self._connections)}")
 
     def note(self, kind: str) -> None:
-        """Something ends now."""
+        """Record that something ends now."""
         self.events.append(Event(kind, time.time_ns()))
 
     def trades(self, chance: random.Random, size: int) -> list[Trade]:
-        """So many trades that have never been."""
+        """Make new, unique trades."""
         now_ns = time.time_ns() // NS_PER_MS * NS_PER_MS
         numbers = [next(self._numbers) for _ in range(size)]
         return [Trade(now_ns, chance.choice(self.symbols), f"{n}.{n % 100:02}", str(n), ("1",)) for n in numbers]
@@ -91,7 +91,7 @@ class Weather:
 
 @dataclass(frozen=True, slots=True)
 class Storm(Accept):
-    """The whole script of a connection, its handshake included."""
+    """The script of a connection, including its handshake."""
 
     weather: Weather = field(default_factory=lambda: Weather(0, ()))
 

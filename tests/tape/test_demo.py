@@ -1,4 +1,4 @@
-"""Do the demo and the replay show what they promise, as commands?"""
+"""The demo and the replay show what they promise, as commands."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Does the doctor name what is wrong, with the next step, in time and without a secret?"""
+"""The doctor names what is wrong, with the next step, in time and without secrets."""
 
 import datetime as dt
 import socket

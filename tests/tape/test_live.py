@@ -1,4 +1,4 @@
-"""Does the live view fit a terminal, and does what is logged leave it whole?"""
+"""The live view fits the terminal, and log lines do not break it."""
 
 import io
 import logging

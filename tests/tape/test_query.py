@@ -192,7 +192,7 @@ def test_a_wrong_use_is_said_in_a_line(use: Use, words: tuple[str, ...], says: s
 
 
 def test_bars_say_their_zone_and_are_shown_in_another(use: Use) -> None:
-    """The zone stands in the heading; with --tz starts are that zone's, and one that is none is told what is near."""
+    """The heading shows the time zone; --tz changes it, and an unknown zone gets suggestions."""
     command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
     assert use(*command).startswith("start (America/New_York)")
     shown = use(*command, "--tz", "UTC")

@@ -1,4 +1,4 @@
-"""Does `tape` start, and what it starts by `python -m`, in a folder full of files that are called like modules?"""
+"""`tape` and the processes it starts by `python -m` work in a folder of files named like modules."""
 
 import os
 import subprocess

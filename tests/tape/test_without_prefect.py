@@ -1,4 +1,4 @@
-"""Do the commands that run no flow work where Prefect cannot even be imported?"""
+"""Commands that run no flow work even if Prefect cannot be imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Is a length of time read and shown as a person means it?"""
+"""Durations are parsed and formatted as a person would expect."""
 
 import pytest
 from hypothesis import given
@@ -55,14 +55,14 @@ def test_reads_what_people_write(text: str, ns: int) -> None:
     ],
 )
 def test_refuses_other_text_with_examples(text: str) -> None:
-    """Text that is no duration is refused in one line that shows how to write one."""
+    """Invalid text raises a one-line error with examples."""
     with pytest.raises(SettingsError, match=r"write 90s, 5m, 1h30m") as caught:
         duration_ns(text)
     assert "\n" not in str(caught.value)
 
 
 def test_off_is_none() -> None:
-    """Where a limit may be switched off, `off` is no limit, and wrong text is told so."""
+    """For an optional limit, `off` means none, and the error for other text mentions it."""
     assert duration_or_off(" OFF ") is None
     assert duration_or_off("5m") == 300 * SECOND
     with pytest.raises(SettingsError, match=r"or off$"):
@@ -84,11 +84,11 @@ def test_off_is_none() -> None:
     ],
 )
 def test_shows_what_people_read(ns: int, text: str) -> None:
-    """A length of time is shown in the units a person would choose."""
+    """A duration is formatted in the units a person would choose."""
     assert format_duration(ns) == text
 
 
 @given(st.integers(min_value=0, max_value=3_650 * 86_400 * SECOND))
 def test_what_is_shown_is_read_back(ns: int) -> None:
-    """No length of time changes by being shown and read again."""
+    """Formatting and parsing a duration gives the same duration."""
     assert duration_ns(format_duration(ns)) == ns

@@ -1,4 +1,4 @@
-"""Which proxy do the variables name for a host, and what is said where they name none that can be used?"""
+"""The proxy that the variables select for a host, and the error if it cannot be used."""
 
 import os
 
@@ -13,7 +13,7 @@ SECRET = "a-proxy-password"
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of the variables that the developer's machine has."""
+    """Remove the developer's own proxy variables."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
 
@@ -36,13 +36,13 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_address_has_one_spelling_and_loopback_is_known(url: str, address: str, loopback: bool) -> None:
-    """However a URL spells host and port, it is one text; this machine is known by each of its names."""
+    """All spellings of host and port give one address; every name of this machine is loopback."""
     assert (str(address_of(url)), address_of(url).is_loopback) == (address, loopback)
 
 
 @pytest.mark.parametrize("url", ["", "feed.example", "ftp://feed.example", "ws://", "ws://a:b", "ws://[::1"])
 def test_what_names_no_host_is_an_error(url: str) -> None:
-    """A text that is no URL of ours has no address."""
+    """Text that is not a supported URL raises an error."""
     with pytest.raises(ValueError):
         address_of(url)
 
@@ -51,7 +51,7 @@ def test_what_names_no_host_is_an_error(url: str) -> None:
 def test_each_spelling_of_a_variable_counts_but_never_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """A proxy that is named in any case is used for other hosts, and for loopback by none of its names."""
+    """Proxy variables in either case apply to other hosts and never to loopback."""
     monkeypatch.setenv(variable, "http://proxy.example:3128")
     found = proxy_for(address_of("ws://feed.example"))
     assert found is not None
@@ -63,7 +63,7 @@ def test_each_spelling_of_a_variable_counts_but_never_for_this_machine(
 def test_a_secure_connection_goes_by_https_proxy_and_the_general_one_comes_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`https_proxy` is for wss and https, `http_proxy` for the others, `all_proxy` for what neither names."""
+    """`https_proxy` applies to wss and https, `http_proxy` to ws and http, `all_proxy` as the fallback."""
     monkeypatch.setenv("http_proxy", "plain.example")
     assert proxy_for(address_of("wss://feed.example")) is None
     monkeypatch.setenv("ALL_PROXY", "http://general.example:1")
@@ -90,7 +90,7 @@ def test_a_secure_connection_goes_by_https_proxy_and_the_general_one_comes_last(
     ],
 )
 def test_no_proxy_exempts_names(monkeypatch: pytest.MonkeyPatch, no_proxy: str, exempt: bool) -> None:
-    """A host is exempt by its name, by the end of its name after a dot, or where all are."""
+    """`no_proxy` exempts a host by name, by domain suffix, or with `*`."""
     monkeypatch.setenv("http_proxy", "http://proxy.example")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert (proxy_for(address_of("ws://feed.example")) is None) == exempt
@@ -101,7 +101,7 @@ def test_no_proxy_exempts_names(monkeypatch: pytest.MonkeyPatch, no_proxy: str, 
     [("10.1.2.3", True), ("10.0.0.0/8", True), ("192.168.0.0/16,10.1.2.3/8", True), ("10.2.0.0/16, ::/0, x", False)],
 )
 def test_no_proxy_exempts_networks(monkeypatch: pytest.MonkeyPatch, no_proxy: str, exempt: bool) -> None:
-    """A host that is given by its IP address is exempt where a network of `no_proxy` holds it."""
+    """`no_proxy` exempts an IP address by network."""
     monkeypatch.setenv("http_proxy", "http://proxy.example")
     monkeypatch.setenv("no_proxy", no_proxy)
     assert (proxy_for(address_of("ws://10.1.2.3:9")) is None) == exempt
@@ -122,7 +122,7 @@ def test_no_proxy_exempts_networks(monkeypatch: pytest.MonkeyPatch, no_proxy: st
 def test_a_proxy_that_cannot_be_used_is_told_by_its_variable_without_its_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    """A kind that we do not speak, or a text that names no proxy: one line with the variable and what to write."""
+    """An unsupported or invalid proxy raises one line with the variable and a valid format."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as refused:
         proxy_for(address_of("wss://feed.example"))

@@ -1,4 +1,4 @@
-"""Is a text from outside shown as it is, and is it nothing else?"""
+"""Untrusted text is displayed literally and has no other effect."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from tasks.shown import in_markdown, plain
     ],
 )  # fmt: skip
 def test_nothing_in_a_text_is_markdown_or_html(text: str) -> None:
-    """What would be a tag, a link, a table's border or a line of its own stands there as its letters."""
+    """Tags, links, table borders, and line breaks are shown literally."""
     shown = in_markdown(text)
     fence = shown[: len(shown) - len(shown.lstrip("`"))]
     inner = shown[len(fence) : -len(fence)]
@@ -28,7 +28,7 @@ def test_nothing_in_a_text_is_markdown_or_html(text: str) -> None:
 
 @given(st.text())
 def test_a_text_is_shown_in_one_line_of_printable_letters(text: str) -> None:
-    """Whatever it holds, lone surrogates too: it can be written, and is one cell of a table."""
+    """Any text, including lone surrogates, can be encoded and is one table cell."""
     assert plain(text).isprintable()
     assert len(plain(text).splitlines()) <= 1
     plain(text).encode()

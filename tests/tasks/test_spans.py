@@ -1,4 +1,4 @@
-"""Spans are sets of instants: joined, cut out and added up as sets are."""
+"""Operations on spans match the same operations on sets of instants."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +13,14 @@ def instants(spans: list[Span] | Spans) -> set[int]:
 
 
 def is_tidy(spans: Spans) -> bool:
-    """In order, without a touch, none empty."""
+    """Check that spans are sorted, not adjacent, and not empty."""
     edges = [edge for span in spans for edge in span]
     return edges == sorted(set(edges))
 
 
 @given(ANY, ANY)
 def test_spans_are_sets_of_instants(first: list[Span], second: list[Span]) -> None:
-    """Union, intersection, difference and length are those of the sets, and what they give is tidy."""
+    """Union, intersection, difference, and length match those of sets, and results are normalized."""
     left, right = union(first), union(second)
     assert instants(left) == instants(first)
     assert instants(intersect(left, right)) == instants(first) & instants(second)

@@ -1,4 +1,4 @@
-"""Does the catalog tell which batches there are, where their rows are and who has them, whatever its index says?"""
+"""The catalog lists batches, where their rows are, and which bucket has them, whatever its index says."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ PLACE = Place(bucket="tape", endpoint=None, prefix="trades")
 
 
 def soon() -> int:
-    """A time at which everything that was written before has settled."""
+    """A time by which everything written before has settled."""
     return time.time_ns() + 60_000_000_000
 
 
@@ -58,7 +58,7 @@ def record_of(store: Store, name: BatchName) -> tuple[Path, Manifest]:
 
 
 def acknowledge(record: Path, file_sha256: str, place: Place = PLACE, stem: str = "x", beside: int = 0) -> None:
-    """A receipt beside a manifest, or a day's record."""
+    """Write a receipt beside a manifest or a day's record."""
     folder, keys = record.parent, Keys(place.prefix)
     of = keys.of_day if record.name == day_record(DATE) else keys.of_batch
     feed, date = folder.parent.name.removeprefix("feed="), folder.name.removeprefix("date=")
@@ -93,7 +93,7 @@ def remove(store: Store, name: BatchName, why: Literal["merged", "age"] = "merge
 
 
 def test_a_batch_is_sealed_then_validated_then_archived(store: Store, sealed_batch: Callable[..., BatchName]) -> None:
-    """Each stage is told by the record of that stage, with all that the earlier ones said."""
+    """A batch's stage is given by that stage's record, and earlier records are included."""
     name = sealed_batch([b"1,1,%d,%d,A,1.50,1,\n" % (T, T)], name=NAMES[0], per_symbol={"A": 1})
     batch = Catalog(store).batch(name)
     assert (batch.facts.state, batch.record, batch.facts.trades.journalled) == ("sealed", store.sealed / name.seal, 1)
@@ -112,7 +112,7 @@ def test_a_batch_is_sealed_then_validated_then_archived(store: Store, sealed_bat
 
 
 def test_every_batch_and_session_is_found_wherever_it_is(archived: Store, sealed_batch: Callable[..., Any]) -> None:
-    """Sealed and archived batches are one list, by session and in order; what a recovery cut off is no batch."""
+    """Sealed and archived batches are in one list, by session and in order; a recovery's cut is no batch."""
     late = sealed_batch([], name=BatchName("20261124T150000Z-00000001", 10, 0))
     early = sealed_batch([], name=BatchName("20261124T150000Z-00000001", 9, 7))
     (archived.quarantine / NAMES[3].cut).touch()
@@ -125,7 +125,7 @@ def test_every_batch_and_session_is_found_wherever_it_is(archived: Store, sealed
 
 
 def test_a_batch_of_which_no_record_is_left_is_named(store: Store) -> None:
-    """Files without seal and manifest are an error that says which batch it is."""
+    """Files without a seal or manifest raise an error that names the batch."""
     with pytest.raises(TerminalError, match=str(NAMES[0])):
         Catalog(store).facts(NAMES[0])
 
@@ -134,7 +134,7 @@ def test_a_batch_of_which_no_record_is_left_is_named(store: Store) -> None:
 
 
 def test_the_rows_are_in_the_own_file_then_in_the_days_then_elsewhere(archived: Store) -> None:
-    """Own file first, then the merged file of its day; where neither is here the error says why and where they are."""
+    """Rows are in the batch's own file, or else its day's; without both, the error says why and where they are."""
     path, manifest = record_of(archived, NAMES[0])
     catalog = Catalog(archived)
     assert catalog.rows_of(path, manifest) == path.with_name(NAMES[0].archived)
@@ -153,7 +153,7 @@ def test_the_rows_are_in_the_own_file_then_in_the_days_then_elsewhere(archived: 
 
 
 def test_a_batch_waits_until_that_very_bucket_has_acknowledged_it(archived: Store) -> None:
-    """A receipt of another bucket, endpoint or prefix counts as little as none, or as one that cannot be read."""
+    """A receipt that is unreadable, or of another bucket, endpoint, or prefix, counts as none."""
     path, _ = record_of(archived, NAMES[0])
     assert Catalog(archived).awaiting_upload(PLACE) == NAMES[:3]
     for change in ({"bucket": "other"}, {"endpoint": "https://store.example"}, {"prefix": "other"}):
@@ -168,7 +168,7 @@ def test_a_batch_waits_until_that_very_bucket_has_acknowledged_it(archived: Stor
 
 
 def test_a_receipt_without_the_quarantine_is_not_all(archived: Store) -> None:
-    """A batch with files in quarantine waits until they are acknowledged too, or are not here."""
+    """A batch awaits upload until its quarantine files are acknowledged too, or are no longer here."""
     acknowledge_batch(archived, NAMES[2])
     assert NAMES[2] in Catalog(archived).awaiting_upload(PLACE)
     acknowledge_batch(archived, NAMES[2], beside=1)
@@ -179,7 +179,7 @@ def test_a_receipt_without_the_quarantine_is_not_all(archived: Store) -> None:
 
 
 def test_what_was_removed_without_a_receipt_has_nothing_to_send(archived: Store) -> None:
-    """It does not wait; where its file is missing without a word it does, and the upload says so."""
+    """A removed batch does not await upload; one whose file is missing without a record does."""
     remove(archived, NAMES[0])
     assert Catalog(archived).awaiting_upload(PLACE) == NAMES[1:3]
     removed_record(record_of(archived, NAMES[0])[0]).unlink()
@@ -187,7 +187,7 @@ def test_what_was_removed_without_a_receipt_has_nothing_to_send(archived: Store)
 
 
 def test_a_merged_batch_is_acknowledged_by_its_days_receipt(archived: Store) -> None:
-    """Only by that of the very day file that holds it, of that bucket, and only once its own file was removed."""
+    """A day's receipt covers a batch only for the file that holds it, that bucket, and a removed own file."""
     path, manifest = record_of(archived, NAMES[0])
     acknowledge_day(archived)
     assert not Catalog(archived).is_merged_in(PLACE, path, manifest)
@@ -201,7 +201,7 @@ def test_a_merged_batch_is_acknowledged_by_its_days_receipt(archived: Store) -> 
 
 
 def test_a_day_waits_until_its_present_file_is_acknowledged(archived: Store) -> None:
-    """A day that was merged anew waits again, one whose file was removed after its upload does not."""
+    """A day that was merged again awaits upload; one whose file was removed after its upload does not."""
     record = archived.day_record("finnhub", DATE)
     assert Catalog(archived).days_awaiting_upload(PLACE) == [("finnhub", DATE)]
     acknowledge_day(archived, stem=f"{DATE}-000000000000", file_sha256="00")
@@ -215,7 +215,7 @@ def test_a_day_waits_until_its_present_file_is_acknowledged(archived: Store) -> 
 
 
 def told(store: Store, now_ns: Callable[[], int] = soon) -> dict[str, Any]:
-    """All that a catalog says of this folder."""
+    """Everything that a catalog returns for this folder."""
     catalog = Catalog(store, now_ns)
     names = catalog.names().get(SESSION, [])
     days = [("finnhub", date) for date in (DATE, OTHER_DATE)]
@@ -244,7 +244,7 @@ def indexes(store: Store) -> list[Path]:
 
 @pytest.fixture
 def indexed(archived: Store) -> Store:
-    """Everything of which was acknowledged, and is known to an index of each day."""
+    """A data folder that is fully acknowledged and indexed."""
     for name in NAMES[:3]:
         acknowledge_batch(archived, name, beside=1)
     acknowledge_day(archived)
@@ -254,7 +254,7 @@ def indexed(archived: Store) -> Store:
 
 
 def test_what_is_known_is_not_read_again(indexed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an index no record of a batch or a day is opened, and the index is not written again."""
+    """With an index, no record of a batch or day is opened, and the index is not rewritten."""
     written = [path.stat().st_ino for path in indexes(indexed)]
     opened = list[str]()
     real = Path.open
@@ -271,14 +271,14 @@ def _receipt(store: Store) -> Path:
 
 
 def _rewrite(path: Path, content: bytes) -> None:
-    """Other bytes, in place, under the times that the file had."""
+    """Overwrite bytes in place and restore the file's times."""
     before = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _other(store: Store) -> bytes:
-    """A receipt of the same length, of another bucket."""
+    """Replace a receipt by one of the same length for another bucket."""
     receipt = read(_receipt(store), Receipt)
     return encode(replace(receipt, bucket="epat"))
 
@@ -310,7 +310,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_stale_index_is_noticed(indexed: Store, change: str) -> None:
-    """Whatever changed since, the catalog says what it says without an index."""
+    """After any change the catalog gives the same answers with an index as without one."""
     before = told(indexed)
     CHANGES[change](indexed)
     found = told(indexed)
@@ -320,7 +320,7 @@ def test_a_stale_index_is_noticed(indexed: Store, change: str) -> None:
 
 
 def test_a_batch_that_came_since_is_found(indexed: Store, sealed_batch: Callable[..., BatchName]) -> None:
-    """No index can hide a batch that awaits its upload, nor that a closed day is no longer whole."""
+    """No index can hide a batch that awaits upload, or a closed day that is no longer complete."""
     archive(indexed, sealed_batch, NAMES[3])
     found = told(indexed)
     assert found["waiting"] == [NAMES[3]]
@@ -354,7 +354,7 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_index_that_does_not_fit_is_made_anew(indexed: Store, fault: str) -> None:
-    """A damaged, deleted or foreign index changes no answer, and is replaced where it can be."""
+    """A damaged, deleted, or foreign index changes no answer, and is replaced if possible."""
     whole, before = [path.read_bytes() for path in indexes(indexed)], told(indexed)
     for path in indexes(indexed):
         FAULTS[fault](path)
@@ -368,7 +368,7 @@ def test_an_index_that_does_not_fit_is_made_anew(indexed: Store, fault: str) -> 
 
 
 def test_what_changed_just_now_is_not_kept(archived: Store) -> None:
-    """A file may change again in the same tick of its clock: it is known only seconds later, by any clock."""
+    """A file may change again within one clock tick, so it is indexed only after some seconds, by any clock."""
     changed_ns = min(path.stat().st_ctime_ns for path in archived.root.rglob("*.json"))
     for now_ns in (changed_ns, changed_ns + 2_900_000_000, changed_ns - 3_600_000_000_000):
         told(archived, lambda now_ns=now_ns: now_ns)
@@ -378,7 +378,7 @@ def test_what_changed_just_now_is_not_kept(archived: Store) -> None:
 
 
 def test_a_clock_that_was_put_back_hides_no_change(indexed: Store) -> None:
-    """A record that is replaced under an older time is read again, and known once that time has passed."""
+    """A record replaced by one with an older time is read again, and indexed once that time has passed."""
     _receipt(indexed).unlink()
     acknowledge_batch(indexed, NAMES[0], replace(PLACE, bucket="other"))
     os.utime(_receipt(indexed), ns=(1, 1))
@@ -390,7 +390,7 @@ def test_a_clock_that_was_put_back_hides_no_change(indexed: Store) -> None:
 def test_where_no_index_can_be_written_all_is_told_without_one(
     archived: Store, obstacle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A data folder that cannot be written, or that another user's recorder writes to, is listed all the same."""
+    """A data folder that is read-only or belongs to another user can still be listed."""
     if obstacle == "a file":
         (archived.root / "cache").write_bytes(b"")
     else:

@@ -1,4 +1,4 @@
-"""Is it known where a batch's rows are, and do they come back from the day's file?"""
+"""The rows of single batches are found in, and recovered from, their day's file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ NAMES = [BatchName("20261124T143000Z-9f3c01ab", 0, number) for number in range(3
 
 @pytest.fixture
 def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[[BatchName], Path]:
-    """Archives a batch of two connections; gives its manifest."""
+    """Archives a batch of two connections; returns its manifest."""
 
     def archive(name: BatchName) -> Path:
         lines = [
@@ -59,7 +59,7 @@ def gone(path: Path, file: str) -> None:
 def test_rows_come_back_as_they_were(
     store: Store, closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some or all batches, however much is laid aside: value by value and in order what their own files hold."""
+    """However much is spilled, the extracted batches equal their own files, value by value and in order."""
     for rows, names in [(7, NAMES), (1_000, NAMES[1:2])]:
         monkeypatch.setattr("tasks.archive.sorting.RUN_ROWS", rows)
         monkeypatch.setattr("tasks.archive.sorting.BLOCK_ROWS", 3)
@@ -73,7 +73,7 @@ def test_rows_come_back_as_they_were(
 
 
 def test_what_is_not_in_the_file_is_named(closed: Path, tmp_path: Path) -> None:
-    """A batch of which the day has no row, and a file that is gone, are errors and no empty files."""
+    """A batch without rows in the day, and a missing file, raise errors and give no empty files."""
     with pytest.raises(CorruptionError, match="no row of another"):
         unmerged(closed, ["another"], tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -81,7 +81,7 @@ def test_what_is_not_in_the_file_is_named(closed: Path, tmp_path: Path) -> None:
 
 
 def test_damage_is_found(store: Store, closed: Path, tmp_path: Path) -> None:
-    """A bit flipped in the data, an end that is cut off, and a file of other columns are each an error of one line."""
+    """A flipped bit, a truncated file, and a file with other columns each raise a one-line error."""
     whole, column = closed.read_bytes(), pq.read_metadata(closed).row_group(0).column(1)
     at = column.data_page_offset + column.total_compressed_size // 2
     other = (store.archive_folder("finnhub", DATE) / NAMES[0].archived).read_bytes()
@@ -93,7 +93,7 @@ def test_damage_is_found(store: Store, closed: Path, tmp_path: Path) -> None:
 
 
 def test_the_day_of_a_batch(store: Store, closed: Path, archived: Callable[[BatchName], Path]) -> None:
-    """The day's file is named for the very batch that it was made of, as long as it stands, and for no other."""
+    """The day's file is returned only for exactly the batches it was made of, and only while it exists."""
     path = store.manifests()[0]
     manifest = read(path, Manifest)
     assert Catalog(store).day_of_batch(path, manifest) == closed
@@ -112,7 +112,7 @@ def test_the_day_of_a_batch(store: Store, closed: Path, archived: Callable[[Batc
 
 
 def test_closed_and_removed(store: Store, closed: Path, archived: Callable[[BatchName], Path]) -> None:
-    """A day is closed while all its batches are in a file that is here, or that was removed under a record."""
+    """A day is closed if all its batches are in a file that is here or was removed with a record."""
     assert not Catalog(store).is_closed("finnhub", "2026-11-25")
     assert Catalog(store).is_closed("finnhub", DATE)
     record = store.day_record("finnhub", DATE)
@@ -127,7 +127,7 @@ def test_closed_and_removed(store: Store, closed: Path, archived: Callable[[Batc
 
 
 def test_removed_of_a_batch(store: Store, closed: Path) -> None:
-    """What was written of a removal is read beside the manifest; a flipped bit is an error."""
+    """A removal's record is read from beside the manifest; a flipped bit is an error."""
     path = store.manifests()[0]
     assert removed(path) is None
     gone(path, "x.parquet")

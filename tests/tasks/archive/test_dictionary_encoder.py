@@ -1,4 +1,4 @@
-"""Do tables come back from frames as they were, and do symbols sort by their numbers as by their bytes?"""
+"""Decoding restores encoded tables, and symbol codes sort like the symbols."""
 
 import polars as pl
 import pyarrow as pa
@@ -29,12 +29,12 @@ def table(rows: list[Row]) -> pa.Table:
 @given(parts=st.lists(st.lists(ROW, min_size=1, max_size=12), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_tables_come_back(parts: list[list[Row]]) -> None:
-    """Whatever texts came before, each table is again as it was, its dictionaries in order of appearance."""
+    """Each table decodes to itself, whatever came before, with dictionaries in order of appearance."""
     codes, tables = DictionaryEncoder(), [table(part) for part in parts]
-    frames = [codes.of(each) for each in tables]
+    frames = [codes.encode(each) for each in tables]
     for before, frame in zip(tables, frames, strict=True):
         assert [name for name, kind in frame.schema.items() if kind == pl.String] == ["price", "size", "side"]
-        back = codes.table(frame)
+        back = codes.decode(frame)
         assert back.cast(SCHEMA).equals(before.cast(SCHEMA))
         for name in ("symbol", "price"):
             texts = back[name].combine_chunks()
@@ -44,15 +44,15 @@ def test_tables_come_back(parts: list[list[Row]]) -> None:
 @given(symbols=st.lists(TEXT, min_size=1, max_size=20, unique=True))
 @settings(max_examples=40, deadline=None)
 def test_known_symbols_sort_by_their_numbers(symbols: list[str]) -> None:
-    """The numbers of symbols that were given rise as their UTF-8 does."""
+    """Codes of symbols given to the constructor sort like their UTF-8 bytes."""
     codes = DictionaryEncoder(symbols)
-    frame = codes.of(table([(symbol, "1", "1", "", 0, False, None) for symbol in symbols]))
+    frame = codes.encode(table([(symbol, "1", "1", "", 0, False, None) for symbol in symbols]))
     numbered = sorted(zip(frame["symbol"], symbols, strict=True))
     assert [symbol.encode() for _, symbol in numbered] == sorted(symbol.encode() for symbol in symbols)
 
 
 def test_columns_more_or_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column that is none of the archive's is taken as it is, and not all of them need be there."""
+    """Extra columns are passed through, and columns may be missing."""
     part = table([("A", "1", "2", "", 5, True, None)]).select(["symbol", "ts_event"])
-    frame = DictionaryEncoder().of(part.append_column("place", pa.array([7], pa.int32())))
+    frame = DictionaryEncoder().encode(part.append_column("place", pa.array([7], pa.int32())))
     assert frame.rows() == [(0, 5, 7)]

@@ -1,4 +1,4 @@
-"""Is the archive the same trades in every encoding, and do others restore the smallest one by what is documented?"""
+"""Every encoding holds the same trades, and the documented expressions restore the smallest one."""
 
 import ast
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journal_hash import journal_sha256
 
-from tasks.archive.deltas import RESTORED_BY, Steps
+from tasks.archive.deltas import RESTORED_BY, DeltaEncoder
 from tasks.archive.encodings import Encoding, read_groups, writing
-from tasks.archive.journal_text import journal_bytes, journal_sha256
+from tasks.archive.journal_text import journal_bytes
 from tasks.archive.schema import CODED_SCHEMA, SCHEMA, completed, without_missing
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
@@ -37,14 +37,14 @@ PRICES = [b"231.3", b"231.30", b"0.000000001", b"1e5", b"1E-7", b"100", b"100.0"
           b"999999999.999999999", b"1234567890", b"64250.01", b"00.5", b"5.", b"0.10"]  # fmt: skip
 LINES = [
     b"%d,%d,%d,%d,%s,%s,0.%d,%s\n"
-    % (1 + n // 60, n % 60 + 1, T + n // 3 * 7_001, T + n // 2 * 1_000_000, b"SPY" if n % 3 else b"BINANCE:BTCUSDT",
-       PRICES[n % len(PRICES)], n, b"1;2" if n % 5 else b"")
+    % (1 + n // 60, n % 60 + 1, T + n // 3 * 7_001, T + n // 2 * 1_000_000 + n % 7 // 6,
+       b"SPY" if n % 3 else b"BINANCE:BTCUSDT", PRICES[n % len(PRICES)], n, b"1;2" if n % 5 else b"")
     for n in range(120)
 ]  # fmt: skip
 
 
 def archived(store: Store, name: BatchName, encoding: Encoding) -> Path:
-    """The archived file of a sealed batch, in that encoding."""
+    """Archive a sealed batch in an encoding; returns the file."""
     split(store, name, Limits(None, None))
     manifest = compress(store, name, encoding)
     assert manifest.layout == encoding.name
@@ -80,7 +80,7 @@ def test_every_form_is_the_same_trades(
 
 
 def verify_seal(store: Store, name: BatchName) -> str:
-    """What the seal says the journal's SHA-256 is; every law of the batch's own files holds."""
+    """Return the SHA-256 in the seal, after checking every law of the batch's own files."""
     from tasks.records.manifest import Manifest, read
 
     place = store.manifest_of(name)
@@ -101,7 +101,7 @@ def test_a_replay_reads_every_form(store: Store, sealed_batch: SealBatch, encodi
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
 def test_two_runs_of_a_form_give_the_same_bytes(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> None:
-    """A encoding depends on the batch alone; a run after one that was killed over another encoding leaves one file."""
+    """An encoded file depends only on the batch; a run after a killed one with another encoding leaves one file."""
     found = []
     for other in (Encoding("plain", "csv.gz"), Encoding("max")):
         file = archived(store, sealed_batch(LINES), other)
@@ -115,7 +115,7 @@ def test_two_runs_of_a_form_give_the_same_bytes(store: Store, sealed_batch: Seal
 
 @pytest.mark.parametrize("encoding", ENCODINGS[1:], ids=lambda encoding: encoding.name)
 def test_flipped_bits_are_found_in_every_form(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> None:
-    """A flipped bit anywhere is found by `tape verify`, which names the file, and never read as other trades unseen."""
+    """`tape verify` finds a flipped bit anywhere and names the file; it is never read as other trades unnoticed."""
     file = archived(store, sealed_batch(LINES), encoding)
     whole = file.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 25)):
@@ -126,29 +126,28 @@ def test_flipped_bits_are_found_in_every_form(store: Store, sealed_batch: SealBa
         list(read_groups(file))
 
 
-def test_whole_milliseconds_stand_as_such(store: Store, sealed_batch: SealBatch) -> None:
-    """Event times of whole milliseconds are so in the file; one that is not makes it nanoseconds, and comes back."""
-    file = archived(store, sealed_batch(LINES), Encoding())
-    assert pq.read_schema(file).field("ts_event").type == pa.timestamp("ms", "UTC")
+def test_event_times_are_in_ns_in_every_file(store: Store, sealed_batch: SealBatch) -> None:
+    """Files of whole milliseconds and of finer times have one unit, and can be scanned together."""
+    files = [archived(store, sealed_batch(LINES), Encoding())]
     odd = LINES[0].replace(b",%d,BIN" % T, b",%d,BIN" % (T + 1))
-    other = BatchName("20261124T143000Z-9f3c01ab", 0, 1)
-    file = archived(store, sealed_batch([odd, *LINES[1:]], name=other), Encoding())
-    assert pq.read_schema(file).field("ts_event").type == pa.timestamp("ns", "UTC")
-    assert [journal.split(b",")[3] for journal in b"".join(journal_bytes(file, None)).splitlines()[1:2]] == [
-        b"%d" % (T + 1)
-    ]
+    for number, encoding in enumerate((Encoding(), Encoding("max")), 1):
+        name = BatchName("20261124T143000Z-9f3c01ab", 0, number)
+        files.append(archived(store, sealed_batch([odd, *LINES[1:]], name=name), encoding))
+        assert b"".join(journal_bytes(files[-1], None)).splitlines()[1].split(b",")[3] == b"%d" % (T + 1)
+    frame = pl.scan_parquet(files[:2]).collect()
+    assert frame["ts_event"].to_physical().to_list()[::120] == [T, T + 1]
 
 
 def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
-    """What the file itself says of polars and duckdb gives receive times and prices without any code of ours."""
+    """The expressions in the file's metadata for polars and duckdb restore receive times and prices."""
     name = sealed_batch(LINES)
     plain = archived(store, name, Encoding())
-    expected = pl.read_parquet(plain).with_columns(pl.col("price").cast(pl.Float64))
+    expected = pl.read_parquet(plain)
     (plain.parent / name.manifest).unlink()
     file = archived(store, sealed_batch(LINES), Encoding("max"))
     given_by = {column: eval(text, {"pl": pl}) for column, text in RESTORED_BY["polars"].items()}
     unusual = pl.col("price_text").cast(pl.Float64)
-    frame = pl.read_parquet(file).with_columns(given_by["ts_recv"].alias("ts_recv"))
+    frame = pl.read_parquet(file).with_columns(ts_recv=given_by["ts_recv"], ts_event=given_by["ts_event"])
     frame = frame.with_columns(pl.coalesce(unusual, given_by["price"]).alias("price"))
     assert frame.select("ts_recv", "ts_event").equals(expected.select("ts_recv", "ts_event"))
     # A float has 53 bits: more than nine million with nine digits after the point is exact in price_step alone.
@@ -157,15 +156,16 @@ def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch)
     assert frame["price"].filter(usual).equals(expected["price"].filter(usual))
     sql = RESTORED_BY["duckdb"]
     rows = duckdb.sql(
-        f"select epoch_ns({sql['ts_recv']}), coalesce(price_text::DOUBLE, {sql['price']}) "
+        f"select epoch_ns({sql['ts_recv']}), coalesce(price_text::DOUBLE, {sql['price']}), epoch_ns({sql['ts_event']}) "
         f"from read_parquet('{file}', file_row_number = true) order by file_row_number"
     ).fetchall()
     assert [row[0] for row in rows] == expected["ts_recv"].to_physical().to_list()
     assert [row[1] for row in rows] == pytest.approx(expected["price"].to_list(), rel=1e-15)
+    assert [row[2] for row in rows] == expected["ts_event"].to_physical().to_list()
 
 
 def test_the_docs_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
-    """The lines for polars and duckdb in docs/archive.md give receive times and prices."""
+    """The polars and duckdb expressions in docs/archive.md restore receive times and prices."""
     lines = [line for number, line in enumerate(LINES) if PRICES[number % len(PRICES)] not in {b"00.5", b"5."}]
     lines = [re.sub(rb"^1,\d+|^2,\d+", b"1,%d" % seq, line) for seq, line in enumerate(lines, 1)]
     file = archived(store, sealed_batch(lines), Encoding("max"))
@@ -192,7 +192,7 @@ NUMBERS = st.one_of(
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from("ABC"), NUMBERS, st.integers(-5, 5)), min_size=1, max_size=30), st.data())
 def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], data: st.DataObject) -> None:
-    """Any price texts of any symbols, in any row groups, come back digit by digit from the file of steps."""
+    """Any price texts of any symbols, in any row groups, are restored digit by digit from encoding B."""
     cuts = sorted(data.draw(st.sets(st.integers(0, len(trades)), max_size=3)) | {0, len(trades)})
     parts = [part for start, stop in pairwise(cuts) if (part := trades[start:stop])]
     tables = [
@@ -206,10 +206,12 @@ def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], 
         ).cast(without_missing(SCHEMA, ())).cast(without_missing(CODED_SCHEMA, ())).combine_chunks()
         for part in parts
     ]  # fmt: skip
-    with writing(tmp_path / "x.parquet", Encoding("max"), {}) as write:
+    with writing(tmp_path / "x.parquet", Encoding("max"), {}, "20261124T143000Z-9f3c01ab") as write:
         for table in tables:
             write(completed(table).select(CODED_SCHEMA.names).cast(CODED_SCHEMA))
     back = pa.concat_tables(read_groups(tmp_path / "x.parquet"))
     assert back.column("price").to_pylist() == [row[1] for row in trades]
     assert back.column("ts_recv").cast(pa.int64()).to_pylist() == [T + row[2] for row in trades]
-    assert Steps().of(completed(tables[0]).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)).num_rows == len(parts[0])
+    assert DeltaEncoder().encode(completed(tables[0]).select(CODED_SCHEMA.names).cast(CODED_SCHEMA)).num_rows == len(
+        parts[0]
+    )

@@ -1,4 +1,4 @@
-"""Does the sealed journal come back from the archive and the quarantine, and is any damage found?"""
+"""The sealed journal can be rebuilt from archive and quarantine, and damage is detected."""
 
 import hashlib
 import random
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journal_hash import journal_sha256
 
 from tasks.archive import quarantine
 from tasks.archive.encodings import read_groups
-from tasks.archive.journal_text import journal_bytes, journal_sha256
+from tasks.archive.journal_text import journal_bytes
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError
 from tasks.records.manifest import ConnectionRange, Manifest
@@ -32,7 +33,7 @@ def lines_of(count: int, bad: set[int]) -> list[bytes]:
 
 
 def archived(store: Store, sealed_batch: SealBatch, lines: list[bytes]) -> tuple[Manifest, Path | None, Path | None]:
-    """The manifest, the archived file and the quarantined lines of a batch of these lines."""
+    """Archive a batch of these lines; returns its manifest, archived file, and quarantine file."""
     known = ConnectionRange(connection=1, rows=1, first_seq=1, last_seq=1, first_recv_ns=T, last_recv_ns=T)
     name = sealed_batch(lines, symbols=[f"A{n}" for n in range(5)], connections=[known])
     split(store, name, Limits(None, None))
@@ -51,7 +52,7 @@ def archived(store: Store, sealed_batch: SealBatch, lines: list[bytes]) -> tuple
 def test_the_journal_comes_back(
     store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch, bad: set[int], window: int
 ) -> None:
-    """Archived rows and quarantined lines together are the sealed journal, byte for byte, in any windows."""
+    """Archived rows and quarantined lines together give the sealed journal byte for byte, with any window size."""
     monkeypatch.setattr("tasks.archive.journal_text._WINDOW_ROWS", window)
     lines = lines_of(300, bad)
     manifest, parquet, rows = archived(store, sealed_batch, lines)
@@ -67,7 +68,7 @@ def test_a_last_line_without_its_line_feed(store: Store, sealed_batch: SealBatch
 
 
 def test_a_quarantine_that_does_not_fit_is_found(store: Store, sealed_batch: SealBatch) -> None:
-    """Line numbers that cannot be those of the batch are damage, not a wrong journal."""
+    """Impossible line numbers raise CorruptionError instead of giving a wrong journal."""
     _, parquet, rows = archived(store, sealed_batch, lines_of(9, {4}))
     assert rows is not None
     rows.write_bytes(rows.read_bytes().replace(b"\n4,", b"\n44,"))
@@ -76,8 +77,8 @@ def test_a_quarantine_that_does_not_fit_is_found(store: Store, sealed_batch: Sea
 
 
 def test_any_flipped_bit_is_found(store: Store, sealed_batch: SealBatch) -> None:
-    """A flipped bit is an error that names the file or, in notes where no row is, changes no row; its hash tells."""
-    manifest, parquet, rows = archived(store, sealed_batch, lines_of(2_000, set()))
+    """A flipped bit raises an error that names the file, or changes only metadata, which its hash detects."""
+    manifest, parquet, rows = archived(store, sealed_batch, lines_of(4_000, set()))
     assert parquet is not None
     whole, draw, named = parquet.read_bytes(), random.Random(5), 0
     for _ in range(40):
@@ -96,7 +97,7 @@ def test_any_flipped_bit_is_found(store: Store, sealed_batch: SealBatch) -> None
 
 
 def test_another_layout_is_refused(store: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """A Parquet file with other columns is named, not read as if it were ours."""
+    """A Parquet file with other columns is rejected by name."""
     import polars as pl
 
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
@@ -107,7 +108,7 @@ def test_another_layout_is_refused(store: Store, sealed_batch: SealBatch, tmp_pa
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.binary(max_size=12).map(lambda text: text.replace(b"\n", b"")), min_size=1, max_size=6))
 def test_quarantined_lines_are_lossless(tmp_path: Path, texts: list[bytes]) -> None:
-    """Any bytes come back from the quarantine's file, where each line is one printable row of text."""
+    """Any bytes survive the quarantine file, in which each line is one printable row of text."""
     import polars as pl
 
     escaped = quarantine.escape(b"".join(text + b"\n" for text in texts)).split("\n")[:-1]

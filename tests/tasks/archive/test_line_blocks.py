@@ -1,4 +1,4 @@
-"""Is a text of lines read in bounded pieces, and does a line without an end end nothing but the reading?"""
+"""Text is read in bounded pieces of lines; an overlong line raises an error and nothing worse."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 @given(st.lists(st.binary(max_size=8).map(lambda line: line.replace(b"\n", b""))), st.integers(9, 40))
 def test_blocks_are_the_text_in_whole_lines(lines: list[bytes], size: int) -> None:
-    """Joined they are the text; each but the last ends with a line, and none has more than twice the size."""
+    """The joined pieces are the text; each but the last ends with a line feed, and none exceeds twice the size."""
     text = b"\n".join(lines)
     blocks = list(line_blocks(io.BytesIO(text), size))
     assert b"".join(blocks) == text
@@ -28,14 +28,14 @@ def test_blocks_are_the_text_in_whole_lines(lines: list[bytes], size: int) -> No
 
 
 def test_a_line_that_is_too_long_is_refused() -> None:
-    """Before more than twice the size of it is held."""
+    """An overlong line raises an error before more than twice the size is in memory."""
     with pytest.raises(pa.ArrowInvalid, match="a line of more than 100 bytes"):
         list(line_blocks(io.BytesIO(b"x" * 1_000), 100))
 
 
 @pytest.mark.parametrize("encoding", ["csv.gz", "csv.zst"])
 def test_a_file_of_one_long_line_is_an_error_and_no_abort(tmp_path: Path, encoding: str) -> None:
-    """A process that reads it ends as it wants to, each time: nothing of the reader is left running."""
+    """A process that reads an overlong line exits normally: no reader thread is left running."""
     path = tmp_path / f"x.{encoding}"
     text = HEADER + b"x" * (40 << 20)
     if encoding == "csv.gz":

@@ -1,4 +1,4 @@
-"""Are more rows than memory holds put in order, all of them, once?"""
+"""The external sort returns every row once and in order."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ PIECES = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_
 
 
 def frames(pieces: Keys) -> list[pl.DataFrame]:
-    """Pieces of rows with two keys and a number that tells them apart."""
+    """Pieces of rows with two keys and a unique number."""
     rows = [pl.DataFrame(piece, {"a": pl.Int32, "b": pl.Int64}, orient="row") for piece in pieces]
     starts = [sum(map(len, pieces[:place])) for place in range(len(pieces))]
     return [
@@ -29,7 +29,7 @@ def frames(pieces: Keys) -> list[pl.DataFrame]:
 @given(pieces=PIECES, run_rows=st.integers(1, 40), block_rows=st.integers(1, 12))
 @settings(max_examples=40, deadline=None)
 def test_all_rows_in_order(pieces: Keys, run_rows: int, block_rows: int) -> None:
-    """However long runs and blocks are and however many keys are equal: the rows sorted, and nothing left behind."""
+    """For any run and block size and any ties, the rows come back sorted and no file is left behind."""
     given_rows = frames(pieces)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(sorting, "RUN_ROWS", run_rows)
@@ -43,7 +43,7 @@ def test_all_rows_in_order(pieces: Keys, run_rows: int, block_rows: int) -> None
 @given(pieces=PIECES, rows=st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
 def test_regrouped(pieces: Keys, rows: int) -> None:
-    """The same rows in the same order, every time as many, the last time what is left."""
+    """The same rows in the same order, in equal pieces except for the last."""
     given_rows = frames(pieces)
     found = list(regrouped(iter(given_rows), rows))
     assert [row for frame in found for row in frame.rows()] == [row for frame in given_rows for row in frame.rows()]
@@ -52,7 +52,7 @@ def test_regrouped(pieces: Keys, rows: int) -> None:
 
 
 def test_no_more_is_in_memory_than_a_run_and_a_block_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is given at a time stays as long as that, and what is laid aside is taken up as it is needed."""
+    """Pieces keep their size, and spilled blocks are loaded only when needed."""
     monkeypatch.setattr(sorting, "RUN_ROWS", 100)
     monkeypatch.setattr(sorting, "BLOCK_ROWS", 10)
     pieces = frames([[(n * 7 % 40, n * 13 % 50) for n in range(2_000)]])

@@ -1,4 +1,4 @@
-"""The numbers that a batch, or a session, lacks are found again from what was archived."""
+"""The numbers missing from a batch or session are found from its archived rows."""
 
 import polars as pl
 from hypothesis import given
@@ -28,7 +28,7 @@ def gap(start_ns: int, end_ns: int | None, symbol: str = "A") -> Gap:
 
 
 def test_holes_are_found_within_and_across_slices_symbol_by_symbol() -> None:
-    """A hole lies between the times of its neighbors; repeated and unreadable numbers make none."""
+    """A hole lies between the times of its neighbors; repeated and unreadable numbers make no hole."""
     found = report(
         rows(("A", 1, 10), ("B", 70, 11), ("A", 4, 20), ("A", None, 21)),
         rows(("A", 4, 25), ("A", 3, 26), ("B", 72, 30), ("A", 5, 31)),
@@ -38,7 +38,7 @@ def test_holes_are_found_within_and_across_slices_symbol_by_symbol() -> None:
 
 
 def test_a_number_is_named_where_a_gap_of_its_symbol_touches_its_time() -> None:
-    """Gaps of other symbols, and of other times, name nothing; one that lasts names all that follows."""
+    """Gaps of other symbols or times explain no hole; an open gap explains every later one."""
     holed = [report(rows(("A", 1, 10), ("A", 4, 20)))]
     assert missing_and_named(holed, []) == (2, 0)
     assert missing_and_named(holed, [gap(12, 13, "B"), gap(0, 10), gap(20, None)]) == (2, 0)
@@ -47,14 +47,14 @@ def test_a_number_is_named_where_a_gap_of_its_symbol_touches_its_time() -> None:
 
 
 def test_a_hole_within_one_receipt_needs_a_gap_of_its_own() -> None:
-    """Its neighbors have one time; a gap that begins there names it, one that ends there does not."""
+    """If both neighbors have the same time, a gap that begins then explains the hole, one that ends then does not."""
     holed = [report(rows(("A", 1, 10), ("A", 4, 10)))]
     assert missing_and_named(holed, [gap(0, 10)]) == (2, 0)
     assert missing_and_named(holed, [gap(10, 11)]) == (2, 2)
 
 
 def test_numbers_are_missing_between_batches_too() -> None:
-    """Also where a batch holds trades that came again."""
+    """Holes are found even if a batch contains redelivered trades."""
     first, last = report(rows(("A", 1, 10), ("A", 2, 20))), report(rows(("A", 6, 50), ("A", 7, 60)))
     again = report(rows(("A", 1, 30), ("A", 2, 31)))
     assert missing_and_named([first, again, last], [gap(25, 40)]) == (3, 3)
@@ -62,7 +62,7 @@ def test_numbers_are_missing_between_batches_too() -> None:
 
 
 def test_numbers_that_begin_anew_are_not_missing() -> None:
-    """What a restarted feed counts from one again leaves no hole up to where it had been, in one batch or in two."""
+    """A feed that restarts its numbers at one makes no hole, within a batch or between two."""
     before, after = rows(("A", 900, 10), ("A", 901, 20)), rows(("A", 1, 30), ("A", 2, 40))
     assert missing_and_named([report(before, after)], []) == (0, 0)
     assert missing_and_named([report(before), report(after)], []) == (0, 0)
@@ -70,7 +70,7 @@ def test_numbers_that_begin_anew_are_not_missing() -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.data())
 def test_slices_and_batches_find_what_one_frame_finds(numbers: list[int], data: st.DataObject) -> None:
-    """However the rows are cut into slices, the holes are the same; rising numbers also where cut into batches."""
+    """Holes do not depend on slices; with rising numbers they do not depend on batches either."""
     every = rows(*(("A", number, at) for at, number in enumerate(numbers)))
     at = data.draw(st.integers(0, len(numbers)))
     assert report(every) == report(every[:at], every[at:])

@@ -1,4 +1,4 @@
-"""Is the archived file equal to the batch, readable by anyone, and the same on every run?"""
+"""The archived file equals the batch, is readable by other tools, and is the same on every run."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive.encodings import WRITER_OPTIONS, read_groups
-from tasks.archive.schema import SCHEMA
+from tasks.archive.encodings import WRITER_OPTIONS
+from tasks.archive.schema import FILE_SCHEMA, without_dictionaries
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Manifest, Report, encode, read
@@ -43,14 +43,16 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 def test_the_archive_equals_the_batch(store: Store, sealed_batch: SealBatch) -> None:
-    """Every valid value is in the file, the manifest says what it holds, and nothing else is left of the batch."""
+    """The file has every valid value, the manifest describes it, and no other file of the batch is left."""
     name = sealed_batch(LINES, feed="finnhub", date="2026-11-24")
     report = split(store, name, OFF)
     manifest = compress(store, name)
     folder = store.archive / "feed=finnhub" / "date=2026-11-24"
     rows = pl.read_parquet(folder / name.archived).with_columns(pl.col("ts_recv", "ts_event").to_physical())
-    assert [row[:8] for row in rows.iter_rows()] == [
-        (*map(int, line[:4]), *line[4:])
+    assert rows["session"].unique().to_list() == [name.session]
+    columns = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price_text", "size", "conditions")
+    assert rows.select(columns).rows() == [
+        (*map(int, line[:4]), *line[4:6], float(line[6]), line[7].split(";"))
         for line in (text.decode().rstrip("\n").split(",") for n, text in enumerate(LINES) if n != 40)
     ]
     assert manifest == read(folder / name.manifest, Manifest)
@@ -61,24 +63,25 @@ def test_the_archive_equals_the_batch(store: Store, sealed_batch: SealBatch) -> 
 
 
 def test_others_read_it(store: Store, sealed_batch: SealBatch) -> None:
-    """duckdb sees times as UTC times and texts as texts; the file explains itself."""
+    """DuckDB reads times as UTC and texts as texts, and the file documents its columns."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     compress(store, name)
     path = store.archive_folder("finnhub", "2026-11-24") / name.archived
     query = f"select count(*), min(price), epoch_ns(min(ts_recv)) from '{path}' where symbol = 'SPY'"
-    assert duckdb.sql(query).fetchall() == [(133, "10.50", T + 1)]
+    assert duckdb.sql(query).fetchall() == [(133, 10.5, T + 1)]
     file = pq.ParquetFile(path)
     facts = {key.decode(): value.decode() for key, value in file.metadata.metadata.items() if key != b"ARROW:schema"}
     assert (facts["batch"], facts["session"], facts["feed"]) == (str(name), name.session, "finnhub")
     assert facts["software"].startswith("stock-tracing ")
-    assert set(json.loads(facts["columns"])) == set(SCHEMA.names)
+    assert set(json.loads(facts["columns"])) == set(FILE_SCHEMA.names)
+    assert facts["format_version"] == "2"
     assert file.schema_arrow.field("price").metadata[b"unit"]
     assert file.schema_arrow.field("ts_event").type == pa.timestamp("ns", "UTC")
 
 
 def test_two_runs_give_the_same_bytes(store: Store, sealed_batch: SealBatch) -> None:
-    """The same batch split and archived twice gives equal files; a step run again after its end changes none."""
+    """Splitting and archiving a batch twice gives equal files; running a finished step again changes none."""
     ends = []
     for _ in range(2):
         name = sealed_batch(LINES)
@@ -95,7 +98,7 @@ def test_two_runs_give_the_same_bytes(store: Store, sealed_batch: SealBatch) -> 
 
 @pytest.mark.parametrize("lines", [[], [b"rubbish\n"]], ids=["empty", "all bad"])
 def test_no_valid_row_gives_a_manifest_alone(store: Store, sealed_batch: SealBatch, lines: list[bytes]) -> None:
-    """A batch without a valid row is archived as a manifest that says so."""
+    """A batch without valid rows is archived as a manifest only."""
     name = sealed_batch(lines, symbols=["SPY"])
     split(store, name, OFF)
     manifest = compress(store, name)
@@ -106,7 +109,7 @@ def test_no_valid_row_gives_a_manifest_alone(store: Store, sealed_batch: SealBat
 
 
 def test_a_structural_reject_balances(store: Store, sealed_batch: SealBatch) -> None:
-    """A sealed file that is no journal ends as a manifest of zero rows and a file in quarantine."""
+    """A sealed file that is not a journal ends as a manifest of zero rows and a quarantine file."""
     name = sealed_batch([b"x\n"], header=b"")
     split(store, name, OFF)
     manifest = compress(store, name)
@@ -115,7 +118,7 @@ def test_a_structural_reject_balances(store: Store, sealed_batch: SealBatch) -> 
 
 
 def vouch(store: Store, name: BatchName) -> None:
-    """Let the report say that the validated rows are as they now stand."""
+    """Make the report match the current validated file."""
     path = store.validated / name.report
     sha256 = hashlib.sha256((store.validated / name.validated).read_bytes()).hexdigest()
     path.write_bytes(encode(replace(read(path, Report), validated_sha256=sha256)))
@@ -123,7 +126,7 @@ def vouch(store: Store, name: BatchName) -> None:
 
 @pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.8, 0.999])
 def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_batch: SealBatch, place: float) -> None:
-    """A validated file with one bit changed is named, nothing is archived, and every file stays as it was."""
+    """A validated file with a flipped bit is named, nothing is archived, and no file changes."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     path = store.validated / name.validated
@@ -131,7 +134,7 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
     before = files(store)
-    with pytest.raises(CorruptionError, match=f"{path.name}: its bytes are not those of its report"):
+    with pytest.raises(CorruptionError, match=f"{path.name}: does not match its report"):
         compress(store, name)
     assert files(store) == before
 
@@ -140,30 +143,29 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
 def test_the_file_is_the_one_that_plain_texts_give(
     store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch, slice_bytes: int
 ) -> None:
-    """However the batch is cut, the archived pages are those that pyarrow writes from plain texts."""
+    """However the batch is sliced, the archived pages equal those that pyarrow writes from plain texts."""
     monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
     name = sealed_batch(LINES)
     split(store, name, OFF)
     compress(store, name)
     archived = store.archive_folder("finnhub", "2026-11-24") / name.archived
     file = pq.ParquetFile(archived)
-    table = pa.concat_tables(read_groups(archived))
-    assert table.schema.equals(SCHEMA)
+    table = pq.read_table(archived)
     facts = {key: text for key, text in file.metadata.metadata.items() if key != b"ARROW:schema"}
     plain = store.root / "plain.parquet"
-    with pq.ParquetWriter(plain, SCHEMA.with_metadata(facts), **WRITER_OPTIONS) as writer:
+    with pq.ParquetWriter(plain, without_dictionaries(FILE_SCHEMA).with_metadata(facts), **WRITER_OPTIONS) as writer:
         writer.write_table(table.replace_schema_metadata(facts))
     assert pages(plain) == pages(archived)
 
 
 def pages(parquet: Path) -> bytes:
-    """The file without its footer, where the order of facts may differ."""
+    """Return the file without its footer, in which the order of the metadata may differ."""
     content = parquet.read_bytes()
     return content[: -8 - int.from_bytes(content[-8:-4], "little")]
 
 
 def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) -> None:
-    """Validated rows that are too few, cut short or out of order are named, and nothing is removed."""
+    """Missing, truncated, or unordered validated rows raise an error that names the file, and nothing is removed."""
     name = sealed_batch(LINES)
     split(store, name, OFF)
     path = store.validated / name.validated
@@ -188,7 +190,7 @@ def test_a_damaged_batch_is_not_archived(store: Store, sealed_batch: SealBatch) 
 
 
 def test_no_batch(store: Store) -> None:
-    """A name without a validated batch is an error that names the file."""
+    """The name of a batch that is not validated raises an error that names the file."""
     with pytest.raises(TerminalError, match="no such validated batch"):
         compress(store, BatchName("20261124T143000Z-9f3c01ab", 0, 7))
 
@@ -235,7 +237,7 @@ for at in range(1, 400):
 def test_killed_at_any_change_of_the_folder(
     store: Store, sealed_batch: SealBatch, tmp_path: Path, header: bytes | None
 ) -> None:
-    """Killed before any one creation, rename or removal of a file, both steps run again give the same end."""
+    """Killed before any file creation, rename, or removal, both steps reach the same end when run again."""
     name = sealed_batch(LINES[:50]) if header is None else sealed_batch(LINES[:50], header=header)
     root = tmp_path / "killed"
     root.mkdir()

@@ -1,4 +1,4 @@
-"""Does the archive come back as the tape that was recorded?"""
+"""An export gives back the tape that was recorded."""
 
 import gzip
 import random
@@ -29,7 +29,7 @@ def archive(store: Store, name: BatchName) -> None:
 
 
 def generated(count: int) -> list[str]:
-    """Rows of a tape, without line feeds."""
+    """The rows of a tape, without line feeds."""
     draw = random.Random(7)
     return [
         f"{T_MS + n // 3},{draw.choice('ABC')},{draw.choice(['1', '1.0', '1e-05', '0.30'])},{draw.randrange(9)},"
@@ -39,7 +39,7 @@ def generated(count: int) -> list[str]:
 
 
 def journal(rows: list[str], connection: int = 1, first_seq: int = 1) -> list[bytes]:
-    """The journal's lines of a tape's rows, received in that order."""
+    """Journal lines for a tape's rows, received in that order."""
     lines = []
     for seq, row in enumerate(rows, first_seq):
         milliseconds, rest = row.split(",", 1)
@@ -97,7 +97,7 @@ def test_a_real_tape_comes_back(store: Store, sealed_batch: SealBatch, tmp_path:
 
 
 def test_nothing_archived(store: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """Where nothing is archived, at all or for that day, that is said, and no file is written."""
+    """If nothing is archived, at all or for the day, an error says so and no file is written."""
     with pytest.raises(TerminalError, match="nothing is archived"):
         export(store, tmp_path / "out.csv", None)
     archive(store, sealed_batch(journal(generated(3))))
@@ -107,7 +107,7 @@ def test_nothing_archived(store: Store, sealed_batch: SealBatch, tmp_path: Path)
 
 
 def test_a_changed_or_missing_file_is_named(store: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """An archived file that is not what its manifest says is named, and an older export stays untouched."""
+    """An archived file that does not match its manifest is named, and an older export is untouched."""
     name = sealed_batch(journal(generated(3)))
     archive(store, name)
     out = tmp_path / "out.csv"
@@ -127,7 +127,7 @@ def test_a_changed_or_missing_file_is_named(store: Store, sealed_batch: SealBatc
 
 
 def test_a_place_that_cannot_be_written(store: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """A folder that is not there is an error that says so."""
+    """A missing folder raises an error that says so."""
     archive(store, sealed_batch(journal(generated(3))))
     with pytest.raises(TerminalError, match="cannot be written"):
         export(store, tmp_path / "nowhere" / "out.csv", None)
@@ -137,7 +137,7 @@ def test_a_place_that_cannot_be_written(store: Store, sealed_batch: SealBatch, t
 def test_removed_batches_come_back_from_their_day(
     store: Store, sealed_batch: SealBatch, tmp_path: Path, lanes: int
 ) -> None:
-    """A closed day whose small files are gone gives the same tape, byte for byte, and leaves nothing behind."""
+    """A closed day without its batch files gives the same tape byte for byte and leaves nothing behind."""
     session, rows = "20261124T143000Z-9f3c01ab", generated(120)
     for number in range(4):
         lines = journal(rows)[number::4] if lanes > 1 else journal(rows)[number * 30 : number * 30 + 30]
@@ -155,7 +155,7 @@ def test_removed_batches_come_back_from_their_day(
 def test_a_day_that_is_not_what_its_record_says_is_not_exported(
     store: Store, sealed_batch: SealBatch, tmp_path: Path
 ) -> None:
-    """A flipped bit in the merged file of removed batches is named, and no tape is left."""
+    """A merged file with a flipped bit is named, and no tape is left."""
     archive(store, sealed_batch(journal(generated(30)), name=BatchName("20261124T143000Z-9f3c01ab", 0, 0)))
     day = merge(store, "finnhub", "2026-11-24")
     assert day is not None

@@ -1,4 +1,4 @@
-"""Which symbols do people name, and what is refused at every door?"""
+"""Which symbols people may name, and which are rejected at every entry point."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The hours of an exchange: holidays, early closes, and the days on which clocks change."""
+"""The hours of an exchange: holidays, early closes, and daylight saving changes."""
 
 import datetime
 import subprocess
@@ -34,7 +34,7 @@ def day(text: str, before_open_ns: int = 0, after_close_ns: int = 0) -> TradingD
 
 
 def test_a_plain_day_trades_from_half_past_nine_to_four() -> None:
-    """A regular day of the NYSE is 09:30 to 16:00 in New York, and no early close."""
+    """A regular NYSE day is 09:30 to 16:00 in New York, without an early close."""
     assert day("2026-11-24") == TradingDay(
         datetime.date(2026, 11, 24), "XNYS", instant("2026-11-24T09:30"), instant("2026-11-24T16:00"), False
     )
@@ -46,13 +46,13 @@ def test_a_plain_day_trades_from_half_past_nine_to_four() -> None:
     ids=["Thanksgiving", "Christmas", "Saturday", "Sunday", "Independence Day observed"],
 )
 def test_holidays_and_weekends_have_no_trading_day(date: str) -> None:
-    """A date on which the exchange rests gives None."""
+    """A date on which the exchange is closed gives None."""
     assert trading_day_for(datetime.date.fromisoformat(date)) is None
 
 
 @pytest.mark.parametrize("date", ["2026-11-27", "2026-12-24"], ids=["after Thanksgiving", "Christmas Eve"])
 def test_early_closes_end_at_one(date: str) -> None:
-    """The half days before and after a holiday close at 13:00 in New York and say so."""
+    """Half days around a holiday close at 13:00 in New York and are marked as early closes."""
     found = day(date)
     assert (found.close_ns, found.early_close) == (instant(f"{date}T13:00"), True)
 
@@ -68,7 +68,7 @@ def test_extended_hours_reach_from_four_to_eight_or_five(date: str, ends: str) -
     ("before", "after", "hour_shift"), [("2026-03-06", "2026-03-09", -1), ("2026-10-30", "2026-11-02", 1)]
 )
 def test_the_opening_follows_new_yorks_clock_change(before: str, after: str, hour_shift: int) -> None:
-    """Over a change of clocks the opening stays 09:30 in New York and moves by an hour in UTC."""
+    """Across a daylight saving change the opening stays 09:30 in New York and moves by an hour in UTC."""
     of_day = 86_400_000_000_000
     moved = day(after).open_ns % of_day - day(before).open_ns % of_day
     assert moved == hour_shift * 3_600_000_000_000
@@ -91,7 +91,7 @@ def test_the_next_opening_skips_nights_weekends_and_holidays(now: str, opens: st
 
 
 def test_a_market_that_never_closes_is_open_all_day() -> None:
-    """The calendar 24/7 gives whole days of UTC, weekends too."""
+    """The calendar 24/7 gives whole UTC days, including weekends."""
     utc = ZoneInfo("UTC")
     found = trading_day_for(datetime.date(2026, 11, 28), "24/7")
     assert found is not None
@@ -107,7 +107,7 @@ def test_the_date_of_an_instant_is_that_of_the_exchanges_zone() -> None:
 
 
 def test_days_of_long_ago_are_known() -> None:
-    """A tape of 2013 has its trading day too."""
+    """A trading day in 2013 is known."""
     assert day("2013-10-07").open_ns == instant("2013-10-07T09:30")
 
 
@@ -116,7 +116,7 @@ def test_days_of_long_ago_are_known() -> None:
     [("2026-11-24", "XNYC", "XNYS"), ("1950-01-03", "XKRX", "1950"), ("1500-01-04", "XNYS", "1500")],
 )
 def test_an_unknown_calendar_or_year_is_a_wrong_setting(date: str, calendar: str, says: str) -> None:
-    """The error names what was given and what would do."""
+    """The error names the unknown calendar and valid ones."""
     with pytest.raises(SettingsError, match=says) as caught:
         trading_day_for(datetime.date.fromisoformat(date), calendar)
     assert "give" in str(caught.value)
@@ -125,12 +125,12 @@ def test_an_unknown_calendar_or_year_is_a_wrong_setting(date: str, calendar: str
 
 @pytest.mark.parametrize("calendar", ["xnys", "Xnys", "nasdaq", "US_Futures"])
 def test_a_calendar_is_known_in_any_case(calendar: str) -> None:
-    """Its name is found however it is written."""
+    """A calendar's name is case-insensitive."""
     assert exchange_zone(calendar).key in {"America/New_York", "America/Chicago"}
 
 
 def test_importing_the_hours_does_not_import_the_calendars() -> None:
-    """The library, a second of start-up, is loaded only where a calendar is asked for."""
+    """The calendar library, which takes a second to import, is loaded only if needed."""
     loaded = "import sys, tasks.market.hours; print('exchange_calendars' in sys.modules, 'pandas' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["False", "False"]
@@ -140,7 +140,7 @@ TOKYO = ZoneInfo("Asia/Tokyo")
 
 
 def test_trading_hours_leave_out_the_lunch_break() -> None:
-    """Tokyo trades before and after its lunch: two whole stretches, whatever part of the day is asked for."""
+    """Tokyo has two intervals, before and after lunch, whatever part of the day is requested."""
     noon = instant("2026-11-26T12:00", TOKYO)
     hours = trading_hours(instant("2026-11-26T09:30", TOKYO), noon + 3_600_000_000_000, "XTKS")
     assert hours == (
@@ -152,7 +152,7 @@ def test_trading_hours_leave_out_the_lunch_break() -> None:
 
 @pytest.mark.parametrize("calendar", ["XSHG", "XSES", "XBOM"])
 def test_the_last_day_that_a_calendar_covers_can_be_recorded(calendar: str) -> None:
-    """Trading hours of the last day of the year need nothing of a year that the calendar does not cover."""
+    """Trading hours of the year's last day do not need a year that the calendar does not cover."""
     zone = exchange_zone(calendar)
     start_ns = instant("2026-12-31T10:00", zone)
     assert trading_day_for(datetime.date(2026, 12, 31), calendar) is not None
@@ -164,7 +164,7 @@ def test_the_last_day_that_a_calendar_covers_can_be_recorded(calendar: str) -> N
 
 @pytest.mark.parametrize("calendar", ["ASEX", "XBEL", "XBSE", "XCYS"])
 def test_a_calendar_that_the_library_cannot_compute_costs_only_its_hours(calendar: str) -> None:
-    """Its zone is known and a session can be recorded; a trading day is a wrong setting, in one line."""
+    """Its time zone is known and a session can be recorded; asking for a trading day is a one-line error."""
     now_ns = instant("2026-11-26T12:00")
     assert trading_hours(now_ns, now_ns + 1, calendar) == ()
     with pytest.raises(SettingsError, match="cannot compute") as caught:
@@ -175,7 +175,7 @@ def test_a_calendar_that_the_library_cannot_compute_costs_only_its_hours(calenda
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_calendar_raises_anything_but_a_setting_error() -> None:
-    """Every calendar of the library gives hours or one line, on an ordinary day and at the edge."""
+    """Every calendar gives hours or a one-line error, on an ordinary day and at its limits."""
     for calendar in get_calendar_names(include_aliases=False):
         zone = exchange_zone(calendar)
         for text in ("2026-11-26", "2026-12-31", "2027-01-04"):

@@ -1,4 +1,4 @@
-"""Which stretches of a time lie in an exchange's hours, whatever days they begin on?"""
+"""The parts of an interval within an exchange's trading hours, across days."""
 
 import datetime
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ def at(text: str, zone: ZoneInfo = NEW_YORK) -> int:
 
 
 def hours(start_ns: int, end_ns: int, calendar: str = "XNYS", zone: ZoneInfo = NEW_YORK) -> list[tuple[str, str]]:
-    """What `trading_hours` gives, by the clock of that zone."""
+    """The result of `trading_hours` in local time."""
     found = trading_hours(start_ns, end_ns, calendar)
     text = [[f"{datetime.datetime.fromtimestamp(ns / 1e9, zone):%m-%d %H:%M}" for ns in each] for each in found]
     return [(opens, closes) for opens, closes in text]
@@ -40,27 +40,27 @@ def hours(start_ns: int, end_ns: int, calendar: str = "XNYS", zone: ZoneInfo = N
     ],
 )  # fmt: skip
 def test_the_hours_are_whole_days_that_the_time_touches(start: str, end: str, days: list[str]) -> None:
-    """Each stretch is the exchange's whole day, in order; at its close it is over, at its opening it has to come."""
+    """Intervals are whole trading days in order; a day is over at its close and ahead at its opening."""
     assert hours(at(start), at(end)) == [(f"{each[:5]} 09:30", each) for each in days]
 
 
 @pytest.mark.parametrize(("day", "minutes_utc"), [("2026-03-06", 870), ("2026-03-09", 810), ("2026-11-02", 870)])
 def test_the_hours_follow_the_clocks_of_the_exchange(day: str, minutes_utc: int) -> None:
-    """Half past nine in New York is half past two in the afternoon in UTC, in summer half past one."""
+    """09:30 in New York is 14:30 UTC, and 13:30 UTC in summer."""
     ((opens, closes),) = trading_hours(at(f"{day}T00:00"), at(f"{day}T23:00"))
     assert opens // 60_000_000_000 % 1440 == minutes_utc
     assert closes - opens == 390 * 60_000_000_000
 
 
 def test_a_day_that_begins_the_evening_before_is_found_on_that_evening() -> None:
-    """Futures of Wednesday trade from Tuesday evening on; they are found from Tuesday evening to Wednesday's end."""
+    """Wednesday's futures day is found from Tuesday evening, when it opens, to its end."""
     for start, end in (("2026-11-17T18:30", "2026-11-17T19:00"), ("2026-11-18T15:00", "2026-11-18T16:00")):
         found = hours(at(start), at(end), "us_futures")
         assert [opens for opens, _ in found] == ["11-17 18:00"]
 
 
 def test_a_market_that_never_closes_has_whole_days_of_utc() -> None:
-    """A weekend of 24/7 is one day after another, without a hole."""
+    """A 24/7 weekend has one day after another without gaps."""
     utc = ZoneInfo("UTC")
     start_ns, end_ns = at("2026-11-27T12:00", utc), at("2026-11-29T12:00", utc)
     found = trading_hours(start_ns, end_ns, "24/7")
@@ -69,7 +69,7 @@ def test_a_market_that_never_closes_has_whole_days_of_utc() -> None:
 
 
 def test_the_hours_of_a_break_are_none() -> None:
-    """A time within Tokyo's lunch touches neither half of the day."""
+    """An interval within Tokyo's lunch break touches neither half of the day."""
     tokyo = ZoneInfo("Asia/Tokyo")
     assert hours(at("2026-11-26T11:30", tokyo), at("2026-11-26T12:30", tokyo), "XTKS", tokyo) == []
     assert hours(at("2026-11-26T11:29", tokyo), at("2026-11-26T12:30", tokyo), "XTKS", tokyo) == [
@@ -78,13 +78,13 @@ def test_the_hours_of_a_break_are_none() -> None:
 
 
 def test_days_that_no_calendar_tells_of_have_no_hours_and_the_others_have_theirs() -> None:
-    """From the last year that a calendar covers into the next, the days that are known are given."""
+    """An interval beyond a calendar's last year gives the days that are known."""
     shanghai = ZoneInfo("Asia/Shanghai")
     found = hours(at("2026-12-31T10:00", shanghai), at("2027-01-05T10:00", shanghai), "XSHG", shanghai)
     assert {opens[:5] for opens, _ in found} == {"12-31"}
 
 
 def test_a_calendar_that_does_not_exist_is_a_wrong_setting() -> None:
-    """The hours of no exchange cannot be given."""
+    """An unknown exchange raises an error."""
     with pytest.raises(SettingsError, match="not an exchange calendar"):
         trading_hours(0, 1, "XNOPE")

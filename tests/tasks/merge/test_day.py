@@ -1,4 +1,4 @@
-"""Is a day's one file the same trades as its batches, by symbol and time, and are the batches what they were?"""
+"""A day's file has the same trades as its batches, sorted by symbol and time, and leaves the batches alone."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from journal_hash import journal_sha256
 
 from tasks.archive import sorting
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import Encoding
-from tasks.archive.journal_text import journal_sha256
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.merge import written
@@ -41,7 +41,7 @@ NAMES = [
 
 
 def lines(count: int, salt: int) -> list[bytes]:
-    """A batch over two connections, many trades with equal times, now and then a bad line."""
+    """A batch over two connections, with many equal times and some bad lines."""
     rows = [
         b"%d,%d,%d,%d,%s,1%d.50,%d,%s\n"
         % (1 + n // 50, n % 50 + 1, T + n * 1_000, T - n * salt % 7 * 30_000_000_000, SYMBOLS[n * salt % 4], n % 9,
@@ -53,7 +53,7 @@ def lines(count: int, salt: int) -> list[bytes]:
 
 @pytest.fixture
 def archived(store: Store, sealed_batch: SealBatch) -> Store:
-    """A day of four batches, of two sessions and several lanes, one without a valid row, in different forms."""
+    """A day of four batches in different encodings, from two sessions and several lanes, one without valid rows."""
     forms = [Encoding(), Encoding("max"), Encoding("plain", "csv.zst"), Encoding()]
     for salt, (name, form) in enumerate(zip(NAMES, forms, strict=True), 1):
         part = lines(100, salt) if salt < 4 else [b"rubbish\n"]
@@ -68,14 +68,14 @@ def folder(store: Store) -> Path:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """Every file of the data folder but locks."""
+    """Every file of the data folder except locks."""
     found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 
 
 @pytest.mark.parametrize("rows", [7, 40, 1_000_000])
 def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
-    """In runs of any length: by symbol and time, and every journal that was sealed comes back from the day's file."""
+    """For any run length, rows are sorted by symbol and time, and every sealed journal can be rebuilt from the day."""
     monkeypatch.setattr("tasks.archive.sorting.RUN_ROWS", rows)
     monkeypatch.setattr("tasks.archive.sorting.BLOCK_ROWS", 5)
     monkeypatch.setattr(written, "ROWS_PER_GROUP", 17)
@@ -101,7 +101,7 @@ def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch
 
 
 def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics tell which row groups hold a symbol, folders which day and feed; duckdb asks it as it is."""
+    """Row group statistics locate symbols, folders give day and feed, and DuckDB can query the file directly."""
     monkeypatch.setattr(written, "ROWS_PER_GROUP", 10)
     day = merge(archived, "finnhub", DATE)
     assert day is not None
@@ -121,7 +121,7 @@ def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_again_and_with_more(archived: Store, sealed_batch: SealBatch) -> None:
-    """Run again it touches nothing; a lost file comes back the same; a later batch makes a new file, the only one."""
+    """A second run changes nothing, a lost file is rewritten identically, and a later batch makes a new single file."""
     first = merge(archived, "finnhub", DATE)
     assert first is not None
     assert first.file is not None
@@ -140,7 +140,7 @@ def test_again_and_with_more(archived: Store, sealed_batch: SealBatch) -> None:
 
 
 def test_nothing_to_merge(store: Store, sealed_batch: SealBatch) -> None:
-    """A day without a batch has no record; one whose batches have no valid row has a record without a file."""
+    """A day without batches has no record; a day without valid rows has a record without a file."""
     assert merge(store, "finnhub", DATE) is None
     assert not files(store)
     name = sealed_batch([], symbols=["SPY"])
@@ -153,7 +153,7 @@ def test_nothing_to_merge(store: Store, sealed_batch: SealBatch) -> None:
 
 
 def test_a_damaged_batch_stops_it(archived: Store) -> None:
-    """A batch whose file has one bit flipped, or is missing, is named; nothing is written."""
+    """A batch file with a flipped bit, or a missing one, is named, and nothing is written."""
     path = archived.archive_folder("finnhub", DATE) / NAMES[0].archived
     whole = path.read_bytes()
     path.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
@@ -183,7 +183,7 @@ def test_a_damaged_batch_stops_it(archived: Store) -> None:
 def test_what_is_written_otherwise_is_found(
     archived: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> None:
-    """Whatever goes wrong in sorting or writing is found by the reading back, before the file has a name."""
+    """Reading back finds any error in sorting or writing before the file gets its name."""
 
     def spoilt(pieces: Iterator[pl.DataFrame], by: Sequence[str], aside: Path) -> Iterator[pl.DataFrame]:
         first, *rest = sorting.external_sort(pieces, by, aside)
@@ -197,7 +197,7 @@ def test_what_is_written_otherwise_is_found(
 
 
 def test_a_wrong_order_is_found(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are all there but not by symbol and time are no day."""
+    """Complete rows that are not sorted by symbol and time are rejected."""
     monkeypatch.setattr(written, "ORDER", ("ts_event", "symbol", "ts_recv", "place", "connection", "recv_seq"))
     with pytest.raises(CorruptionError, match="not in order"):
         merge(archived, "finnhub", DATE)
@@ -205,7 +205,7 @@ def test_a_wrong_order_is_found(archived: Store, monkeypatch: pytest.MonkeyPatch
 
 
 def remove(store: Store, name: BatchName) -> None:
-    """The batch's own file, as the retention rule removes it."""
+    """Remove a batch's own file as the retention rule does."""
     path = store.manifest_of(name)
     assert path is not None
     file = path.with_name(str(read(path, Manifest).file))
@@ -223,7 +223,7 @@ def late_batch(store: Store, sealed_batch: SealBatch) -> None:
 
 
 def test_merged_anew_without_the_small_ones(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """Rows of batches whose files were removed come from the day's file: the same bytes as if they still were there."""
+    """Rows of removed batch files come from the day's file and give the same bytes."""
     other = Store(tmp_path / "other")
     first = merge(archived, "finnhub", DATE)
     assert first is not None
@@ -240,7 +240,7 @@ def test_merged_anew_without_the_small_ones(archived: Store, sealed_batch: SealB
 
 
 def test_rows_that_are_not_here_stop_it(archived: Store, sealed_batch: SealBatch) -> None:
-    """A late batch of a day of which neither small files nor the day's file are here leaves the day as it is."""
+    """A late batch leaves a day alone if neither its batch files nor its day's file are here."""
     first = merge(archived, "finnhub", DATE)
     assert first is not None
     remove(archived, NAMES[0])
@@ -260,7 +260,7 @@ def test_rows_that_are_not_here_stop_it(archived: Store, sealed_batch: SealBatch
 
 
 def test_a_day_in_the_bucket_alone_is_closed(archived: Store) -> None:
-    """Where the day's file was removed under a record, the day is closed as it is, and nothing is made anew."""
+    """If the day's file was removed with a record, the day is closed, and nothing is written."""
     first = merge(archived, "finnhub", DATE)
     assert first is not None
     file, record = folder(archived) / str(first.file), folder(archived) / f"_{DATE}.day.json"
@@ -314,7 +314,7 @@ for at in range(1, 100):
 
 @pytest.mark.slow
 def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
-    """Killed before any one change of a day that lacks small files, it is merged to the same end by the next run."""
+    """A merge without batch files, killed before any change, is finished by the next run with the same result."""
     assert merge(archived, "finnhub", DATE) is not None
     late_batch(archived, sealed_batch)
     for name in NAMES[:2]:
@@ -337,7 +337,7 @@ def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealB
 
 
 def test_the_manifest_of_a_day_keeps_the_batches(archived: Store) -> None:
-    """Seals and reports of the batches stand in the day's record as they stand beside the batches."""
+    """The day's record has the batches' seals and reports unchanged."""
     day = merge(archived, "finnhub", DATE)
     assert day is not None
     assert list(day.batches) == [read(path, Manifest) for path in archived.manifests()]

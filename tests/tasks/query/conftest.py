@@ -19,7 +19,7 @@ GAP = Gap(symbols=("AAPL", "SHIB"), start_ns=START_NS + 1, end_ns=START_NS + 2_0
 
 
 def lines(start_ns: int) -> list[bytes]:
-    """AAPL over three minutes, a price without a trade, SHIB with many digits, and one row that is none."""
+    """AAPL over three minutes, a price without a trade, SHIB with many digits, and one invalid row."""
     rows = [
         (0, "AAPL", "100.10", "10"),
         (1, "AAPL", "100.30", "5"),

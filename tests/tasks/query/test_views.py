@@ -122,7 +122,7 @@ def test_sql_and_python_agree_about_every_real_print(real_days: Store, real_prin
         )  # fmt: skip
         expected[";".join(each.codes), sets] += 1
     found = rows(real_days, f"SELECT conditions, sets_{name}, count(*) FROM trades GROUP BY ALL")
-    assert {(codes, sets): count for codes, sets, count in found} == dict(expected)
+    assert {(";".join(codes), sets): count for codes, sets, count in found} == dict(expected)
 
 
 def test_a_session_without_a_record_tells_of_no_gap(archived: Store) -> None:

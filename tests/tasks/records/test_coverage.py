@@ -1,4 +1,4 @@
-"""Coverage: what was asked for and could be received, and every stretch that could not, with its reason."""
+"""Coverage: requested time that could be received, and every other interval with its reason."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,27 +55,27 @@ def said(found: Coverage) -> list[tuple[str, int, int | None, str]]:
 
 
 def test_a_session_that_received_all_covers_all() -> None:
-    """Asked for and received are the same, symbol by symbol, and there is no gap."""
+    """With full coverage, requested and received time are equal for each symbol, and there is no gap."""
     found = coverage([ask()], [record()])
     assert (found.asked_ns, found.received_ns, found.share, found.gaps) == (200, 200, 1.0, ())
     assert found.per_symbol == dict.fromkeys("AB", CoveredTime(asked_ns=100, received_ns=100))
 
 
 def test_a_late_start_and_an_early_end_are_gaps() -> None:
-    """The time before the first subscription and after the end was asked for too."""
+    """Requested time before the first subscription and after the end counts as missing."""
     found = coverage([ask()], [record(20, 90, listening_ns=30, deadline_ns=100)])
     assert said(found) == [("AB", 0, 30, BEGAN_LATE), ("AB", 90, 100, ENDED_EARLY)]
     assert found.share == 0.6
 
 
 def test_time_between_two_sessions_is_a_gap() -> None:
-    """No session ran then: that is the reason."""
+    """Time without a session is missing for that reason."""
     assert said(coverage([ask()], [record(0, 40), record(60, 100)])) == [("AB", 40, 60, NO_RECORDING)]
     assert said(coverage([ask()], [])) == [("AB", 0, 100, NO_RECORDING)]
 
 
 def test_the_sessions_own_gaps_keep_their_reasons() -> None:
-    """A gap is clipped to what was asked for; one that lasts lasts to the session's end."""
+    """A gap is clipped to the requested time; an open gap extends to the session's end."""
     mine = record(gaps=(gap("A", 10, 30), gap("AB", 90, None, "killed")))
     found = coverage([ask(20, 100)], [mine])
     assert said(found) == [("A", 20, 30, "lost"), ("AB", 90, 100, "killed")]
@@ -83,7 +83,7 @@ def test_the_sessions_own_gaps_keep_their_reasons() -> None:
 
 
 def test_what_another_session_received_is_no_gap() -> None:
-    """A killed session's gap reaches to its deadline; what a later session recorded of that time was received."""
+    """A killed session's gap extends to its deadline, except for what a later session recorded."""
     killed = record(0, 100, gaps=(gap("AB", 30, 100, "killed"),), outcome="killed")
     later = record(50, 100, listening_ns=55)
     found = coverage([ask()], [killed, later])
@@ -92,7 +92,7 @@ def test_what_another_session_received_is_no_gap() -> None:
 
 
 def test_a_session_that_never_connected_received_nothing() -> None:
-    """Without a connection no time counts as received, whether a gap says why or the session ended before it could."""
+    """Time without a connection does not count as received, with or without a gap that says why."""
     assert said(coverage([ask()], [record(listening_ns=None)])) == [("AB", 0, 100, NOT_CONNECTED)]
     refused = record(listening_ns=None, gaps=(gap("AB", 0, 100, "no route"),))
     found = coverage([ask()], [refused])
@@ -100,7 +100,7 @@ def test_a_session_that_never_connected_received_nothing() -> None:
 
 
 def test_symbols_count_from_when_they_were_added_until_they_were_removed() -> None:
-    """On both sides: a symbol is asked for, and received, while it is on the list."""
+    """A symbol counts as requested and received only while it is on the list."""
     changes = (change(20, "C", "added"), change(50, "A", "removed"), change(70, "A", "added"))
     mine = record(symbols="ABC", changes=changes)
     found = coverage([ask(symbols="AB", changes=changes)], [mine])
@@ -111,7 +111,7 @@ def test_symbols_count_from_when_they_were_added_until_they_were_removed() -> No
 
 
 def test_market_hours_are_the_exchanges_or_all_the_time() -> None:
-    """A gap outside market hours costs a stock nothing within them; what never closes has all the time."""
+    """A gap outside market hours does not reduce a stock's coverage within them; UTC symbols count all time."""
     hours = ((40, 60), (80, 90))
     both = record(symbols=("A", "X:Y"), gaps=(Gap(symbols=("A", "X:Y"), start_ns=55, end_ns=75, reason="lost"),))
     found = coverage([ask(symbols=("A", "X:Y"), hours=hours)], [both])
@@ -124,7 +124,7 @@ def test_market_hours_are_the_exchanges_or_all_the_time() -> None:
 
 
 def test_two_requests_ask_for_the_same_time_once() -> None:
-    """The union of what is asked for counts; a withdrawn request asks for nothing more."""
+    """Overlapping requests count once, and a withdrawn request counts until its withdrawal."""
     requests = [ask(0, 50), ask(40, 100, "A"), ask(0, 90, "C", withdrawn_ns=10)]
     found = coverage(requests, [record(symbols="AB")])
     assert {symbol: time.asked_ns for symbol, time in found.per_symbol.items()} == {"A": 100, "B": 50, "C": 10}
@@ -132,7 +132,7 @@ def test_two_requests_ask_for_the_same_time_once() -> None:
 
 
 def test_while_a_session_records_the_future_is_not_missing() -> None:
-    """What is asked for later than the newest word of the recorder counts neither way."""
+    """Time after the recorder's latest status counts neither as requested nor as missing."""
     found = coverage([ask()], [record(0, 60, outcome="recording", deadline_ns=100, gaps=(gap("A", 50, None),))])
     assert (found.asked_ns, found.received_ns) == (120, 110)
     killed = record(0, 100, gaps=(gap("AB", 30, 100, "killed"),), outcome="killed")
@@ -141,7 +141,7 @@ def test_while_a_session_records_the_future_is_not_missing() -> None:
 
 
 def test_a_window_clips_all() -> None:
-    """Asked for, received, hours and gaps lie within it."""
+    """Requested and received time, hours, and gaps are clipped to the window."""
     found = coverage([ask(hours=((0, 100),))], [record(gaps=(gap("A", 10, 30), gap("B", 80, 90)))], (20, 60))
     assert (found.asked_ns, found.received_ns, found.hours_asked_ns) == (80, 70, 80)
     assert said(found) == [("A", 20, 30, "lost")]
@@ -149,7 +149,7 @@ def test_a_window_clips_all() -> None:
 
 @pytest.mark.parametrize(("outcome", "until"), [("complete", 100), ("killed", 100), ("stopped", 60)])
 def test_a_record_without_requests_asks_for_its_symbols(outcome: Any, until: int) -> None:
-    """Older and restored sessions were asked for what they began with, until their deadline, or until they stopped."""
+    """A session without requests counts its first symbols until its deadline or stop."""
     changes = (change(20, "B", "added"),)
     (found,) = requests_of_record(record(0, 60, deadline_ns=100, outcome=outcome, changes=changes))
     assert (found.symbols, found.current, found.start_ns, found.end_ns) == (("A",), ("A", "B"), 0, until)
@@ -158,14 +158,14 @@ def test_a_record_without_requests_asks_for_its_symbols(outcome: Any, until: int
 
 
 def test_older_overlapping_gaps_count_once() -> None:
-    """Gaps of one symbol that overlap come out disjoint, and no time is lost twice."""
+    """Overlapping gaps of a symbol become disjoint, and no time counts as lost twice."""
     found = coverage([ask(symbols="A")], [record(gaps=(gap("A", 10, 40, "one"), gap("A", 20, 60, "two")))])
     assert said(found) == [("A", 10, 40, "one"), ("A", 40, 60, "two")]
     assert found.received_ns == 50
 
 
 def test_a_day_goes_from_midnight_to_midnight_of_each_symbols_zone() -> None:
-    """A session over New York's midnight, five hours after UTC's, is split there for stocks, at UTC's for crypto."""
+    """A session is split at New York's midnight for stocks and at UTC's for crypto."""
     night = record(MIDNIGHT_NS - 6 * HOUR_NS, MIDNIGHT_NS + HOUR_NS, symbols=("A", "X:Y"))
     night = replace(
         night, gaps=(Gap(symbols=("A", "X:Y"), start_ns=MIDNIGHT_NS, end_ns=night.ended_ns, reason="lost"),)
@@ -177,7 +177,7 @@ def test_a_day_goes_from_midnight_to_midnight_of_each_symbols_zone() -> None:
 
 
 def test_a_gap_is_clipped_to_the_day_of_its_symbols() -> None:
-    """Over midnight it has a part on each side; of UTC's symbols the parts are others; one that lasts still does."""
+    """A gap across midnight is split, at UTC's for UTC symbols; an open gap stays open."""
     long = Gap(symbols=("A", "X:Y"), start_ns=MIDNIGHT_NS - HOUR_NS, end_ns=MIDNIGHT_NS + HOUR_NS, reason="lost")
     of_a, of_y = replace(long, symbols=("A",)), replace(long, symbols=("X:Y",))
     assert clipped(long, "2026-11-23", "finnhub", "America/New_York") == (replace(of_a, end_ns=MIDNIGHT_NS),)
@@ -186,14 +186,14 @@ def test_a_gap_is_clipped_to_the_day_of_its_symbols() -> None:
 
 
 def test_a_session_is_asked_by_its_requests() -> None:
-    """Those that its record has, or what it began with."""
+    """A session's requests are those of its record, or else its first symbols."""
     lost = record(0, 60, deadline_ns=100, gaps=(gap("A", 10, 20),))
     assert said(session_coverage(lost)) == [("A", 10, 20, "lost"), ("AB", 60, 100, ENDED_EARLY)]
     assert said(session_coverage(replace(lost, requests=(ask(10, 50, "A"),)))) == [("A", 10, 20, "lost")]
 
 
 def test_the_seconds_of_a_start_are_not_notable() -> None:
-    """Up to ten of them, and of no other reason; one that lasts has no length yet."""
+    """Only short gaps at a recording's start are left out; an open gap has no length yet."""
     ten_ns = 10 * NS_PER_S
     short = [gap("A", 5, 5 + ten_ns - 1, reason) for reason in (BEGAN_LATE, NO_RECORDING)]
     lasting = [gap("A", 5, None, BEGAN_LATE)]
@@ -202,14 +202,14 @@ def test_the_seconds_of_a_start_are_not_notable() -> None:
 
 
 def test_the_hours_of_several_requests_add_up() -> None:
-    """Each asks for its own stretch, with its own market hours."""
+    """Each request counts its own interval with its own market hours."""
     asked = [ask(0, 40, "A", hours=((10, 20),)), ask(50, 100, "A", hours=((60, 90),))]
     found = coverage(asked, [record(symbols="A", gaps=(gap("A", 15, 65),))])
     assert (found.asked_ns, found.hours_asked_ns, found.hours_received_ns) == (90, 40, 30)
 
 
 def test_each_gap_has_its_part_of_each_missing_stretch() -> None:
-    """However many stretches are missing, and however many of them one gap spans."""
+    """Any number of missing intervals within any gap is found."""
     lost = tuple(gap("A", start, start + 5, f"lost at {start}") for start in range(0, 100, 20))
     found = coverage([ask(symbols="A")], [record(symbols="A", gaps=lost), record(1, 100, symbols="B")])
     assert said(found) == [("A", each.start_ns, each.end_ns, each.reason) for each in lost]
@@ -263,7 +263,7 @@ def _in_order(changes: list[Any]) -> tuple[SymbolChange, ...]:
 
 
 def is_listed(first: tuple[str, ...], changes: tuple[SymbolChange, ...], symbol: str, at: int) -> bool:
-    """Whether the symbol is on the list in the unit of time that begins at `at`."""
+    """Return whether the symbol is on the list in the unit of time that begins at `at`."""
     listed = symbol in first
     for each in changes:
         if each.symbol == symbol and each.at_ns <= at:
@@ -281,7 +281,7 @@ def is_received(of: SessionRecord, symbol: str, at: int) -> bool:
 @given(st.lists(requests(), max_size=3), st.lists(records(), max_size=3))
 @example([ask(0, 2, "A")], [record(0, 0, symbols="", gaps=(gap("A", 1, 1),))])
 def test_coverage_is_what_counting_instants_gives(asked: list[Request], sessions: list[SessionRecord]) -> None:
-    """Unit by unit: what is asked for and received by no session is in exactly one gap, and nothing else is."""
+    """Each unit of requested time that no session received is in exactly one gap, and nothing else is."""
     found = coverage(asked, sessions)
     wanted = {
         (symbol, at) for each in asked for symbol in "ABC" for at in range(each.start_ns, each.end_ns)

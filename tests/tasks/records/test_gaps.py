@@ -1,4 +1,4 @@
-"""The changes that make a session's gaps: what each does, and what of a torn or foreign file counts."""
+"""The changes that make up a session's gaps, and what counts of a torn or foreign file."""
 
 import zlib
 from pathlib import Path
@@ -33,12 +33,12 @@ def test_a_line_ends_in_the_checksum_of_the_rest() -> None:
 
 @pytest.mark.parametrize("line", [b"", b"a", b"a\t", b"a\t00000000", checked_line(b"a")[:-2], checked_line(b"a")])
 def test_a_line_whose_checksum_is_another_has_no_text(line: bytes) -> None:
-    """What is torn, damaged or of another form is told from an empty text."""
+    """Torn, damaged, and foreign lines are distinguished from an empty text."""
     assert text_of(line) is None
 
 
 def test_a_change_says_whether_anything_is_different() -> None:
-    """Symbols already in a gap open none, symbols in none close none: nothing has to be written."""
+    """Opening a gap for symbols in one, or closing one for symbols in none, changes nothing."""
     gaps = Gaps()
     assert gaps.apply(opened("AB", 10)) is True
     assert gaps.apply(opened("AB", 20, "again")) is False
@@ -49,7 +49,7 @@ def test_a_change_says_whether_anything_is_different() -> None:
 
 
 def test_a_gap_ends_for_each_symbol_at_its_time() -> None:
-    """Symbols that come back leave the rest in the gap; gaps that had ended keep their ends and their places."""
+    """Symbols that return leave the others in the gap; closed gaps keep their ends and order."""
     gaps = Gaps()
     for change in (opened("A", 10), closed("A", 20), opened("ABC", 30, "silent"), closed("ACX", 40), closed("B", 50)):
         gaps.apply(change)
@@ -71,7 +71,7 @@ def test_a_stretch_that_is_found_out_later_leaves_the_others_as_they_are(tmp_pat
 
 
 def test_no_gap_ends_before_it_begins() -> None:
-    """A clock that was put back makes an empty gap, not a negative one."""
+    """A clock set back makes an empty gap, not a negative one."""
     gaps = Gaps()
     gaps.apply(opened("A", 10))
     gaps.apply(closed("A", 4))
@@ -92,7 +92,7 @@ def test_a_gap_leaves_out_what_an_earlier_one_has() -> None:
 
 
 def test_a_file_gives_its_gaps_and_the_length_of_its_whole_lines(tmp_path: Path) -> None:
-    """What follows the last whole line had not happened; neither had what follows a damaged line."""
+    """Anything after the last complete line, or after a damaged one, counts as not written."""
     path = tmp_path / "gaps.log"
     assert read_gaps(path) == (Gaps(), 0)
     first, second = line_of(opened("AB", 10)), line_of(closed("A", 20))
@@ -104,13 +104,13 @@ def test_a_file_gives_its_gaps_and_the_length_of_its_whole_lines(tmp_path: Path)
 
 
 def test_a_change_is_written_without_names() -> None:
-    """The line's form is the file's: symbols, time, and the reason where a gap opens."""
+    """A line has symbols, time, and, if a gap opens, the reason."""
     assert text_of(line_of(opened("AB", 10))[:-1]) == b'[["A","B"],10,"lost"]'
     assert msgspec.json.decode(text_of(line_of(closed("A", 20))[:-1]) or b"") == [["A"], 20, None]
 
 
 def test_what_earlier_versions_kept_comes_first(tmp_path: Path) -> None:
-    """The gaps of an older file are there, and later changes apply to them."""
+    """The gaps of an older file are read, and later changes apply to them."""
     (tmp_path / "gaps.json").write_bytes(encode(SavedGaps((gap("A", 1, None),))))
     path = tmp_path / "gaps.log"
     assert read_gaps(path) == (Gaps([gap("A", 1, None)]), 0)

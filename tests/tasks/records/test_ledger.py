@@ -1,4 +1,4 @@
-"""Does each law of the ledger, by itself, find the count that does not fit?"""
+"""Each law of the ledger, by itself, finds a wrong count."""
 
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ WHOLE = Ledger(
 
 
 def forged(**changes: Any) -> Ledger:
-    """The whole ledger with some counts changed: of its parts by their names, of itself as they are."""
+    """Return the ledger with some counts changed: those of its parts by their names, its own directly."""
     parts = {
         name: replace(getattr(WHOLE, name), **change) if name in ("record", "frames", "trades", "batches") else change
         for name, change in changes.items()
@@ -38,7 +38,7 @@ def forged(**changes: Any) -> Ledger:
 
 
 def test_a_ledger_with_all_kinds_of_counts_balances() -> None:
-    """Lost frames that are told, waiting batches and gaps that meet without overlapping break no law."""
+    """Reported lost frames, waiting batches, and adjacent gaps break no law."""
     assert WHOLE.imbalances() == []
     assert WHOLE.balances
 
@@ -63,7 +63,7 @@ def test_a_ledger_with_all_kinds_of_counts_balances() -> None:
     ],
 )
 def test_each_law_finds_its_count(changes: dict[str, Any], says: str) -> None:
-    """One count that is off by itself breaks one law, which says both counts."""
+    """One wrong count breaks one law, which shows both counts."""
     ledger = forged(**changes)
     assert ledger.imbalances() == [says]
     assert not ledger.balances
@@ -79,18 +79,18 @@ def test_each_law_finds_its_count(changes: dict[str, Any], says: str) -> None:
     ids=["within another", "at the end of another", "without an end"],
 )
 def test_gaps_of_one_symbol_that_overlap_break_a_law(gap: Gap) -> None:
-    """A symbol that is in two gaps at a time would be counted as lost twice."""
+    """A symbol in two gaps at once breaks a law, because it would count as lost twice."""
     (said,) = forged(record={"gaps": (gap, *WHOLE.record.gaps)}).imbalances()
     assert said.startswith("gaps that overlap (")
 
 
 def test_a_batch_that_is_not_uploaded_is_a_matter_of_a_bucket_alone() -> None:
-    """Where no upload is expected, a batch that is nowhere but here breaks nothing."""
+    """If no upload is expected, a batch that is only local breaks no law."""
     assert forged(batches={"uploaded": 0}, upload_expected=False).balances
 
 
 def test_gaps_are_compared_in_order_of_time() -> None:
-    """Gaps that are apart break nothing in whatever order they were noted, and each overlap of one is counted."""
+    """Separate gaps break no law in any order, and each overlap is counted."""
     assert forged(record={"gaps": WHOLE.record.gaps[::-1]}).balances
     spans = ((0, 90), (10, 20), (30, 40))
     gaps = tuple(Gap(symbols=("A",), start_ns=start, end_ns=end, reason="lost") for start, end in spans)
@@ -98,7 +98,7 @@ def test_gaps_are_compared_in_order_of_time() -> None:
 
 
 def test_the_words_of_a_law_name_what_waits_only_where_something_waits() -> None:
-    """Without a batch on its way the law is that of a finished session."""
+    """Without waiting batches, the law is that of a finished session."""
     waiting, done = WHOLE.laws(), forged(trades={"to_validate": 0, "to_archive": 0}).laws()
     assert [each[2] for each in waiting[3:5]] == ["valid + quarantined + waiting", "rows archived + waiting"]
     assert [each[2] for each in done[3:5]] == ["valid + quarantined", "rows archived"]

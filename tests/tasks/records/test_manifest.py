@@ -1,4 +1,4 @@
-"""Records vouch for themselves, and name no file but their own."""
+"""Records contain their own checksum and name no files of others."""
 
 import json
 from dataclasses import replace
@@ -47,14 +47,14 @@ REMOVED = Removed(batch=str(NAME), file="a.parquet", removed_ns=1, why="age", he
 
 
 def receipt(key: str, **changes: Any) -> Receipt:
-    """A receipt whose record went to that key."""
+    """A receipt whose record was uploaded to that key."""
     one = ObjectReceipt(key=key, bytes=1, sha256="8" * 64, etag="e", version=None, checked="etag")
     return Receipt(**{"batch": "b", "bucket": "tape", "endpoint": None, "uploaded_ns": 1, "object": None,
                       "manifest": one, **changes})  # fmt: skip
 
 
 def test_a_record_ends_in_the_hash_of_the_rest_and_comes_back(tmp_path: Path) -> None:
-    """The last field is the SHA-256 of the file without it; two spaces indent, and the last line has an end."""
+    """The last field is the SHA-256 of the rest; the file is indented by two spaces and ends with a line feed."""
     content = encode(SEAL)
     assert content.startswith(b'{\n  "batch": "20261124T143000Z-9f3c01ab')
     head, _, tail = content.rpartition(b',\n  "record_sha256": "')
@@ -68,7 +68,7 @@ def test_a_record_ends_in_the_hash_of_the_rest_and_comes_back(tmp_path: Path) ->
 
 
 def test_a_record_that_is_another_is_corrupt_and_named() -> None:
-    """A flipped byte anywhere, another kind, and what is none at all; each error says where and what to do."""
+    """A flipped byte, another kind of record, and a non-record each raise an error with file and next step."""
     content = encode(SEAL)
     for place in range(0, len(content), 7):
         with pytest.raises(CorruptionError, match=r"here: its record_sha256 .*restore"):
@@ -99,7 +99,7 @@ def test_what_is_larger_than_any_record_is_not_read(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("content", [b"", b"x", b'"', b'{\n  "a": "b"\n}\n', b"\xff" * 500])
 def test_a_file_that_is_no_record_says_no_hash(tmp_path: Path, content: bytes) -> None:
-    """Whatever stands there, some text is given and nothing is raised."""
+    """Any content gives some text and raises nothing."""
     path = tmp_path / "record.json"
     path.write_bytes(content)
     assert len(sha256_said(path)) != 64
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_record_says_no_hash(tmp_path: Path, content: bytes) -
     ],
 )
 def test_a_record_names_no_file_but_its_own(record: Any, change: dict[str, object]) -> None:
-    """Records may come from a bucket: what they name is made, read and removed."""
+    """A record with unsafe names is rejected, because it may come from a bucket."""
     with pytest.raises(ValueError):
         replace(record, **change)
 
@@ -146,7 +146,7 @@ def test_what_a_record_may_name_it_may_name() -> None:
 
 
 def test_the_files_of_a_batch_in_quarantine() -> None:
-    """Those of the capture, the rows that did not pass, and the whole batch where it was rejected."""
+    """Quarantine files are the capture's, the rejected rows, and a batch rejected as a whole."""
     assert quarantined_files(MANIFEST) == {}
     whole = replace(
         MANIFEST, seal=replace(SEAL, quarantine={NAME.cut: "c"}),
@@ -164,7 +164,7 @@ def test_the_files_of_a_batch_in_quarantine() -> None:
     ],
 )  # fmt: skip
 def test_a_receipt_is_of_the_place_that_gave_it(key: str, is_it: bool) -> None:
-    """The same bucket, the same store, and a key under the prefix, as uploads make it."""
+    """A receipt matches a place if bucket, store, and key prefix match."""
     place = Place(bucket="tape", endpoint=None, prefix="p")
     assert receipt(key).is_of(place) is is_it
     assert not receipt(key, bucket="other").is_of(place)
@@ -173,7 +173,7 @@ def test_a_receipt_is_of_the_place_that_gave_it(key: str, is_it: bool) -> None:
 
 
 def test_the_record_of_an_upload_is_its_last_object() -> None:
-    """The archived file first, what lies beside it, then the record."""
+    """Objects are ordered: archived file, quarantine files, then the record."""
     record = receipt("p").manifest
     file, beside = replace(record, key="file"), (replace(record, key="b1"), replace(record, key="b2"))
     assert receipt("p").objects == (record,)

@@ -1,4 +1,4 @@
-"""What runs want of a session: filed once, changed by many, withdrawn by one, closed for all."""
+"""Requests of runs to a session: filed, changed, withdrawn, and closed."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ def wants(name: str, symbols: str = "A", until_ns: int = 100, process: str = "")
 
 
 def test_changes_of_many_are_all_made(tmp_path: Path) -> None:
-    """Changes asked for at the same time by many are all made, none is lost."""
+    """Concurrent changes are all applied."""
     join(tmp_path, wants("one"), 0)
     threads = [threading.Thread(target=change, args=(tmp_path, lambda now, n=n: (*now, f"S{n}"), 1)) for n in range(16)]
     for thread in threads:
@@ -40,7 +40,7 @@ def test_changes_of_many_are_all_made(tmp_path: Path) -> None:
 
 
 def test_a_change_for_all_reaches_every_request_and_one_for_a_run_only_its_own(tmp_path: Path) -> None:
-    """What is added or removed for all changes each that lasts; a run's own list leaves the others as they are."""
+    """A change for all applies to each current request; a run's own list leaves the others alone."""
     for request in (wants("over", "X", until_ns=5), wants("one", "AB"), wants("two", "BC")):
         join(tmp_path, request, 0)
     assert change(tmp_path, lambda now: (*(each for each in now if each != "B"), "D"), 10) == ("A", "D", "C")
@@ -53,7 +53,7 @@ def test_a_change_for_all_reaches_every_request_and_one_for_a_run_only_its_own(t
 
 
 def test_a_change_that_leaves_nothing_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    """The last symbol of the last request cannot be removed; the error says what to do instead."""
+    """Removing the last symbol of the last request raises an error with the alternative."""
     join(tmp_path, wants("one"), 0)
     before = stamp_of(tmp_path)
     with pytest.raises(TerminalError, match="end the session instead"):
@@ -63,7 +63,7 @@ def test_a_change_that_leaves_nothing_is_refused_and_changes_nothing(tmp_path: P
 
 
 def test_a_closed_session_takes_no_more_until_it_is_reopened(tmp_path: Path) -> None:
-    """Closing is refused while a request lasts; once closed, none can be filed, and one that stands stays."""
+    """A session with a current request cannot be closed; once closed, no request can be filed."""
     assert join(tmp_path, wants("one"), 0)
     assert not close(tmp_path, lambda requests: bool(requests))
     assert close(tmp_path, lambda requests: False)
@@ -74,7 +74,7 @@ def test_a_closed_session_takes_no_more_until_it_is_reopened(tmp_path: Path) -> 
 
 
 def test_filing_a_request_again_does_not_undo_what_was_changed(tmp_path: Path) -> None:
-    """A run that is tried again finds its request as it stands, its changes kept."""
+    """A retried run finds its request with all changes."""
     join(tmp_path, wants("one"), 0)
     change(tmp_path, lambda now: ("B",), 1)
     assert join(tmp_path, wants("one"), 2)
@@ -94,7 +94,7 @@ def test_filing_a_request_again_does_not_undo_what_was_changed(tmp_path: Path) -
 def test_only_a_dead_runs_request_that_the_new_one_covers_gives_way(
     tmp_path: Path, symbols: str, until_ns: int, process: str, gives_way: bool
 ) -> None:
-    """The new request takes the place of another only where that one's run is gone and nothing is lost by it."""
+    """A new request replaces another only if that one's run is gone and the new one covers it."""
     join(tmp_path, wants("before", symbols, until_ns, process), 0)
     join(tmp_path, wants("new", "AC", 100), 7)
     before, _new = requests_of(tmp_path)
@@ -102,7 +102,7 @@ def test_only_a_dead_runs_request_that_the_new_one_covers_gives_way(
 
 
 def test_a_withdrawn_request_ends_then_and_one_that_has_ended_stays_as_it_was(tmp_path: Path) -> None:
-    """A request is withdrawn once, and only before its time; whether others last is said."""
+    """A request is withdrawn once and only before its end; the result says whether others are current."""
     for request in (wants("one"), wants("two", until_ns=200)):
         join(tmp_path, request, 0)
     assert withdraw(tmp_path, "one", 50)
@@ -112,7 +112,7 @@ def test_a_withdrawn_request_ends_then_and_one_that_has_ended_stays_as_it_was(tm
 
 
 def test_a_process_is_known_from_one_that_got_its_number_later() -> None:
-    """This process runs; one of another start or another boot, of no number, or that has ended does not."""
+    """Only a live process with the same start and boot counts as running."""
     mine = this_process()
     pid, start, boot = mine.split("/")
     assert is_running(mine)

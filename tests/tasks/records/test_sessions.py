@@ -1,4 +1,4 @@
-"""What is known of a session while it records is what its record says once it has ended."""
+"""What is known of a running session equals its record after the end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tasks.storage.store import Store
 
 @pytest.fixture
 def recording(store: Store, fault_server: Callable[..., FaultServer]) -> Iterator[Recording]:
-    """A session of A and B that lost a connection after three trades of A, heard B on the next, and was given C."""
+    """A session of A and B with a lost connection, to which C was added."""
     over = threading.Event()
     server = fault_server(
         [Subscribed("A", "B"), Send(trades(3)), Drop()],
@@ -47,7 +47,7 @@ def facts(record: Any, *but: str) -> dict[str, Any]:
 
 
 def test_a_session_that_records_is_known_by_what_lies_beside_it(recording: Recording, lock: Lock) -> None:
-    """Symbols, changes, gaps, requests and connections so far are those of the record that it leaves."""
+    """Symbols, changes, gaps, requests, and connections so far equal those of the final record."""
     so_far = record_of(recording.request.folder)
     assert so_far is not None
     assert (so_far.outcome, so_far.error, so_far.never_heard) == ("recording", None, ("C",))
@@ -59,14 +59,14 @@ def test_a_session_that_records_is_known_by_what_lies_beside_it(recording: Recor
 
 
 def test_one_whose_recorder_is_gone_says_what_to_do(recording: Recording) -> None:
-    """Without a recorder at work, and without a record, the session waits to be closed."""
+    """A session without a recorder or record is killed and waits to be closed."""
     gone = record_of(recording.request.folder)
     assert gone is not None
     assert (gone.outcome, gone.error) == ("killed", NOT_CLOSED)
 
 
 def test_a_folder_that_is_no_session_has_no_record(store: Store) -> None:
-    """Nothing is made up of an empty folder; a damaged request is told, by its file."""
+    """An empty folder gives no record; a damaged request raises an error that names its file."""
     folder = store.sessions / "20260102T150405Z-00c0ffee"
     folder.mkdir()
     assert record_of(folder) is None

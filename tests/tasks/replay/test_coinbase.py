@@ -1,4 +1,4 @@
-"""The replay's Coinbase tells of its trades what the vendor's would."""
+"""The replay's Coinbase numbers its trades like the vendor's."""
 
 import json
 
@@ -9,7 +9,7 @@ TIMES = EventTimes(0, 0, 1)
 
 
 def test_the_last_match_is_the_last_that_happened_whoever_listened() -> None:
-    """Trades from a time without a subscriber have numbers too: the next one follows the last match."""
+    """Trades without a subscriber have numbers too: the next trade's number follows the last match."""
     vendor, subscribe = Coinbase(), json.dumps({"type": "subscribe", "product_ids": ["A-USD"], "channels": ["matches"]})
     rows = [(n, "A-USD", f"{n}.5", "1", "") for n in range(1, 6)]
     vendor.messages(vendor.numbered(rows[:2], TIMES), TIMES)

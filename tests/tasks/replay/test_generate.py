@@ -7,7 +7,7 @@ from tasks.replay.generate import START_NS, SYMBOLS, generate
 
 
 def test_a_seed_gives_one_tape() -> None:
-    """The same seed gives the same trades, another one others."""
+    """The same seed gives the same trades, and another seed gives others."""
     assert list(generate(5, 3)) == list(generate(5, 3))
     assert list(generate(5, 3)) != list(generate(6, 3))
 
@@ -25,7 +25,7 @@ def test_it_is_as_lively_as_a_market() -> None:
 
 
 def test_it_carries_what_a_feed_carries() -> None:
-    """Condition codes, odd lots, crypto's fractions without conditions, quotes of size 0, identical and late prints."""
+    """A tape has conditions, odd lots, crypto fractions, size-0 quotes, and identical and late prints."""
     trades = list(generate(7, 60))
     assert all(Decimal(trade.price) > 0 and Decimal(trade.size) >= 0 for trade in trades)
     crypto = [trade for trade in trades if trade.symbol.startswith("BINANCE:")]
@@ -42,14 +42,14 @@ def test_it_carries_what_a_feed_carries() -> None:
 
 
 def test_prices_move_in_small_steps() -> None:
-    """A price moves, by a step or so from one print of a symbol to the next."""
+    """A price moves by a tick or so between prints of a symbol."""
     prices = [Decimal(trade.price) for trade in generate(8, 20) if trade.symbol == "SPY"]
     assert len(set(prices)) > 10
     assert max(abs(after - before) for before, after in pairwise(prices)) <= Decimal("0.02")
 
 
 def test_it_comes_as_it_is_made() -> None:
-    """A tape of years gives its first trades at once: none of it is kept."""
+    """A tape of years yields its first trades at once, because trades are generated lazily."""
     assert len(list(islice(generate(9, 3e8), 100))) == 100
 
 

@@ -74,7 +74,7 @@ def by_symbol(trades: Iterable[Trade]) -> dict[str, list[Trade]]:
     ],
 )
 def test_without_the_right_token_there_is_no_connection(key: str | None, query: str) -> None:
-    """A missing or empty token is answered with HTTP 401 at the handshake, and a wrong one where a key is expected."""
+    """A missing or empty token, or a wrong one if a key is set, gets HTTP 401 at the handshake."""
     with serve_in_thread([], ReplayOptions(key=key)) as replay:
         with pytest.raises(InvalidStatus) as caught:
             connect(f"{replay.url}/{query}")
@@ -84,7 +84,7 @@ def test_without_the_right_token_there_is_no_connection(key: str | None, query: 
 
 
 def test_a_second_connection_on_a_token_is_refused() -> None:
-    """HTTP 429 while one is open; another token may enter, and the same one once the first has gone."""
+    """A second connection with the same token gets HTTP 429; other tokens, or later ones, do not."""
     with serve_in_thread([]) as replay:
         with join(replay):
             with pytest.raises(InvalidStatus) as caught:
@@ -95,7 +95,7 @@ def test_a_second_connection_on_a_token_is_refused() -> None:
 
 
 def test_it_listens_on_loopback_only() -> None:
-    """The URL names 127.0.0.1, and a port that is taken is one clear error."""
+    """The URL names 127.0.0.1, and a port in use raises one clear error."""
     with serve_in_thread([]) as replay:
         host, port = replay.url.removeprefix("ws://").split(":")
         assert host == "127.0.0.1"
@@ -134,7 +134,7 @@ def test_messages_are_the_vendors_to_the_byte() -> None:
 
 
 def test_trades_of_one_tick_leave_together_up_to_a_limit() -> None:
-    """A message holds trades of one tick of the tape, and no more than the limit."""
+    """A message has trades of one tick of the tape, up to the limit."""
     tape = [trade("A", at_ms) for at_ms in (0, 10, 49, 50, 120, 5000, 4000, 5001, 5002)]
     options = ReplayOptions(speed=None, original_times=True, exit_at_end=True, tick_s=0.05, trades_a_message=3)
     with serve_in_thread(tape, options) as replay, join(replay, "A") as client:
@@ -143,7 +143,7 @@ def test_trades_of_one_tick_leave_together_up_to_a_limit() -> None:
 
 
 def test_a_symbol_too_many_is_answered_and_another_may_make_room() -> None:
-    """The vendor's error names no symbol; a repeated subscription takes no slot, an unsubscription frees one."""
+    """The symbol limit counts each symbol once, and unsubscribing frees a slot; the error names no symbol."""
     options = ReplayOptions(speed=None, exit_at_end=True, max_symbols=2, settle_s=0.5)
     tape = [trade(symbol) for symbol in "ABCD"]
     with serve_in_thread(tape, options) as replay, join(replay, "A", "B", "B", "C") as client:
@@ -167,7 +167,7 @@ def test_a_symbol_too_many_is_answered_and_another_may_make_room() -> None:
     ],
 )
 def test_strange_messages_end_nothing(message: str | bytes, answer: str | None) -> None:
-    """JSON of another type is passed over, what is no request gets an error, and the stream goes on."""
+    """JSON of unknown type is ignored, anything else gets an error, and the stream goes on."""
     with serve_in_thread([trade("A")]) as replay, join(replay) as client:
         client.send(message)
         if answer is not None:
@@ -177,7 +177,7 @@ def test_strange_messages_end_nothing(message: str | bytes, answer: str | None) 
 
 
 def test_it_pings_whether_or_not_there_are_trades() -> None:
-    """The vendor's JSON ping comes again and again, also before a subscription and after the tape's end."""
+    """The vendor's JSON ping is sent repeatedly, even before a subscription and after the tape's end."""
     with serve_in_thread([trade("A")], ReplayOptions(speed=None, beat_every_s=0.05)) as replay, join(replay) as client:
         assert client.recv(WAIT_S) == '{"type":"ping"}'
         ask(client, "subscribe", "A")
@@ -190,7 +190,7 @@ def test_it_pings_whether_or_not_there_are_trades() -> None:
 
 
 class StagedTime:
-    """A clock that stands still but for the sleeps, which it takes at once and notes."""
+    """A clock that advances only by sleeps, which return at once and are recorded."""
 
     def __init__(self) -> None:
         self.now_ns = 10**18
@@ -210,7 +210,7 @@ class StagedTime:
 
 @pytest.mark.parametrize("speed", [0.5, 1.0, 10.0])
 def test_trades_leave_at_their_time_and_say_so(speed: float) -> None:
-    """At X times real time the waits add up to the tape's length / X, and event times are moved likewise."""
+    """At X times real time, waits add up to the tape's length / X, and event times are scaled likewise."""
     tape = [trade("A", at_ms) for at_ms in (0, 1000, 700, 60_000)]
     time = StagedTime()
     options = ReplayOptions(speed=speed, exit_at_end=True, tick_s=0.001)
@@ -222,7 +222,7 @@ def test_trades_leave_at_their_time_and_say_so(speed: float) -> None:
 
 
 def test_original_times_are_the_tapes() -> None:
-    """With original times the tape's are sent, at any speed."""
+    """With original times, the tape's event times are sent at any speed."""
     tape = [trade("A", at_ms) for at_ms in (0, 1000, 700)]
     options = ReplayOptions(speed=3, original_times=True, exit_at_end=True)
     with serve_in_thread(tape, options, clock=StagedTime().clock) as replay, join(replay, "A") as client:
@@ -230,7 +230,7 @@ def test_original_times_are_the_tapes() -> None:
 
 
 def test_at_full_speed_event_times_are_now() -> None:
-    """As fast as the client takes them, all trades happen at the moment they are sent, and nothing waits."""
+    """At maximum speed, nothing waits, and event times are the times of sending."""
     tape = [trade("A", at_ms) for at_ms in (0, 1000, 10**9)]
     time = StagedTime()
     options = ReplayOptions(speed=None, exit_at_end=True)
@@ -240,14 +240,14 @@ def test_at_full_speed_event_times_are_now() -> None:
 
 
 def test_time_starts_when_the_burst_of_subscriptions_has_been_read() -> None:
-    """Not a trade of the last symbol of a long list of subscriptions is missed."""
+    """No trade of the last symbol in a long subscription list is missed."""
     tape = [trade(f"S{number}") for number in range(50)]
     with serve_in_thread(tape, TO_THE_END) as replay, join(replay, *(f"S{number}" for number in range(50))) as client:
         assert list(trades_in(client)) == tape
 
 
 def test_at_full_speed_time_stands_still_while_nobody_listens() -> None:
-    """A client that unsubscribes, leaves and comes back hears the rest of the tape: not a trade passes unheard."""
+    """The tape pauses without subscribers: a client that leaves and returns gets all the rest."""
     tape = [trade("A", number, str(number + 1)) for number in range(20_000)]
     options = ReplayOptions(speed=None, exit_at_end=True, original_times=True, trades_a_message=5)
     with serve_in_thread(tape, options) as replay:
@@ -264,7 +264,7 @@ def test_at_full_speed_time_stands_still_while_nobody_listens() -> None:
 
 
 def test_at_a_finite_speed_time_goes_on_while_the_client_is_away() -> None:
-    """Trades of the time between two connections are not heard, as at the vendor's."""
+    """Trades between two connections are lost, as with the vendor."""
     asked, answered = threading.Event(), threading.Event()
     time = StagedTime()
 
@@ -293,7 +293,7 @@ def test_at_a_finite_speed_time_goes_on_while_the_client_is_away() -> None:
 
 
 def test_it_stays_open_at_the_end_unless_told_otherwise() -> None:
-    """After the last trade the connection stays, and stopping the server closes it in order."""
+    """After the last trade the connection stays open, and stopping the server closes it cleanly."""
     with serve_in_thread([trade("A")], ReplayOptions(speed=None)) as replay, join(replay, "A") as client:
         hear(client)
         assert replay.ended.wait(WAIT_S)
@@ -317,7 +317,7 @@ def test_it_leaves_at_the_end_where_told_so() -> None:
 
 
 def test_a_client_that_does_not_read_holds_the_server_back() -> None:
-    """What a slow client has not taken is neither dropped nor piled up in memory."""
+    """For a slow client, messages are neither dropped nor piled up in memory."""
     tape = [trade("A", number, "9" * 2000) for number in range(20_000)]
     with serve_in_thread(iter(tape), TO_THE_END) as replay, join(replay, "A") as client:
         assert not replay.ended.wait(1)
@@ -326,7 +326,7 @@ def test_a_client_that_does_not_read_holds_the_server_back() -> None:
 
 
 def test_a_tape_that_turns_bad_ends_the_server_with_its_error(tmp_path: Path) -> None:
-    """A bad beginning fails before a client connects, a bad line later ends the replay; both say which line."""
+    """A bad first line fails before a client connects, a later one ends the replay; both errors name the line."""
     path = tmp_path / "tape.csv"
     write_tape([trade("A")] * 100_000, path)
     path.write_text(path.read_text() + "torn\n")
@@ -352,7 +352,7 @@ run(Path(sys.argv[1]), 0, ReplayOptions(speed=None, exit_at_end=sys.argv[2] == "
 
 @pytest.mark.parametrize("end", ["exit", "signal"])
 def test_a_process_announces_its_url_and_says_what_it_sent(tmp_path: Path, end: str) -> None:
-    """The first line of output is the URL, the last one the counts; SIGTERM ends it in order."""
+    """The first line of output is the URL, the last one the counts; SIGTERM ends the replay cleanly."""
     write_tape([trade("A"), trade("B")], tmp_path / "tape.csv")
     command = [sys.executable, "-c", RUN, str(tmp_path / "tape.csv"), end]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:

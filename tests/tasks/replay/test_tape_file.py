@@ -18,7 +18,7 @@ REAL_TAPE = Path(__file__).parents[3] / ".." / "shared" / "tape" / "us-equities-
 
 @pytest.mark.parametrize("name", ["tape.csv", "tape.csv.gz"])
 def test_a_written_tape_reads_back_equal(tmp_path: Path, name: str) -> None:
-    """What is written as a tape is read again trade for trade, over many blocks, gzip'd or not."""
+    """A written tape is read back trade for trade, over many blocks, gzipped or not."""
     trades = list(generate(1, 20))
     assert write_tape(trades, tmp_path / name) == len(trades) > 10_000
     assert list(read_trades(tmp_path / name)) == trades
@@ -26,7 +26,7 @@ def test_a_written_tape_reads_back_equal(tmp_path: Path, name: str) -> None:
 
 
 def test_the_same_trades_give_the_same_bytes(tmp_path: Path) -> None:
-    """A gzip'd tape depends on its trades alone: not on its name, not on the time."""
+    """A gzipped tape depends only on its trades, not on its name or the time."""
     for name in ("one.csv.gz", "other.csv.gz"):
         write_tape(generate(2, 1), tmp_path / name)
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "other.csv.gz").read_bytes()
@@ -53,7 +53,7 @@ def test_any_trade_survives_the_file(tmp_path_factory: pytest.TempPathFactory, s
 
 
 def test_an_archived_parquet_file_is_a_tape(tmp_path: Path) -> None:
-    """The archive's columns are found by name, whatever else is there and whether texts are dictionaries."""
+    """The archive's columns are found by name, with other columns and with dictionary texts."""
     trades = list(generate(3, 5))
     rows = [row_of(trade) for trade in trades]
     table = pa.table(
@@ -73,7 +73,7 @@ def test_an_archived_parquet_file_is_a_tape(tmp_path: Path) -> None:
 
 
 def test_further_columns_are_passed_over(tmp_path: Path) -> None:
-    """A tape may tell more than the feed does, such as the exchange, with either kind of line end or none last."""
+    """A tape may have extra columns, either kind of line ending, and no final one."""
     path = tmp_path / "tape.csv"
     path.write_bytes(f"{HEADER},exchange\r\n5,SPY,167.410,1e2,13;29,P\r\n6,IBM,1,2,,".encode())
     rows = [row for block in read_tape(path) for row in block]
@@ -99,7 +99,7 @@ def test_further_columns_are_passed_over(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, found: str) -> None:
-    """The error is one line that names the file, the line's number and what stands there."""
+    """The error is one line with the file, the line number, and the offending text."""
     good = ["1,SPY,1,1,"] * 30_000
     path = tmp_path / "tape.csv"
     path.write_bytes("\n".join([HEADER, *good, line, *good, ""]).encode("utf-8", "surrogatepass"))
@@ -158,7 +158,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_no_tape_is_refused(tmp_path: Path, what: str) -> None:
-    """Every file that is no whole tape ends in one line that names it."""
+    """Every file that is not a complete tape raises a one-line error that names it."""
     path = tmp_path / "tape"
     BAD[what](path)
     with pytest.raises(TerminalError) as caught:
@@ -169,7 +169,7 @@ def test_what_is_no_tape_is_refused(tmp_path: Path, what: str) -> None:
 
 @pytest.mark.skipif(not REAL_TAPE.exists(), reason="the real tape is not on this machine")
 def test_the_real_tape_reads_whole() -> None:
-    """The real day has the rows that its description counts, with their digits as they stand in the file."""
+    """The real day has as many rows as documented, with the digits in the file."""
     rows = [row for block in read_tape(REAL_TAPE) for row in block]
     with gzip.open(REAL_TAPE, "rt") as file:
         next(file)

@@ -24,7 +24,7 @@ NAMES = [BatchName(SESSION, 0, number) for number in range(3)]
 
 @pytest.fixture
 def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[..., Path]:
-    """Archives a batch of some rows: `archived(name, date=DATE) -> its manifest`."""
+    """Archives a small batch: `archived(name, date=DATE)` returns its manifest."""
 
     def archive(name: BatchName, date: str = DATE) -> Path:
         first = name.number * 50
@@ -37,7 +37,7 @@ def archived(store: Store, sealed_batch: Callable[..., BatchName]) -> Callable[.
 
 @pytest.fixture
 def closed(store: Store, archived: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The day's file, of three batches whose own files are there too; made once for all tests."""
+    """A closed day of three batches whose own files still exist; made once for all tests."""
     made = tmp_path_factory.getbasetemp() / "closed-day"
     if not made.exists():
         for name in NAMES:
@@ -49,7 +49,7 @@ def closed(store: Store, archived: Callable[..., Path], tmp_path_factory: pytest
 
 
 def close(store: Store, date: str = DATE) -> Path:
-    """Merge that day; gives its file."""
+    """Merge a day; returns its file."""
     day = merge(store, "finnhub", date)
     assert day is not None
     return store.day_folder("finnhub", date) / str(day.file)
@@ -57,12 +57,12 @@ def close(store: Store, date: str = DATE) -> Path:
 
 @pytest.fixture
 def remote(bucket: Bucket) -> Remote:
-    """It, as the flow hands it to the rule."""
+    """The bucket as the flow passes it to the rule."""
     return remote_of(bucket)
 
 
 def remote_of(bucket: Bucket) -> Remote:
-    """A bucket, as the flow hands it to the rule."""
+    """A bucket as the flow passes it to the rule."""
     return Remote(str(bucket), bucket.place, partial(object_matches, bucket), partial(remove_objects, bucket))
 
 
@@ -75,6 +75,6 @@ def send(store: Store, bucket: Bucket, *dates: str) -> None:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """Every file of the data folder but locks."""
+    """Every file of the data folder except locks."""
     found = {str(path.relative_to(store.root)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     return {path: content for path, content in found.items() if not path.startswith("locks/")}

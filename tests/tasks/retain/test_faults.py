@@ -1,4 +1,4 @@
-"""Killed at any moment, on a full disk, twice at once: is there always a copy of every row, and the same end?"""
+"""After a kill, on a full disk, or with two runs at once, every row has a copy and the end state is the same."""
 
 import hashlib
 import os
@@ -83,7 +83,7 @@ def is_whole(path: Path, sha256: str) -> bool:
 
 
 def assert_every_row_is_somewhere(folder: Path) -> None:
-    """Of each batch there is a whole copy: its own file, its day's, or either in the bucket; all is recorded."""
+    """Check that each batch has a complete copy (own file, day's file, or either in the bucket), all recorded."""
     store = Store(folder / "data")
     record = store.day_record("finnhub", DATE)
     day = read(record, Day)
@@ -108,7 +108,7 @@ def assert_every_row_is_somewhere(folder: Path) -> None:
 def test_killed_at_any_change(
     store: Store, closed: Path, bucket: Bucket, object_store: Any, tmp_path: Path, mode: str
 ) -> None:
-    """Killed before any one change, here or in the bucket, nothing is lost, and the next run comes to the same end."""
+    """Killed before any local or bucket change, nothing is lost, and the next run reaches the same end."""
     send(store, bucket, DATE)
     root = tmp_path / "root"
     in_a_folder(object_store, root / "start" / "there")
@@ -145,7 +145,7 @@ print(len(found.removed), {each.wrong for each in found.kept}, *{"removed.json" 
 
 
 def test_a_full_disk_keeps_what_it_cannot_record(store: Store, closed: Path) -> None:
-    """Full in the first byte of a removal's record or in its midst, nothing is removed and all is as it was."""
+    """If the disk is full at the first byte of a removal's record or later in it, nothing is removed or changed."""
     before = files(store)
     for limit in (0, 100):
         run = subprocess.run(
@@ -157,7 +157,7 @@ def test_a_full_disk_keeps_what_it_cannot_record(store: Store, closed: Path) -> 
 
 
 def test_two_at_once(store: Store, closed: Path, bucket: Bucket) -> None:
-    """Two runs remove each file once between them, and neither finds anything wrong."""
+    """Two concurrent runs remove each file once, and neither reports a fault."""
     send(store, bucket, DATE)
     found: list[Retained] = []
     start = threading.Barrier(2)

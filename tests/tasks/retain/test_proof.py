@@ -1,4 +1,4 @@
-"""What proves a copy, when a time begins and in which order a removal is made: is each as the rule says?"""
+"""What proves a copy, when ages start to count, and the order of the steps of a removal follow the rule."""
 
 import os
 import time
@@ -29,7 +29,7 @@ MERGED, AGE = Rule(batches_for_ns=7 * DAY_NS), Rule(local_for_ns=7 * DAY_NS)
 
 
 def run(store: Store, rule: Rule, remote: Remote | None = None, after_ns: int = 8 * DAY_NS) -> Retained:
-    """The rule so long after everything was written."""
+    """Apply the rule this long after everything was written."""
     return retain(store, rule, lambda: time.time_ns() + after_ns, lambda: 1 << 40, remote)
 
 
@@ -40,7 +40,7 @@ def here(store: Store) -> set[str]:
 def test_an_earlier_merge_in_the_bucket_proves_nothing_for_a_late_batch(
     store: Store, closed: Path, archived: Callable[..., Path], bucket: Bucket, remote: Remote, object_store: Any
 ) -> None:
-    """A batch that came after the day went up stays, by either rule, until the day with it stands in the bucket."""
+    """A batch that arrived after the day's upload stays, by either rule, until the new day is in the bucket."""
     send(store, bucket, DATE)
     archived(LATE)
     again = close(store)
@@ -58,7 +58,7 @@ def test_an_earlier_merge_in_the_bucket_proves_nothing_for_a_late_batch(
 
 
 def test_a_batch_is_kept_so_long_from_the_closing_on(store: Store, closed: Path) -> None:
-    """However old its file is, a batch stays for the days that the rule gives from when its day was closed."""
+    """A batch's age counts from when its day was closed, however old its file is."""
     old_ns = time.time_ns() - 300 * DAY_NS
     for path in store.root.rglob("*.parquet"):
         os.utime(path, ns=(old_ns, old_ns))
@@ -71,7 +71,7 @@ def test_a_batch_is_kept_so_long_from_the_closing_on(store: Store, closed: Path)
 def test_for_space_one_file_goes_where_one_is_enough(
     store: Store, closed: Path, archived: Callable[..., Path], bucket: Bucket, remote: Remote
 ) -> None:
-    """Within a day, too, no file goes once enough is free; no later day is touched."""
+    """Removal for space stops once enough is free, even within a day; no later day is touched."""
     other = BatchName("20261125T143000Z-9f3c01ab", 0, 0)
     archived(other, date="2026-11-25")
     send(store, bucket, DATE)
@@ -88,7 +88,7 @@ def test_for_space_one_file_goes_where_one_is_enough(
 
 
 def test_a_swapped_day_file_is_not_merged_onward(store: Store, closed: Path, archived: Callable[..., Path]) -> None:
-    """A well-formed file of the same batches in the day's place is named, and no new day is made from its rows."""
+    """A well-formed but different day's file of the same batches is named, and no new day is made from it."""
     assert len(run(store, MERGED).removed) == 3
     archived(LATE)
     file = pq.ParquetFile(closed)
@@ -105,7 +105,7 @@ def test_a_swapped_day_file_is_not_merged_onward(store: Store, closed: Path, arc
 
 
 def test_a_removal_is_recorded_before_it_is_made(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
-    """The record of a removal is synced and named before the object goes from the bucket, and that before the file."""
+    """A removal's record is synced first, then the bucket's object is removed, then the local file."""
     send(store, bucket, DATE)
     asked: dict[str, int] = {}
 

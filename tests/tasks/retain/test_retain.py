@@ -1,4 +1,4 @@
-"""Is what is held twice removed when it is time, with its record, and never the only copy?"""
+"""Due files with a second copy are removed and recorded, and never the only copy."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journal_hash import journal_sha256
 
 from tasks.archive.catalog import Catalog
 from tasks.archive.day_files import unmerged
-from tasks.archive.journal_text import journal_sha256
 from tasks.archive.side_records import removed
 from tasks.errors import TerminalError, TransientError
 from tasks.records.manifest import Manifest, ObjectReceipt, read
@@ -30,7 +30,7 @@ EARLY, LATE = 6 * DAY_NS, 8 * DAY_NS
 
 
 def run(store: Store, rule: Rule, remote: Remote | None = None, after_ns: int = LATE, free: int = 1 << 40) -> Retained:
-    """The rule so long after everything was written."""
+    """Apply the rule this long after everything was written."""
     return retain(store, rule, lambda: time.time_ns() + after_ns, lambda: free, remote)
 
 
@@ -40,20 +40,20 @@ def here(store: Store) -> set[str]:
 
 
 def reasons(found: Retained, *, wrong: bool) -> str:
-    """Why files were kept, of those with something wrong or of the others; all are of the one kind."""
+    """Return why files were kept, all of one kind: with a fault or without."""
     assert {each.wrong for each in found.kept} == {wrong}, found.kept
     return "\n".join(each.reason for each in found.kept)
 
 
 def test_off_nothing_goes(store: Store, closed: Path) -> None:
-    """Without a rule everything is kept, however old."""
+    """Without a rule everything is kept, however old it is."""
     before = files(store)
     assert run(store, Rule(), after_ns=3_650 * DAY_NS) == Retained()
     assert files(store) == before
 
 
 def test_batch_files_go_once_their_day_has_been_closed_so_long(store: Store, closed: Path) -> None:
-    """Not a day before; then each file goes under its record, all else stays, and every journal comes back."""
+    """Files are removed on the due day and not before, each with a record, and every journal can be rebuilt."""
     before = files(store)
     assert run(store, MERGED, after_ns=EARLY) == Retained()
     assert files(store) == before
@@ -80,7 +80,7 @@ def test_batch_files_go_once_their_day_has_been_closed_so_long(store: Store, clo
 
 
 def test_a_damaged_day_removes_nothing(store: Store, closed: Path) -> None:
-    """One flipped bit in the day's file, which is then the only whole copy of nothing: every batch file stays."""
+    """If the day's file has a flipped bit, every batch file stays."""
     whole = closed.read_bytes()
     before = files(store)
     closed.write_bytes(whole[:700] + bytes([whole[700] ^ 4]) + whole[701:])
@@ -98,7 +98,7 @@ def test_a_damaged_day_removes_nothing(store: Store, closed: Path) -> None:
 
 
 def test_a_damaged_batch_stays(store: Store, closed: Path) -> None:
-    """A batch file that is not what its manifest says stays where it is, and is named; the others go."""
+    """A batch file that does not match its manifest stays and is named; the others are removed."""
     path = store.archive_folder("finnhub", DATE) / NAMES[1].archived
     whole = path.read_bytes()
     path.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
@@ -108,7 +108,7 @@ def test_a_damaged_batch_stays(store: Store, closed: Path) -> None:
 
 
 def test_a_batch_that_its_day_lacks_stays(store: Store, closed: Path, archived: Callable[..., Path]) -> None:
-    """A batch that came after its day was closed stays until the day is merged anew, from what is left of it."""
+    """A batch that arrived after its day was closed stays until the day is merged again."""
     late = BatchName(SESSION, 0, 3)
     archived(late)
     found = run(store, MERGED)
@@ -124,7 +124,7 @@ def test_a_batch_that_its_day_lacks_stays(store: Store, closed: Path, archived: 
 def test_with_a_bucket_the_day_must_stand_there_too(
     store: Store, closed: Path, bucket: Bucket, remote: Remote, object_store: Any
 ) -> None:
-    """Batches go here and in the bucket once the day stands in both; their manifests and quarantine stay in both."""
+    """Batch files are removed here and in the bucket once both have the day; manifests and quarantine stay."""
     assert upload_day(store, "finnhub", DATE, bucket, lambda: 1, pytest.fail) is not None
     found = run(store, MERGED, remote)
     assert (found.removed, len(here(store))) == ((), 4)
@@ -148,7 +148,7 @@ def test_with_a_bucket_the_day_must_stand_there_too(
 def test_by_age_only_what_the_bucket_has_goes(
     store: Store, closed: Path, bucket: Bucket, remote: Remote, object_store: Any
 ) -> None:
-    """Without a bucket or a receipt nothing goes by age; then batch and day files go here, and nothing there."""
+    """By age, nothing is removed without a bucket and receipt; with them, only local files are."""
     assert "the only copy" in reasons(run(store, AGE), wrong=False)
     assert "no receipt" in reasons(run(store, AGE, remote), wrong=False)
     send(store, bucket, DATE)
@@ -167,7 +167,7 @@ def test_by_age_only_what_the_bucket_has_goes(
 def test_what_the_bucket_has_no_more_stays(
     store: Store, closed: Path, bucket: Bucket, remote: Remote, object_store: Any, which: str, content: bytes | None
 ) -> None:
-    """An object that is gone or another, whatever its receipt says, keeps all here whose only proof it is."""
+    """A missing or different object keeps every local file that only it could prove, whatever the receipt says."""
     send(store, bucket, DATE)
     folder = f"trades-by-day/feed=finnhub/date={DATE}"
     key = {"day": f"{folder}/{closed.name}", "record": f"{folder}/_{closed.stem}.day.json"}.get(which, which)
@@ -190,7 +190,7 @@ def test_what_the_bucket_has_no_more_stays(
 
 
 def test_a_bucket_out_of_reach_keeps_everything(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
-    """A store that does not answer is asked once, not for each file, and nothing goes."""
+    """An unreachable store is asked once, not for each file, and nothing is removed."""
     send(store, bucket, DATE)
     asked: list[str] = []
 
@@ -206,7 +206,7 @@ def test_a_bucket_out_of_reach_keeps_everything(store: Store, closed: Path, buck
 
 
 def test_another_bucket_proves_nothing(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
-    """Receipts of the bucket that was set before are none of this one."""
+    """Receipts of a previously configured bucket do not count."""
     send(store, bucket, DATE)
     other = replace(remote, place=replace(remote.place, prefix="elsewhere"))
     assert "no receipt" in reasons(run(store, AGE, other), wrong=False)
@@ -217,7 +217,7 @@ def test_another_bucket_proves_nothing(store: Store, closed: Path, bucket: Bucke
 def test_a_bucket_that_removes_nothing(
     store: Store, closed: Path, bucket: Bucket, remote: Remote, error: type[Exception], object_store: Any
 ) -> None:
-    """A store that refuses to remove is told of, and the files go here; one that fails now is tried again later."""
+    """A store that denies removal is reported and local files go; one that fails is tried again later."""
     send(store, bucket, DATE)
 
     def refuse(_keys: Sequence[str]) -> None:
@@ -235,7 +235,7 @@ def test_a_bucket_that_removes_nothing(
 def test_for_space_the_oldest_goes_first_and_no_more_than_is_needed(
     store: Store, closed: Path, archived: Callable[..., Path], bucket: Bucket, remote: Remote
 ) -> None:
-    """While too little is free, batches and then the day's file of the oldest day go, whatever their age."""
+    """While too little is free, the oldest day's batches and then its file are removed, whatever their age."""
     name = BatchName("20261125T143000Z-9f3c01ab", 0, 0)
     archived(name, date="2026-11-25")
     newer = close(store, "2026-11-25")
@@ -259,7 +259,7 @@ def test_for_space_the_oldest_goes_first_and_no_more_than_is_needed(
 
 
 def test_a_copied_file_is_as_old_as_it_lay_here(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
-    """What came here later, as a restored file does, is kept for its own time."""
+    """A file that was written later, such as a restored one, is kept for its own period."""
     send(store, bucket, DATE)
     old_ns = time.time_ns() - LATE
     for path in store.root.rglob("*.parquet"):
@@ -270,7 +270,7 @@ def test_a_copied_file_is_as_old_as_it_lay_here(store: Store, closed: Path, buck
 
 
 def test_a_record_that_cannot_be_written_keeps_the_file(store: Store, closed: Path) -> None:
-    """Where the record of a removal cannot be written nothing of that batch goes."""
+    """If a removal's record cannot be written, nothing of that batch is removed."""
     folder = store.archive_folder("finnhub", DATE)
     (folder / f".{NAMES[0].removed}.tmp").mkdir()
     found = run(store, MERGED)
@@ -279,7 +279,7 @@ def test_a_record_that_cannot_be_written_keeps_the_file(store: Store, closed: Pa
 
 
 def test_a_bucket_of_nobody(store: Store, closed: Path, bucket: Bucket, remote: Remote) -> None:
-    """A real endpoint at which nobody answers is one out of reach."""
+    """A real endpoint that does not answer counts as unreachable."""
     send(store, bucket, DATE)
     nowhere = remote_of(replace(bucket, endpoint_url="http://127.0.0.1:1"))
     found = run(store, AGE, replace(nowhere, place=remote.place))

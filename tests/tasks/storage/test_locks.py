@@ -1,4 +1,4 @@
-"""Is there one lock for a key on this machine, wherever a process is told that its home and its temporary files are?"""
+"""There is one lock per key on a machine, wherever a process has its home and temporary folders."""
 
 import errno
 import fcntl
@@ -37,7 +37,7 @@ def key_lock() -> Iterator[Lock]:
 
 
 def held_elsewhere(*arguments: str, **environment: str) -> bool:
-    """Whether another process with that environment finds the lock held."""
+    """Return whether another process with that environment finds the lock held."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     printed = subprocess.run(
         [sys.executable, "-c", HELD, *arguments],
@@ -57,7 +57,7 @@ def test_no_variable_moves_the_lock(tmp_path: Path, key_lock: Lock, name: str) -
 
 
 def test_no_temporary_folder_holds_the_lock() -> None:
-    """What is cleaned in the course of days cannot lose a lock: the user's own home has it."""
+    """Periodic cleanup of temporary folders cannot lose a lock, which is in the user's home."""
     path = key_lock_path(URL, KEY)
     assert path.is_relative_to(pwd.getpwuid(os.getuid()).pw_dir)
     assert not path.is_relative_to(tempfile.gettempdir())
@@ -78,12 +78,12 @@ def test_no_temporary_folder_holds_the_lock() -> None:
     ],
 )
 def test_every_spelling_of_an_address_is_the_same_lock(spelling: str, of: str) -> None:
-    """Case, default port, path, final dot, TLS or not: the vendor counts one connection, and so does the lock."""
+    """URLs that differ in case, default port, path, final dot, or TLS share one lock."""
     assert key_lock_path(spelling, KEY) == key_lock_path(of, KEY)
 
 
 def test_other_hosts_ports_and_keys_have_locks_of_their_own() -> None:
-    """What is another service, or another key of the same, can be used beside it."""
+    """Another service, or another key of the same one, has its own lock."""
     urls = (URL, "wss://feed.example:8443", "wss://other.example", "ws://127.0.0.1:1", "ws://127.0.0.1:2")
     assert len({key_lock_path(url, key) for url in urls for key in (KEY, KEY + "x")}) == 2 * len(urls)
 
@@ -96,7 +96,7 @@ def test_the_folder_is_the_users_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
-    """Who can write the folder can take the lock away: it is said, with the command that mends it."""
+    """A lock folder that others can write is rejected, with the command that fixes it."""
     folder = tmp_path / "locks"
     folder.mkdir()
     folder.chmod(mode)
@@ -105,7 +105,7 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) ->
 
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    """A link could lead to a folder of somebody else's choice."""
+    """A lock folder that is a link is rejected."""
     (tmp_path / "theirs").mkdir(mode=0o700)
     (tmp_path / "locks").symlink_to(tmp_path / "theirs")
     with pytest.raises(TerminalError, match="is a link"):
@@ -115,7 +115,7 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    """A folder that somebody else made first is not ours to trust."""
+    """A lock folder that another user made is rejected."""
     (tmp_path / "locks").mkdir(mode=0o700)
     os.chown(tmp_path / "locks", 54321, 54321)
     with pytest.raises(TerminalError, match="belongs to another user"):
@@ -123,7 +123,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 def test_where_a_home_takes_no_file_the_next_place_is_used(tmp_path: Path) -> None:
-    """A home that is none, or cannot be written, is passed over; with no place at all the reasons are said."""
+    """A missing or read-only home is skipped; with no usable place, the error lists the reasons."""
     (tmp_path / "file").write_text("")
     unusable = [tmp_path / "file" / "locks", Path("/proc/nothing/locks")]
     assert lock_folder([*unusable, tmp_path / "locks"]) == tmp_path / "locks"
@@ -132,7 +132,7 @@ def test_where_a_home_takes_no_file_the_next_place_is_used(tmp_path: Path) -> No
 
 
 def test_a_full_disk_moves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the home's disk is full the lock is not put elsewhere: who comes when there is room would not see it."""
+    """With a full home disk the lock is not put elsewhere, where later processes would not see it."""
     real = os.open
 
     def full(path: Path, *arguments: int) -> int:
@@ -150,7 +150,7 @@ def test_a_full_disk_moves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("home", ["/nonexistent", ""])
 def test_a_user_without_a_home_has_a_place_too(home: str) -> None:
-    """A system user, and one that the user database does not know, lock in shared memory."""
+    """A system user, and one unknown to the user database, use a lock in shared memory."""
     program = f"""
 import os, pwd
 from tasks.storage.locks import key_lock_path, acquire
@@ -171,7 +171,7 @@ path.parent.rmdir()
 
 @pytest.mark.parametrize("link", ["symbolic", "hard"])
 def test_a_planted_link_is_not_followed(tmp_path: Path, key_lock: Lock, link: str) -> None:
-    """Where a link has the lock's name, the file that it leads to is neither locked nor emptied."""
+    """A link with the lock's name is not followed: its target is neither locked nor truncated."""
     path = key_lock_path(URL, KEY + link)
     precious = path.parent / f".precious-{os.getpid()}"
     precious.write_text("precious")
@@ -189,7 +189,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, key_lock: Lock, link: st
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path: Path) -> None:
-    """What is locked is the file that has the name: a new holder is found by whoever looks there."""
+    """The lock is on the file that currently has the name, so a new holder is always seen."""
     path = tmp_path / "key.lock"
     first = acquire(path)
     assert first is not None
@@ -205,7 +205,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path: Path) -
 
 
 def test_who_only_looks_does_not_keep_a_recorder_from_its_lock(tmp_path: Path) -> None:
-    """To look whether a lock is held is to hold it for an instant: who takes it just then waits for that instant."""
+    """Checking a lock holds it for an instant, and an acquirer at that moment waits."""
     path = tmp_path / "key.lock"
     path.touch()
     with path.open() as looking:
@@ -217,7 +217,7 @@ def test_who_only_looks_does_not_keep_a_recorder_from_its_lock(tmp_path: Path) -
 
 
 def test_locks_of_days_ago_are_removed_and_those_that_are_held_or_new_are_not(tmp_path: Path) -> None:
-    """Each port of a replay leaves a file: after a day without a holder it goes."""
+    """Lock files of replay ports are removed after a day without a holder."""
     paths = {name: tmp_path / f"{name}.lock" for name in ("held", "left", "new")}
     locks = {name: acquire(path) for name, path in paths.items()}
     for name in ("left", "new"):

@@ -1,4 +1,4 @@
-"""A lock whose file is removed while others wait for it: is it still held by one alone?"""
+"""A lock whose file is removed while others wait for it is still held by only one."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tasks.storage.store import Store
 
 
 def opened(path: Path) -> list[str]:
-    """What this process has open under that name, a removed file with the word after it."""
+    """List this process's open files under that name, including removed ones."""
     found = []
     for each in Path("/proc/self/fd").iterdir():
         try:
@@ -33,7 +33,7 @@ def held(path: Path) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc tells who has opened the lock")
 def test_who_waited_for_a_lock_that_was_removed_waits_for_its_successor(store: Store) -> None:
-    """A waiter that gets a file without a name has nothing: it is alone only once it holds the file that has one."""
+    """A waiter that locks a removed file tries again until it holds the file that has the name."""
     path, inside, leave = store.locks / "day.lock", threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -61,7 +61,7 @@ def test_who_waited_for_a_lock_that_was_removed_waits_for_its_successor(store: S
 
 
 def test_of_many_in_a_row_one_is_inside_at_a_time(store: Store) -> None:
-    """However often the file is made and removed between many threads, no two are inside at once."""
+    """However often many threads create and remove the file, no two hold the lock at once."""
     inside, most, turns = 0, 0, 0
     guard = threading.Lock()
 
@@ -88,7 +88,7 @@ def test_of_many_in_a_row_one_is_inside_at_a_time(store: Store) -> None:
 def test_a_lock_removed_between_its_opening_and_its_locking_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another has made and locked the file anew just then, nobody is told that he holds it."""
+    """If another process recreates and locks the file at that moment, no second holder gets the lock."""
     path, others, real = tmp_path / "key.lock", list[int](), fcntl.flock
 
     def flock(descriptor: Any, how: int) -> None:

@@ -1,4 +1,4 @@
-"""Where everything lies, and that it is never half there."""
+"""The layout of the data folder, and atomic writes."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_folders_are_made_once(tmp_path: Path, synced: list[str]) -> None:
-    """All but those of days, which come with the first merge; what is there already is left alone."""
+    """`prepare` creates all folders except those of days, and leaves existing ones alone."""
     store = Store(tmp_path / "a" / "data")
     assert store.prepare() is store
     made = {"spool", "sealed", "validated", "quarantine", "archive", "sessions", "locks"}
@@ -57,7 +57,7 @@ def test_the_folders_are_made_once(tmp_path: Path, synced: list[str]) -> None:
 
 
 def test_the_places_of_a_day_say_feed_and_date(tmp_path: Path) -> None:
-    """Hive-style in both trees, and back."""
+    """Folder names are Hive-style in both trees and can be parsed back."""
     store = Store(tmp_path)
     assert store.archive_folder("f", "2026-11-24") == tmp_path / "archive" / "feed=f" / "date=2026-11-24"
     assert store.day_folder("f", "2026-11-24") == tmp_path / "days" / "feed=f" / "date=2026-11-24"
@@ -66,7 +66,7 @@ def test_the_places_of_a_day_say_feed_and_date(tmp_path: Path) -> None:
 
 
 def test_batches_are_listed_in_the_order_of_recording(tmp_path: Path) -> None:
-    """By their records alone, whatever lies beside them, and in the archive whatever their day."""
+    """Batches are listed by their records only, on any day, whatever other files exist."""
     store = Store(tmp_path).prepare()
     for place, name in enumerate(NAMES[::-1]):
         folder = store.archive_folder("f", f"2026-11-2{place % 3}")
@@ -83,7 +83,7 @@ def test_batches_are_listed_in_the_order_of_recording(tmp_path: Path) -> None:
 
 
 def test_a_file_is_whole_synced_and_named_last(tmp_path: Path, synced: list[str]) -> None:
-    """Its content before its name, its name before the return; what stood there is replaced, the draft is gone."""
+    """A file is synced, renamed, and its folder synced, replacing an old file and leaving no draft."""
     path = tmp_path / "file"
     write_whole(path, b"one")
     write_whole(path, b"two")
@@ -93,7 +93,7 @@ def test_a_file_is_whole_synced_and_named_last(tmp_path: Path, synced: list[str]
 
 
 def test_a_draft_is_new_whatever_lies_in_its_place(tmp_path: Path) -> None:
-    """What a crash left is not gone on with, and a link that somebody has put there is not followed."""
+    """A crash's leftover is not continued, and a planted link is not followed."""
     path = tmp_path / "file"
     unfinished(path).write_bytes(b"of a crash")
     assert begun(path) == unfinished(path) == tmp_path / ".file.tmp"
@@ -109,7 +109,7 @@ def test_a_draft_is_new_whatever_lies_in_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["fsync", "open"])
 def test_an_error_of_the_disk_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """A descriptor's error gets the file's name; one that has a name keeps it, and no descriptor stays open."""
+    """Errors get the file's name if they have none, and no descriptor stays open."""
     named = str(tmp_path / "other") if call == "open" else None
 
     def refuse(*_: object) -> int:
@@ -125,7 +125,7 @@ def test_an_error_of_the_disk_names_its_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_disk_that_refuses_is_a_transient_error_with_the_next_step(tmp_path: Path) -> None:
-    """Which place, in the system's words on one line, and which command goes on; other errors are left alone."""
+    """An OSError becomes one line with place, cause, and next command; other errors pass through."""
     with (
         pytest.raises(TransientError, match=r"^/x/y: cannot be read or written \(a b\); .* `tape archive`$") as told,
         at_work_in(tmp_path),
@@ -145,7 +145,7 @@ def test_a_disk_that_refuses_is_a_transient_error_with_the_next_step(tmp_path: P
 
 
 def test_a_batch_is_held_by_one_at_a_time_and_leaves_no_lock(tmp_path: Path) -> None:
-    """Its lock is a file while it is held; a second one waits for it, also where it fails."""
+    """A lock is a file while held; a second holder waits, even if the first fails."""
     store, inside, order = Store(tmp_path), threading.Event(), list[str]()
 
     def second() -> None:

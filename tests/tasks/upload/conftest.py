@@ -1,4 +1,4 @@
-"""An archived batch, or a whole session, and the bucket it goes to."""
+"""An archived batch or a whole session, and the bucket it is uploaded to."""
 
 import hashlib
 import http.server
@@ -34,7 +34,7 @@ DATES = ("2026-11-24", "2026-11-24", "2026-11-25")
 
 @pytest.fixture
 def archived(store: Store) -> Callable[..., BatchName]:
-    """Puts an archived batch into a store, whose file holds the bytes given: `archived(content, store=…)`."""
+    """Puts an archived batch with the given file content into a store: `archived(content, store=…)`."""
 
     def archive(content: bytes | None = b"PAR1 a batch PAR1" * 100, *, into: Store = store) -> BatchName:
         folder = into.archive_folder("finnhub", "2026-11-24")
@@ -59,7 +59,7 @@ def archived(store: Store) -> Callable[..., BatchName]:
 
 @pytest.fixture
 def relay(object_store: Any) -> Iterator[Relay]:
-    """A relay before the real store, through which faults come: `.answer`, `.passing`, `.seen`, `.port`."""
+    """A relay in front of the real store that injects faults: `.answer`, `.passing`, `.seen`, `.port`."""
     with relayed(object_store.server.ports[0]) as it:
         yield it
 
@@ -72,7 +72,7 @@ def bucket_by_relay(bucket: Bucket, relay: Relay) -> Bucket:
 
 @dataclass
 class OddStore:
-    """An S3 store with other habits: keeps objects in memory, and answers puts as `answer` says."""
+    """An in-memory S3 store that behaves differently: it answers puts as `answer` says."""
 
     port: int = 0
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class OddStore:
 
     @property
     def puts(self) -> list[str]:
-        """The keys that were put, probes left out."""
+        """The keys that were put, without probes."""
         return [key for method, key in self.requests if method == "PUT" and PROBE not in key]
 
     @property
@@ -98,7 +98,7 @@ class OddStore:
 
 @pytest.fixture
 def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
-    """A loopback server that knows neither conditions nor checksums, and of which nothing is known either."""
+    """A loopback store without conditional writes or checksums, not probed yet."""
     odd = OddStore()
     monkeypatch.setattr(probe, "_KNOWN", {})
 
@@ -172,19 +172,19 @@ def whole_session(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def whole(store: Store, whole_session: Store) -> Store:
-    """That session in a data folder of the test's own."""
+    """A copy of that session in the test's own data folder."""
     shutil.copytree(whole_session.root, store.root, dirs_exist_ok=True)
     return store
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Store:
-    """Another machine's data folder, empty."""
+    """Another machine's empty data folder."""
     return Store(tmp_path / "elsewhere").prepare()
 
 
 def _seal(store: Store, number: int) -> Seal:
-    """A batch of a connection of its own, sealed as a capture seals it."""
+    """A batch with its own connection, sealed like a capture's."""
     name, symbols = BatchName(NAME.session, 0, number), ("AAPL", "MSFT")
     start_ns = START_NS + number * 10**13
     lines = [

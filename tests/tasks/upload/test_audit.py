@@ -26,7 +26,7 @@ NOW_NS = 1_795_000_000_000_000_000
 
 @pytest.fixture
 def uploaded(store: Store, archived: Archived, bucket: Bucket) -> BatchName:
-    """A batch of which the bucket holds both objects."""
+    """A batch whose two objects are in the bucket."""
     name = archived()
     upload_batch(store, name, bucket, lambda: NOW_NS)
     return name
@@ -37,7 +37,7 @@ def kinds(store: Store, bucket: Bucket) -> list[tuple[str, str]]:
 
 
 def test_a_whole_bucket_holds_by_the_stores_own_checksums(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
-    """Where all is as its receipts say nothing is wrong, and nothing had to be downloaded."""
+    """If everything matches the receipts, nothing is wrong and nothing is downloaded."""
     verdict = audit(store, bucket)
     assert verdict.wrong == ()
     assert verdict.holds
@@ -48,7 +48,7 @@ def test_a_whole_bucket_holds_by_the_stores_own_checksums(store: Store, uploaded
 def test_a_missing_object_is_named(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any, file: str
 ) -> None:
-    """An object that someone removed is missing."""
+    """A removed object is reported as missing."""
     key = f"{FOLDER}/{getattr(uploaded, file)}"
     object_store.server.client().delete_object(Bucket=bucket.name, Key=key)
     assert kinds(store, bucket) == [("missing", key)]
@@ -58,7 +58,7 @@ def test_a_missing_object_is_named(
 def test_a_single_other_bit_in_the_bucket_is_named(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any, file: str
 ) -> None:
-    """An object replaced by one of the same length, one bit apart, is different."""
+    """An object with one bit changed is reported as different."""
     key = f"{FOLDER}/{getattr(uploaded, file)}"
     body = bytearray(object_store.body(key))
     body[len(body) // 2] ^= 1
@@ -69,7 +69,7 @@ def test_a_single_other_bit_in_the_bucket_is_named(
 def test_what_is_of_no_batch_is_foreign_and_other_prefixes_are_not_ours(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
 ) -> None:
-    """An object under our prefix that no manifest tells of is named; one beside the prefix is nobody's business."""
+    """An object under our prefix without a manifest is named; objects outside the prefix are ignored."""
     client = object_store.server.client()
     for key in (f"{FOLDER}/stray.parquet", "trades-of-others/stray"):
         client.put_object(Bucket=bucket.name, Key=key, Body=b"stray")
@@ -79,7 +79,7 @@ def test_what_is_of_no_batch_is_foreign_and_other_prefixes_are_not_ours(
 def test_a_batch_without_a_receipt_of_this_bucket_is_not_uploaded(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
 ) -> None:
-    """A receipt that is lost, or of another bucket, is no proof; the objects themselves are not called foreign."""
+    """A lost receipt, or one of another bucket, is no proof; the objects are not called foreign."""
     manifest = store.manifest_of(uploaded)
     assert manifest is not None
     receipt = manifest.with_name(uploaded.receipt)
@@ -90,7 +90,7 @@ def test_a_batch_without_a_receipt_of_this_bucket_is_not_uploaded(
 
 
 def test_a_receipt_that_is_not_its_manifests_is_named(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
-    """A receipt of other bytes than the manifest tells of differs, whatever the bucket holds."""
+    """A receipt of other bytes than the manifest's is reported, whatever the bucket holds."""
     manifest = store.manifest_of(uploaded)
     assert manifest is not None
     place = manifest.with_name(uploaded.receipt)
@@ -103,7 +103,7 @@ def test_a_receipt_that_is_not_its_manifests_is_named(store: Store, uploaded: Ba
 def test_an_object_without_a_sha256_is_downloaded_to_compare(
     store: Store, uploaded: BatchName, bucket: Bucket, object_store: Any
 ) -> None:
-    """If another tool wrote it, and the store has no SHA-256 of it, its bytes are read, which the verdict counts."""
+    """An object without a SHA-256 from the store is downloaded and hashed, which the verdict counts."""
     key, client = f"{FOLDER}/{uploaded.archived}", object_store.server.client()
     body = object_store.body(key)
     for content in (body, body[:-1] + b"2"):
@@ -114,18 +114,18 @@ def test_an_object_without_a_sha256_is_downloaded_to_compare(
 
 
 def test_an_empty_archive_and_bucket_hold(store: Store, bucket: Bucket) -> None:
-    """Where nothing was archived and nothing lies in the bucket nothing is wrong."""
+    """An empty archive and an empty bucket have no faults."""
     assert audit(store, bucket).wrong == ()
 
 
 def test_a_missing_bucket_says_so(store: Store, bucket: Bucket) -> None:
-    """A bucket that cannot be listed is an error, not a verdict."""
+    """A bucket that cannot be listed raises an error instead of giving a verdict."""
     with pytest.raises(TerminalError, match="TAPE_S3_BUCKET"):
         audit(store, replace(bucket, name="no-such-bucket"))
 
 
 def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, bucket: Bucket) -> None:
-    """A local manifest that cannot be read is told of by its batch; its objects are not called foreign."""
+    """An unreadable local manifest is reported with its batch; its objects are not called foreign."""
     manifest = store.manifest_of(uploaded)
     assert isinstance(manifest, Path)
     manifest.write_bytes(manifest.read_bytes().replace(b"finnhub", b"finnhuc", 1))
@@ -134,7 +134,7 @@ def test_a_damaged_manifest_here_is_named(store: Store, uploaded: BatchName, buc
 
 @pytest.fixture
 def all_uploaded(whole: Store, bucket: Bucket) -> Store:
-    """A session with quarantine files and two closed days, all of it in the bucket."""
+    """A fully uploaded session with quarantine files and two closed days."""
     for name in NAMES:
         upload_batch(whole, name, bucket, lambda: NOW_NS)
     upload_session(whole, SESSION, bucket, lambda: NOW_NS)
@@ -147,7 +147,7 @@ def all_uploaded(whole: Store, bucket: Bucket) -> Store:
 def test_everything_of_a_session_and_its_days_is_ours_and_compared(
     all_uploaded: Store, bucket: Bucket, object_store: Any
 ) -> None:
-    """Quarantine, the session's record and merged days are counted, compared, and none of them is foreign."""
+    """Quarantine files, the session's record, and merged days are counted and compared, and are not foreign."""
     verdict = audit(all_uploaded, bucket)
     assert verdict.wrong == ()
     assert (verdict.batches, verdict.sessions, verdict.days, verdict.merged) == (3, 1, 2, 0)
@@ -155,7 +155,7 @@ def test_everything_of_a_session_and_its_days_is_ours_and_compared(
 
 
 def test_each_of_them_is_missed_and_seen_to_differ(all_uploaded: Store, bucket: Bucket, object_store: Any) -> None:
-    """One bit, or nothing at all, under any of their keys is told of by that key."""
+    """A flipped bit or a missing object is reported with its key."""
     keys = [f"trades/_quarantine/{NAMES[0].rejected_rows}", f"trades/_quarantine/{NAMES[0].cut}"]
     keys += [key for key in [*object_store.keys()] if key.startswith(("trades/_sessions", DAY_FOLDER))]
     assert len(keys) == 5
@@ -171,7 +171,7 @@ def test_each_of_them_is_missed_and_seen_to_differ(all_uploaded: Store, bucket: 
 
 
 def test_what_was_not_sent_is_named_by_kind(whole: Store, bucket: Bucket) -> None:
-    """A session's record, a day, and quarantine files that an earlier version left behind are not uploaded."""
+    """A session's record, a day, and quarantine files without receipts are reported as not uploaded."""
     receipt = upload_batch(whole, NAMES[0], bucket, lambda: NOW_NS)
     upload_batch(whole, NAMES[1], bucket, lambda: NOW_NS)
     upload_batch(whole, NAMES[2], bucket, lambda: NOW_NS)
@@ -191,7 +191,7 @@ def test_what_was_not_sent_is_named_by_kind(whole: Store, bucket: Bucket) -> Non
 def test_a_batch_that_was_removed_here_is_compared_by_its_receipt(
     all_uploaded: Store, bucket: Bucket, object_store: Any, why: Any
 ) -> None:
-    """Its object may be gone only where its day, which is in the bucket, holds its rows."""
+    """A batch's object may be missing only if its day is in the bucket and has its rows."""
     manifest = all_uploaded.manifest_of(NAMES[0])
     assert manifest is not None
     said = Removed(batch=str(NAMES[0]), file=NAMES[0].archived, removed_ns=1, why=why, held_in=("elsewhere",))
@@ -212,7 +212,7 @@ def test_a_batch_that_was_removed_here_is_compared_by_its_receipt(
 def test_a_day_that_a_fuller_one_took_the_place_of_is_not_missed(
     all_uploaded: Store, bucket: Bucket, object_store: Any, tmp_path: Path
 ) -> None:
-    """Another machine's day with all our batches is as good as ours; that it is not of our own merge is said."""
+    """Another machine's day with all our batches is accepted, with a note that it is not our merge."""
     record = next(all_uploaded.days.rglob("_2026-11-24.day.json"))
     ours = read(record, Day)
     late = BatchName(SESSION, 0, 7)
@@ -228,7 +228,7 @@ def test_a_day_that_a_fuller_one_took_the_place_of_is_not_missed(
 
 
 def test_a_damaged_day_record_here_is_named(all_uploaded: Store, bucket: Bucket) -> None:
-    """It cannot say what it expects of the bucket, and that is said; what its receipt tells of is not foreign."""
+    """An unreadable record is reported; objects in its receipt are not foreign."""
     record = next(all_uploaded.days.rglob("_2026-11-24.day.json"))
     record.write_bytes(record.read_bytes().replace(b"finnhub", b"finnhuc", 1))
     assert kinds(all_uploaded, bucket) == [("different", f"{DAY_FOLDER}/{record.name}")]

@@ -1,4 +1,4 @@
-"""Whatever the variables of boto3 say: the bucket of our settings is reached, or what is wrong is named."""
+"""Whatever boto3's variables say, the configured bucket is reached, or the error names the cause."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r
 
 @pytest.fixture(autouse=True)
 def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """None of the variables and files that the developer's machine has, and a client that was not made with others."""
+    """Remove the developer's AWS variables and files, and any cached client."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -31,7 +31,7 @@ def no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture
 def dead() -> Iterator[str]:
-    """An address of this machine on which nothing listens."""
+    """A loopback address on which nothing listens."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
@@ -39,7 +39,7 @@ def dead() -> Iterator[str]:
 
 @pytest.fixture
 def own(dead: str) -> Bucket:
-    """A bucket with keys of its own, at a store that is not there: what is wrong must be told before it is asked."""
+    """A bucket with its own keys at an absent store, so that errors must come before any request."""
     return Bucket(
         name="market-tape", endpoint_url=f"https://{dead}", access_key_id="id", secret_access_key="secret",
         max_attempts=1, connect_timeout_s=2.0,
@@ -48,7 +48,7 @@ def own(dead: str) -> Bucket:
 
 @pytest.fixture
 def file_of(tmp_path: Path) -> Callable[[str], str]:
-    """Makes a file with that content, and gives its path."""
+    """Makes a file with this content and returns its path."""
 
     def make(content: str) -> str:
         path = tmp_path / "a-file"
@@ -75,7 +75,7 @@ def file_of(tmp_path: Path) -> Callable[[str], str]:
 def test_a_bucket_on_this_machine_with_keys_of_its_own_is_reached(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    """Proxies, a profile that is missing, other endpoints and retries: our own settings say it all."""
+    """Our settings override variables for proxies, profiles, endpoints, and retries."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert ObjectStore(bucket).find("nothing") is None
@@ -101,7 +101,7 @@ def test_a_bucket_on_this_machine_with_keys_of_its_own_is_reached(
 def test_a_value_that_cannot_be_used_is_told_by_its_variable(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
 ) -> None:
-    """What boto3 does not accept ends in one line that names the variable or its file, before the store is asked."""
+    """A value that boto3 rejects gives one line that names the variable or file, before any request."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(TerminalError) as refused:
         ObjectStore(own)
@@ -110,7 +110,7 @@ def test_a_value_that_cannot_be_used_is_told_by_its_variable(
 
 
 def test_a_number_that_is_none_is_told_by_its_variable(own: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a text that is no number, Python says only that: the variable is found and named."""
+    """A variable that is not a number is named, although Python's error does not name it."""
     monkeypatch.setenv("AWS_CSM_ENABLED", "true")
     monkeypatch.setenv("AWS_CSM_PORT", "many")
     with pytest.raises(TerminalError, match=": AWS_CSM_PORT has a value that cannot be used"):
@@ -121,7 +121,7 @@ def test_a_number_that_is_none_is_told_by_its_variable(own: Bucket, monkeypatch:
 def test_a_configuration_that_cannot_be_read_is_told_by_its_path(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, file_of: Callable[[str], str], variable: str
 ) -> None:
-    """A file of AWS's that is none: its path stands in the error, with the variables that can name another."""
+    """The error for an invalid AWS file has its path and the variables that can name another."""
     path = file_of("[[not an ini file\n")
     monkeypatch.setenv(variable, path)
     with pytest.raises(TerminalError, match=f"{path} is no AWS configuration: correct it \\(AWS_CONFIG_FILE, "):
@@ -142,7 +142,7 @@ def test_a_configuration_that_cannot_be_read_is_told_by_its_path(
 def test_credentials_that_cannot_be_had_are_told_before_anything_is_sent(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
 ) -> None:
-    """Without keys in our settings those that the environment names are looked for at once, and what is wrong told."""
+    """Without keys in our settings, those of the environment are resolved at once, and errors reported."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TerminalError, match=told):
@@ -152,7 +152,7 @@ def test_credentials_that_cannot_be_had_are_told_before_anything_is_sent(
 def test_credentials_that_are_fetched_from_somebody_who_is_away_are_tried_again(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, dead: str
 ) -> None:
-    """It is not the store that does not answer, and the message says so."""
+    """The message says that it is not the store that does not answer."""
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://{dead}/")
     with pytest.raises(TransientError, match="the credentials that the AWS_\\* variables name cannot be fetched"):
         ObjectStore(replace(own, access_key_id=None, secret_access_key=None))
@@ -161,7 +161,7 @@ def test_credentials_that_are_fetched_from_somebody_who_is_away_are_tried_again(
 def test_no_variable_sends_objects_elsewhere_than_the_receipts_say(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, file_of: Callable[[str], str], dead: str
 ) -> None:
-    """Where our settings mean AWS, a variable or a file that names another store is an error, not an address."""
+    """If our settings mean AWS, a variable or file with another endpoint is an error."""
     at_aws = replace(own, endpoint_url=None, region="eu-central-1")
     assert ObjectStore(at_aws)._client.meta.endpoint_url == "https://s3.eu-central-1.amazonaws.com"
     client_of.cache_clear()
@@ -183,7 +183,7 @@ def test_no_variable_sends_objects_elsewhere_than_the_receipts_say(
 def test_a_bucket_elsewhere_is_reached_by_the_same_proxy_as_the_feed(
     own: Bucket, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """The proxy is asked for the object, and where it is not there that is said with the variables' names."""
+    """Requests go through the proxy; if it is unreachable, the error names the variables."""
     elsewhere = replace(own, endpoint_url="http://store.invalid:9", addressing="path")
     with proxying(("127.0.0.1", 1), NOT_FOUND) as proxy:
         monkeypatch.setenv(variable, f"http://user:{SECRET}@127.0.0.1:{proxy.port}")
@@ -195,7 +195,7 @@ def test_a_bucket_elsewhere_is_reached_by_the_same_proxy_as_the_feed(
 
 
 def test_a_proxy_of_another_kind_is_told_by_its_variable(own: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3 would take a SOCKS proxy for an HTTP one, and try it again and again."""
+    """A SOCKS proxy is rejected, because boto3 would treat it as HTTP and retry."""
     monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:1")
     with pytest.raises(SettingsError, match="all_proxy: names a proxy of another kind than http:// or https://"):
         ObjectStore(replace(own, endpoint_url="https://store.invalid"))

@@ -1,4 +1,4 @@
-"""Does a fuller day stay, is what cannot be read or has no row still sent, and do records outlive their files?"""
+"""A fuller day stays, files that are unreadable or without rows are still sent, and records outlive their files."""
 
 import shutil
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def now() -> int:
 
 
 def only(whole: Store, root: Path, *names: BatchName) -> Store:
-    """A copy of the data folder in which of that day only these batches are archived."""
+    """A copy of the data folder with only these batches of the day archived."""
     store = Store(root)
     shutil.copytree(whole.root, store.root)
     for name in {*NAMES} - {*names}:
@@ -49,7 +49,7 @@ def closed(store: Store) -> Day:
 
 
 def send(store: Store, bucket: Bucket) -> None:
-    """Every batch of that day, and the day."""
+    """Upload every batch of that day, and the day."""
     for path in store.manifests():
         if path.parent == store.archive_folder("finnhub", DATE):
             upload_batch(store, BatchName.parse(path.name), bucket, now)
@@ -65,7 +65,7 @@ def days(store: Store) -> dict[str, bytes]:
 def test_a_day_here_gives_way_only_to_one_of_all_its_batches(
     whole: Store, bucket: Bucket, tmp_path: Path, ours: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
-    """Neither a smaller day of the bucket nor one of other batches takes the place of the day here."""
+    """A day in the bucket with fewer or other batches does not replace the local day."""
     there, here = (
         only(whole, tmp_path / kind, *(NAMES[number] for number in numbers))
         for kind, numbers in (("there", theirs), ("here", ours))
@@ -79,7 +79,7 @@ def test_a_day_here_gives_way_only_to_one_of_all_its_batches(
 
 
 def test_a_day_here_gives_way_to_a_fuller_one(whole: Store, bucket: Bucket, tmp_path: Path) -> None:
-    """A day of the bucket that holds all batches of the one here, and more, takes its place, and its file is alone."""
+    """A day in the bucket with all local batches and more replaces the local day and its file."""
     there, here = only(whole, tmp_path / "there", *NAMES), only(whole, tmp_path / "here", NAMES[0])
     closed(there)
     closed(here)
@@ -92,7 +92,7 @@ def test_a_day_here_gives_way_to_a_fuller_one(whole: Store, bucket: Bucket, tmp_
 def test_a_superseded_day_loses_its_record_after_its_file(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any, tmp_path: Path
 ) -> None:
-    """Where the store fails between the two, the record is left to say what was there, and the next run finds it."""
+    """If the store fails between file and record, the old record remains and the next run finishes."""
     earlier = only(whole, tmp_path / "earlier", NAMES[0])
     first, second = closed(earlier), closed(whole)
     send(earlier, bucket_by_relay)
@@ -113,7 +113,7 @@ def test_a_superseded_day_loses_its_record_after_its_file(
 def test_a_damaged_manifest_still_awaits_its_upload(
     store: Store, archived: Callable[..., BatchName], odd_store: Any, damage: bytes
 ) -> None:
-    """What cannot be read is not taken for done: it is listed, and the upload says what is wrong and sends nothing."""
+    """An unreadable batch is listed as waiting; its upload reports the fault and sends nothing."""
     name = archived()
     assert name in Catalog(store).awaiting_upload(odd_store.bucket.place)
     path = store.manifest_of(name)
@@ -126,7 +126,7 @@ def test_a_damaged_manifest_still_awaits_its_upload(
 
 
 def test_a_damaged_record_of_a_day_still_awaits_its_upload(whole: Store, odd_store: Any) -> None:
-    """A day whose record cannot be read is listed, and its upload says so and sends nothing."""
+    """A day with an unreadable record is listed; its upload reports that and sends nothing."""
     closed(whole)
     record = whole.day_record("finnhub", DATE)
     record.write_bytes(record.read_bytes()[:-40])
@@ -140,7 +140,7 @@ def test_a_damaged_record_of_a_day_still_awaits_its_upload(whole: Store, odd_sto
 def test_a_wholly_rejected_batch_goes_up_and_comes_back(
     store: Store, sealed_batch: Callable[..., BatchName], bucket: Bucket, elsewhere: Store, structural: bool
 ) -> None:
-    """A batch without a valid row is listed and sent with what was rejected, and a restore brings both elsewhere."""
+    """A batch without valid rows is uploaded with its quarantine, and a restore elsewhere brings both back."""
     name = sealed_batch([b"rubbish\n"], symbols=["SPY"], **({"header": b"no journal\n"} if structural else {}))
     split(store, name, Limits(None, None))
     assert compress(store, name).file is None

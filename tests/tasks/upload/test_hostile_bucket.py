@@ -1,4 +1,4 @@
-"""What does a restore keep, where others can write to the bucket?"""
+"""A restore accepts nothing harmful from a bucket that others can write to."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def now() -> int:
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    """What lies in the data folder, but locks and receipts."""
+    """The files of the data folder, except locks and receipts."""
     paths = [path for path in store.root.rglob("*") if path.is_file() and path.parent != store.locks]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths if "receipt" not in path.name}
 
@@ -50,19 +50,19 @@ def uploaded(whole: Store, bucket: Bucket) -> Store:
 
 @pytest.fixture
 def put(object_store: Any, bucket: Bucket) -> Any:
-    """Writes an object as whoever has the bucket's credentials can."""
+    """Write an object like anyone with the bucket's credentials could."""
     client = object_store.server.client()
     return lambda key, body: client.put_object(Bucket=bucket.name, Key=key, Body=body)
 
 
 def filled(table: pa.Table, column: str, text: str) -> pa.Table:
-    """The table with that text in every row of a column."""
+    """Return the table with this text in every row of a column."""
     at = table.schema.get_field_index(column)
     return table.set_column(at, table.schema.field(at), pa.array([text] * len(table), table.schema.field(at).type))
 
 
 def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
-    """Put a day beside the true one: one batch more, other prices, its record and all hashes in agreement."""
+    """Forge a day with one batch more and other prices, with a matching record and hashes."""
     record = store.day_record("finnhub", DATE)
     day = read(record, Day)
     table = pq.read_table(record.with_name(str(day.file)))
@@ -78,7 +78,7 @@ def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
 
 
 def test_a_closed_day_gives_way_to_no_other_rows(uploaded: Store, bucket: Bucket, put: Any, tmp_path: Path) -> None:
-    """A record that agrees with garbage removes nothing here: the rows themselves are compared first."""
+    """A record that matches forged rows removes nothing here, because the rows are compared first."""
     for path in uploaded.archive.rglob("*.parquet"):
         path.unlink()  # What retention does: the day's file is the only copy here.
     before = contents(uploaded)
@@ -90,7 +90,7 @@ def test_a_closed_day_gives_way_to_no_other_rows(uploaded: Store, bucket: Bucket
 
 
 def test_a_forged_day_takes_no_batches_place(uploaded: Store, bucket: Bucket, put: Any, tmp_path: Path) -> None:
-    """Where a day is not closed here, one from the bucket with other rows than its batches have is not taken."""
+    """A day from the bucket whose rows differ from the local batches is not accepted."""
     forge_day(uploaded, put, tmp_path)
     for path in list(uploaded.days.rglob("*.*")):
         if path.is_file():
@@ -104,7 +104,7 @@ def test_a_forged_day_takes_no_batches_place(uploaded: Store, bucket: Bucket, pu
 
 
 def test_retention_removes_no_batch_for_a_forged_day(uploaded: Store, tmp_path: Path) -> None:
-    """A day's file that agrees with its record, and not with its batches, is no reason to remove these."""
+    """A day's file that matches its record but not its batches does not cause their removal."""
     record = uploaded.day_record("finnhub", DATE)
     day = read(record, Day)
     file = record.with_name(str(day.file))
@@ -133,7 +133,7 @@ def test_retention_removes_no_batch_for_a_forged_day(uploaded: Store, tmp_path: 
 def test_a_stray_key_costs_nothing_but_a_line(
     uploaded: Store, bucket: Bucket, elsewhere: Store, put: Any, key: str
 ) -> None:
-    """What is none of ours is named by its key; all else comes back."""
+    """Foreign objects are named by key; everything else is restored."""
     put(key, b"{}")
     with pytest.raises(CorruptionError) as caught:
         restore(elsewhere, bucket, None, now)
@@ -150,7 +150,7 @@ def test_a_stray_key_costs_nothing_but_a_line(
 def test_a_record_names_its_own_files_alone(
     uploaded: Store, bucket: Bucket, elsewhere: Store, put: Any, file: str
 ) -> None:
-    """A manifest that names another file than its batch's, its hashes right, is refused by its key; the rest comes."""
+    """A manifest with another batch's file name is rejected by key; the rest is restored."""
     manifest = uploaded.manifests()[0]
     own = json.dumps(f"{BatchName.parse(manifest.name)}.parquet").encode()
     content = manifest.read_bytes().replace(b'"file": ' + own, b'"file": ' + json.dumps(file).encode())
@@ -165,7 +165,7 @@ def test_a_record_names_its_own_files_alone(
 
 
 def test_an_endless_object_fills_no_disk(uploaded: Store, bucket: Bucket, elsewhere: Store, put: Any) -> None:
-    """No more of an object is written than its record says that it has."""
+    """No more bytes of an object are written than its record says."""
     manifest = uploaded.manifests()[0]
     put(f"{FOLDER}/{manifest.name[1:].split('.')[0]}.parquet", b"x" * (32 << 20))
     with pytest.raises(CorruptionError, match="is larger than"):
@@ -174,13 +174,13 @@ def test_an_endless_object_fills_no_disk(uploaded: Store, bucket: Bucket, elsewh
 
 
 def test_a_record_of_any_size_is_not_read_whole() -> None:
-    """What is larger than any record is refused by its length."""
+    """An object larger than any record is rejected by its length."""
     with pytest.raises(CorruptionError, match="too large for a record"):
         decode(bytes((256 << 20) + 1), Day, "key")
 
 
 def test_a_small_file_that_claims_many_rows_is_refused(uploaded: Store) -> None:
-    """A row group of more rows than any of ours has is not read, whatever few bytes it takes."""
+    """An oversized row group is not read, however few bytes it takes."""
     path = next(uploaded.archive.rglob("*.parquet"))
     row = pq.read_table(path).slice(0, 1)
     frame = pl.concat([pl.from_arrow(row)] * 1).select(pl.all().repeat_by(4_000_001).explode())  # type: ignore[type-var]

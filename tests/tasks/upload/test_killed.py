@@ -1,4 +1,4 @@
-"""Killed before any one change here or request to the store, is the day always in the bucket, and once in the end?"""
+"""Killed before any change or request, the bucket always has the day, and exactly once in the end."""
 
 import hashlib
 import shutil
@@ -49,12 +49,12 @@ def closed(store: Store) -> Day:
 
 
 def numbered(bucket: Bucket, number: int) -> Bucket:
-    """The place in the bucket of the upload that is killed so late."""
+    """The place in the bucket for an upload killed at this point."""
     return replace(bucket, prefix=f"killed-{number}")
 
 
 def assert_a_whole_day_stands(object_store: Any, bucket: Bucket, days: list[Day]) -> None:
-    """One of these days' files is in the bucket as its record says, and the record beside it."""
+    """Check that the bucket has one of these days' files as its record says, and the record."""
     keys = object_store.keys()
     stands = [
         {*day_keys(bucket, day)} <= {*keys}
@@ -69,7 +69,7 @@ def assert_a_whole_day_stands(object_store: Any, bucket: Bucket, days: list[Day]
 def test_an_upload_of_a_day_killed_at_any_moment(
     whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path, is_first: bool
 ) -> None:
-    """At each moment a whole day stands where one stood, a receipt never comes too early, and the end is one day."""
+    """The bucket always has a complete day, receipts are never too early, and one day is left at the end."""
     for path in list(whole.archive_folder("finnhub", DATE).glob(f"*{BatchName(SESSION, 0, 1)}*")):
         path.rename(whole.root / path.name)
     first, root = closed(whole), tmp_path / "killed"

@@ -1,4 +1,4 @@
-"""Asked now: whether the store holds these bytes; and how what is held elsewhere is removed."""
+"""Checks whether the store has certain bytes now, and removes objects."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,19 +19,19 @@ Archived = Callable[..., BatchName]
 
 @pytest.fixture
 def receipt(store: Store, archived: Archived, bucket: Bucket) -> ObjectReceipt:
-    """Of an object that stands in the bucket."""
+    """The receipt of an object in the bucket."""
     found = upload_batch(store, archived(), bucket, lambda: 1).object
     assert found is not None
     return found
 
 
 def test_what_stands_stands(bucket: Bucket, receipt: ObjectReceipt) -> None:
-    """By the store's own SHA-256."""
+    """An object is checked by the store's own SHA-256."""
     assert object_matches(bucket, receipt)
 
 
 def test_another_object_of_the_same_length_does_not(bucket: Bucket, receipt: ObjectReceipt, object_store: Any) -> None:
-    """One bit is enough; so is another length, and so is that nothing is there."""
+    """One changed bit, another length, or a missing object is detected."""
     client, body = object_store.server.client(), bytearray(object_store.body(receipt.key))
     for change in (lambda: body.__setitem__(0, body[0] ^ 1), lambda: body.append(0)):
         change()
@@ -42,7 +42,7 @@ def test_another_object_of_the_same_length_does_not(bucket: Bucket, receipt: Obj
 
 
 def test_a_store_without_checksums_is_read(store: Store, archived: Archived, odd_store: Any) -> None:
-    """Where the store tells no SHA-256 the object is downloaded and hashed."""
+    """Without a SHA-256 from the store, the object is downloaded and hashed."""
     receipt = upload_batch(store, archived(), odd_store.bucket, lambda: 1).manifest
     odd_store.requests.clear()
     assert object_matches(odd_store.bucket, receipt)
@@ -52,7 +52,7 @@ def test_a_store_without_checksums_is_read(store: Store, archived: Archived, odd
 
 
 def test_a_store_that_cannot_be_asked_is_no_answer(odd_store: Any, receipt: ObjectReceipt) -> None:
-    """A refusal and a store that is away are errors: neither yes nor no."""
+    """A denied request or an unreachable store raises an error instead of an answer."""
     odd_store.answer = lambda method, key, headers: (403, "AccessDenied")
     with pytest.raises(TerminalError):
         object_matches(odd_store.bucket, receipt)
@@ -66,7 +66,7 @@ def test_a_store_that_cannot_be_asked_is_no_answer(odd_store: Any, receipt: Obje
 def test_what_is_removed_is_gone_and_may_be_removed_again(
     bucket: Bucket, receipt: ObjectReceipt, object_store: Any
 ) -> None:
-    """Only the keys that were named; a second time is no error."""
+    """Only the named keys are removed, and removing twice is no error."""
     others = [key for key in object_store.keys() if key != receipt.key]  # noqa: SIM118 - a list of the bucket's
     for _ in range(2):
         remove_objects(bucket, [receipt.key])

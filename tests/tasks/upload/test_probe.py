@@ -1,4 +1,4 @@
-"""What `tape doctor` can say of a store."""
+"""What `tape doctor` can report about a store."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ def test_a_good_store_honours_both_and_is_left_as_it_was(bucket: Bucket, object_
 
 
 def test_a_store_that_ignores_the_condition_is_found_out(odd_store: Any) -> None:
-    """A store that overwrites in spite of the condition, and gives no checksums, is named so."""
+    """A store that ignores the condition and has no checksums is reported as such."""
     found = probe(odd_store.bucket)
     assert (found.conditional_put, found.checksums) == (False, False)
     assert "weaker rule" in str(found)
@@ -33,12 +33,12 @@ def test_a_store_that_refuses_the_condition_is_found_out(odd_store: Any) -> None
 
 
 def test_a_missing_bucket_says_what_to_do(bucket: Bucket) -> None:
-    """The probe of a bucket that is not there names the setting."""
+    """Probing a missing bucket names the setting."""
     with pytest.raises(TerminalError, match="TAPE_S3_BUCKET"):
         probe(replace(bucket, name="no-such-bucket"))
 
 
 def test_an_unreachable_store_is_transient(bucket: Bucket) -> None:
-    """A port on which nobody listens may be served later."""
+    """A closed port is a transient error."""
     with pytest.raises(TransientError, match="is it up"):
         probe(replace(bucket, endpoint_url="http://127.0.0.1:1"))

@@ -1,4 +1,4 @@
-"""A day's files back from the bucket: equal, verified, never over something that differs, and finished after a kill."""
+"""A day is restored from the bucket: equal, verified, never over different files, and finished after a kill."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +25,13 @@ def now() -> int:
 
 
 def files(store: Store, leaving: str = "receipt") -> dict[str, bytes]:
-    """What lies in the archive, but receipts."""
+    """The files of the archive, except receipts."""
     paths = [path for path in store.archive.rglob("*") if path.is_file() and leaving not in path.name]
     return {str(path.relative_to(store.archive)): path.read_bytes() for path in paths}
 
 
 def test_a_day_comes_back_byte_for_byte(store: Store, archived: Archived, bucket: Bucket, elsewhere: Store) -> None:
-    """On another machine the day's files are what they were, and a second run finds them equal."""
+    """On another machine the day's files are restored unchanged, and a second run finds them equal."""
     upload_batch(store, archived(), bucket, lambda: 1)
     restored = restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
@@ -43,7 +43,7 @@ def test_a_day_comes_back_byte_for_byte(store: Store, archived: Archived, bucket
 def test_a_batch_without_rows_comes_back_as_its_manifest(
     store: Store, archived: Archived, bucket: Bucket, elsewhere: Store
 ) -> None:
-    """Where there was no file none is fetched."""
+    """A batch without a file is restored without one."""
     upload_batch(store, archived(None), bucket, lambda: 1)
     restore(elsewhere, bucket, DATE, now)
     assert files(elsewhere) == files(store)
@@ -51,7 +51,7 @@ def test_a_batch_without_rows_comes_back_as_its_manifest(
 
 @pytest.mark.parametrize("file", ["archived", "manifest"])
 def test_what_differs_here_is_never_overwritten(store: Store, archived: Archived, bucket: Bucket, file: str) -> None:
-    """A local file with other bytes is named beside the object, and stays what it was."""
+    """A different local file is named with the object, and is not changed."""
     name = archived()
     upload_batch(store, name, bucket, lambda: 1)
     path = store.archive_folder("finnhub", DATE) / getattr(name, file)
@@ -67,7 +67,7 @@ def test_what_differs_here_is_never_overwritten(store: Store, archived: Archived
 def test_a_damaged_object_is_not_restored(
     store: Store, archived: Archived, bucket: Bucket, elsewhere: Store, object_store: Any, file: str
 ) -> None:
-    """An object one bit apart from its manifest, or a manifest from its own digest, leaves nothing here."""
+    """An object or manifest with a flipped bit leaves nothing here."""
     name = archived()
     upload_batch(store, name, bucket, lambda: 1)
     key = f"{FOLDER}/{getattr(name, file)}"
@@ -80,7 +80,7 @@ def test_a_damaged_object_is_not_restored(
 
 
 def test_a_day_that_the_bucket_lacks_is_said(store: Store, archived: Archived, bucket: Bucket) -> None:
-    """A day without a batch is an error that names it; an object without a manifest is no batch."""
+    """A day without batches raises an error; an object without a manifest is not a batch."""
     upload_batch(store, archived(), bucket, lambda: 1)
     with pytest.raises(TerminalError, match="2026-11-25"):
         restore(store, bucket, "2026-11-25", now)
@@ -89,7 +89,7 @@ def test_a_day_that_the_bucket_lacks_is_said(store: Store, archived: Archived, b
 def test_a_restore_that_broke_off_is_finished_by_the_next(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """A store that fails between manifest and file leaves no batch here; run again, the day is whole."""
+    """If the store fails between manifest and file, no batch is left; a second run completes the day."""
     upload_batch(store, archived(), bucket_by_relay, lambda: 1)
     relay.answer = lambda method, path: (503, "SlowDown") if method == "GET" and path.endswith(".parquet") else None
     with pytest.raises(TransientError):
@@ -103,7 +103,7 @@ def test_a_restore_that_broke_off_is_finished_by_the_next(
 def test_a_restored_batch_counts_as_archived_and_uploads_to_nothing_new(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """Its receipt comes from the bucket by comparison: each put is refused, and what exists is compared."""
+    """A restored batch gets its receipt by comparison: puts are rejected and existing objects compared."""
     name = archived()
     upload_batch(store, name, bucket_by_relay, lambda: 1)
     restore(elsewhere, bucket_by_relay, DATE, now)
@@ -115,7 +115,7 @@ def test_a_restored_batch_counts_as_archived_and_uploads_to_nothing_new(
 def test_a_mirror_fetches_what_is_wanted_once(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """A day that is not wanted costs the listing alone, a batch that is not wanted no file, a second run nothing."""
+    """Unwanted days and batches are not downloaded, and a second run downloads nothing."""
     name = archived()
     upload_batch(store, name, bucket_by_relay, lambda: 1)
 

@@ -1,4 +1,4 @@
-"""How few requests an upload takes from a store that keeps both rules, and that a weaker store is never trusted."""
+"""Uploads need few requests on a store with conditions and checksums, and never trust a weaker store."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ Send = Callable[..., None]
 
 @pytest.fixture
 def sent(tmp_path: Path) -> Send:
-    """Sends a file of that content under that key: `sent(bucket, "k", b"…")`."""
+    """Sends a file with this content under a key: `sent(bucket, "k", b"…")`."""
 
     def run(bucket: Bucket, key: str, content: bytes = b"trades") -> None:
         file = tmp_path / "file"
@@ -38,7 +38,7 @@ def sent(tmp_path: Path) -> Send:
 def test_a_store_that_keeps_both_rules_is_asked_once_for_each_object(
     bucket_by_relay: Bucket, relay: Relay, sent: Send
 ) -> None:
-    """The bucket is probed before the first object; from then on a put alone writes and proves each one."""
+    """The bucket is probed before the first object; then a single put writes and proves each one."""
 
     def asked(key: str) -> list[str]:
         relay.seen.clear()
@@ -51,7 +51,7 @@ def test_a_store_that_keeps_both_rules_is_asked_once_for_each_object(
 
 
 def test_threads_probe_a_bucket_once(bucket_by_relay: Bucket, relay: Relay, object_store: Any) -> None:
-    """Uploads that begin at once wait for one probe, which leaves nothing behind."""
+    """Concurrent uploads wait for one probe, which leaves nothing behind."""
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: abilities_of(ObjectStore(bucket_by_relay)), range(8)))
     assert [method for method, _ in relay.seen] == ["PUT", "PUT", "HEAD", "DELETE"]
@@ -60,7 +60,7 @@ def test_threads_probe_a_bucket_once(bucket_by_relay: Bucket, relay: Relay, obje
 
 
 def test_a_probe_that_failed_is_made_again(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """A store that asks for time leaves nothing known: the next upload probes anew, and then trusts."""
+    """After a store asked to slow down, the next upload probes again."""
     relay.answer = lambda method, path: (503, "SlowDown")
     with pytest.raises(TransientError):
         sent(bucket_by_relay, "a")
@@ -74,7 +74,7 @@ def test_a_probe_that_failed_is_made_again(bucket_by_relay: Bucket, relay: Relay
 def test_a_store_that_refuses_the_probe_fails_no_upload(
     bucket_by_relay: Bucket, relay: Relay, sent: Send, object_store: Any
 ) -> None:
-    """Where the probe's object may not be written, each key is looked up first and compared after."""
+    """If the probe's object may not be written, each key is looked up before and compared after."""
     relay.answer = lambda method, path: (403, "AccessDenied") if PROBE in path else None
     for key in "ab":
         relay.seen.clear()
@@ -88,7 +88,7 @@ def test_a_store_that_refuses_the_probe_fails_no_upload(
 def test_a_bucket_whose_objects_cannot_be_read_back_at_once_is_probed(
     bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Some storage classes refuse a GET: the store's own SHA-256 is enough, and the probe does not fail."""
+    """In storage classes without GET, the store's SHA-256 is enough and the probe does not fail."""
     relay.answer = lambda method, path: (403, "InvalidObjectState") if method == "GET" else None
     found = abilities_of(ObjectStore(bucket_by_relay))
     assert (found.conditional_put, found.checksums) == (True, True)
@@ -97,7 +97,7 @@ def test_a_bucket_whose_objects_cannot_be_read_back_at_once_is_probed(
 def test_a_probe_object_that_may_not_be_removed_serves_the_next_process(
     bucket_by_relay: Bucket, relay: Relay, object_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the right to remove, one object stays however many processes probe, and tells each the same."""
+    """Without permission to delete, all processes share one probe object with the same result."""
     relay.answer = lambda method, path: (403, "AccessDenied") if method == "DELETE" else None
     for _ in range(3):
         monkeypatch.setattr(probe, "_KNOWN", {})
@@ -107,7 +107,7 @@ def test_a_probe_object_that_may_not_be_removed_serves_the_next_process(
 
 
 def test_another_object_is_found_also_without_the_look(bucket: Bucket, object_store: Any, sent: Send) -> None:
-    """A key that is taken by other bytes is a conflict though nobody looked it up, and the object stays."""
+    """A key with other bytes is a conflict even without a lookup, and the object stays."""
     sent(bucket, "0")
     with pytest.raises(ConflictError):
         sent(bucket, "0", b"others")
@@ -115,7 +115,7 @@ def test_another_object_is_found_also_without_the_look(bucket: Bucket, object_st
 
 
 def test_a_large_file_is_looked_up_first(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """What exists already is not sent again for nothing where that costs more than to ask."""
+    """A large existing object is looked up instead of sent again."""
     large = bytes(9 << 20)
     sent(bucket_by_relay, "large", large)
     relay.seen.clear()
@@ -124,7 +124,7 @@ def test_a_large_file_is_looked_up_first(bucket_by_relay: Bucket, relay: Relay, 
 
 
 def test_a_file_that_no_put_takes_is_refused_before_anything_is_sent(odd_store: Any, tmp_path: Path) -> None:
-    """Above 5 GiB one line says what it is, where, and what to do; it is not even read."""
+    """A file above 5 GiB gives a one-line error without being read."""
     file = tmp_path / "large"
     with file.open("wb") as sparse:
         sparse.truncate((5 << 30) + 1)
@@ -136,7 +136,7 @@ def test_a_file_that_no_put_takes_is_refused_before_anything_is_sent(odd_store: 
 
 
 def test_a_store_that_ignores_the_condition_is_always_asked_first(odd_store: Any, sent: Send) -> None:
-    """The probe finds it out; from then on each key is looked up, and nothing is lost."""
+    """If the probe finds that the store ignores conditions, each key is looked up and nothing is lost."""
     sent(odd_store.bucket, "a")
     assert not abilities_of(ObjectStore(odd_store.bucket)).conditional_put
     odd_store.objects["taken"] = b"others"
@@ -148,7 +148,7 @@ def test_a_store_that_ignores_the_condition_is_always_asked_first(odd_store: Any
 
 
 def test_a_store_that_stops_taking_the_condition_is_looked_at_again(odd_store: Any, sent: Send) -> None:
-    """Whatever the probe found: a 501 to the condition leads to a look before, and a look after the plain put."""
+    """A 501 to the condition leads to a lookup before and after a plain put, whatever the probe found."""
     odd_store.repeats = odd_store.knows = True
 
     def answer(method: str, key: str, headers: Any) -> tuple[int, str] | None:
@@ -169,7 +169,7 @@ def test_a_store_that_stops_taking_the_condition_is_looked_at_again(odd_store: A
 
 @pytest.mark.parametrize("honors", [False, True], ids=["ignores the condition", "honors the condition"])
 def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: Any, sent: Send, honors: bool) -> None:
-    """Without a SHA-256 of the object itself each one is downloaded, however often that went well."""
+    """Without a SHA-256 from the store every object is downloaded and compared."""
     odd_store.repeats = True
     odd_store.answer = lambda method, key, headers: (
         (412, "PreconditionFailed") if honors and method == "PUT" and key in odd_store.objects else None
@@ -181,7 +181,7 @@ def test_a_store_that_only_repeats_what_it_was_told_is_not_believed(odd_store: A
 
 
 def test_a_store_that_ignores_the_condition_is_looked_at_after_each_put(odd_store: Any, sent: Send) -> None:
-    """Whatever its checksums: another's object that came over ours is seen, and said."""
+    """Another uploader's object that overwrote ours is detected and reported."""
     odd_store.repeats = odd_store.knows = True
     sent(odd_store.bucket, "a")
     assert abilities_of(ObjectStore(odd_store.bucket)).checksums
@@ -198,7 +198,7 @@ def test_a_store_that_ignores_the_condition_is_looked_at_after_each_put(odd_stor
 
 
 def test_a_bucket_teaches_nothing_about_another(bucket_by_relay: Bucket, relay: Relay) -> None:
-    """What was found is of one bucket, endpoint and prefix: some stores honor conditions in some buckets only."""
+    """Probe results apply to one bucket, endpoint, and prefix only."""
     abilities_of(ObjectStore(bucket_by_relay))
     relay.seen.clear()
     abilities_of(ObjectStore(bucket_by_relay))
@@ -208,7 +208,7 @@ def test_a_bucket_teaches_nothing_about_another(bucket_by_relay: Bucket, relay: 
 
 
 def test_the_checksum_goes_with_every_put(bucket_by_relay: Bucket, relay: Relay, sent: Send) -> None:
-    """Also where nothing is asked afterwards, the store is told the SHA-256 and refuses other bytes."""
+    """The SHA-256 is sent with the upload, so that the store rejects other bytes even without a later check."""
     for number in range(6):
         sent(bucket_by_relay, str(number))
     seen = zip(relay.seen, relay.sha256s, strict=True)
@@ -217,7 +217,7 @@ def test_the_checksum_goes_with_every_put(bucket_by_relay: Bucket, relay: Relay,
 
 
 def test_one_client_serves_a_bucket_until_its_credentials_fail(bucket: Bucket, sent: Send) -> None:
-    """Whatever prefix or form of storage: one client; after a refusal the next one reads credentials anew."""
+    """One client serves all prefixes and storage classes; after a denial the next one rereads credentials."""
     door.client_of.cache_clear()
     sent(bucket, "a")
     sent(replace(bucket, prefix="other", storage_class="STANDARD"), "b")
@@ -229,7 +229,7 @@ def test_one_client_serves_a_bucket_until_its_credentials_fail(bucket: Bucket, s
 
 
 def test_no_secret_shows_in_what_a_client_is_known_by(bucket: Bucket) -> None:
-    """The key under which a client is kept hides its secrets as the bucket does."""
+    """The cache key of a client hides its secrets."""
     plain = replace(bucket, secret_access_key="plain-secret", session_token="plain-token")
     shown = repr(door.connection(plain)) + str(door.connection(plain))
     assert "plain-secret" not in shown

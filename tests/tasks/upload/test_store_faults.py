@@ -1,4 +1,4 @@
-"""A real store that dies, dawdles or refuses in the middle of an upload, and an uploader that is killed there."""
+"""A real store that dies, stalls, or rejects requests during an upload, and an uploader that is killed."""
 
 import datetime as dt
 import os
@@ -54,7 +54,7 @@ def receipt_of(store: Store, name: BatchName) -> Path:
 
 
 def assert_whole(store: Store, name: BatchName, object_store: Any) -> None:
-    """One object of each, equal to the files byte for byte, and a receipt."""
+    """Check that there is one object of each file, equal byte for byte, and a receipt."""
     assert {*object_store.keys()} == {f"{FOLDER}/{name.archived}", f"{FOLDER}/{name.manifest}"}
     assert object_store.body(f"{FOLDER}/{name.archived}") == CONTENT
     assert (
@@ -76,7 +76,7 @@ PLACES = [in_a_put, between_object_and_manifest]
 
 
 def once_at(place: Callable[..., bool], act: Callable[[], None]) -> Callable[[str, str, int], None]:
-    """Acts the first time that the place is met."""
+    """Acts when the place is reached for the first time."""
     done: list[bool] = []
 
     def passing(method: str, path: str, sent_bytes: int) -> None:
@@ -92,7 +92,7 @@ def test_a_store_killed_in_the_middle_is_transient_and_the_next_try_ends_it(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, object_store: Any,
     place: Callable[..., bool],
 ) -> None:  # fmt: skip
-    """SIGKILL of the store in a put, or before the manifest: tried again, there is one whole object."""
+    """After SIGKILL of the store in a put or before the manifest, a retry gives one complete object."""
     name = archived(CONTENT)
     relay.passing = once_at(place, object_store.server.kill)
     try:
@@ -113,7 +113,7 @@ def test_an_uploader_killed_in_the_middle_leaves_what_the_next_one_ends(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, object_store: Any,
     place: Callable[..., bool],
 ) -> None:  # fmt: skip
-    """SIGKILL of the uploader's process: the next one makes one whole object."""
+    """After SIGKILL of the uploader, the next one completes the object."""
     name = archived(CONTENT)
     server = object_store.server
     process = subprocess.Popen(
@@ -140,7 +140,7 @@ def test_a_store_that_asks_for_time_gets_it(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, object_store: Any,
     refusal: tuple[int, str],
 ) -> None:  # fmt: skip
-    """A 500 or 503 at any request is transient; tried again as often as it takes, there is one whole object."""
+    """A 500 or 503 at any request is transient, and retries give one complete object."""
     name = archived(CONTENT)
     met = set[tuple[str, str]]()
 
@@ -166,7 +166,7 @@ def test_a_store_that_asks_for_time_gets_it(
 def test_a_slow_store_is_waited_for_and_a_silent_one_is_transient(
     store: Store, archived: Archived, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Bytes that trickle are no fault; an answer that does not come within the time limit is, and mends itself."""
+    """A slow response is no fault; one that exceeds the time limit is a transient error."""
     name = archived(CONTENT)
     silent_for_s = 1.0
 
@@ -185,7 +185,7 @@ def test_a_slow_store_is_waited_for_and_a_silent_one_is_transient(
 def test_a_clock_that_is_off_is_said_and_mends_itself(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real store refuses a signature of an hour ago; the clock set right, the upload ends."""
+    """The real store rejects a signature one hour old; with the right clock the upload succeeds."""
     import botocore.auth
 
     name = archived(CONTENT)
@@ -205,7 +205,7 @@ def test_a_clock_that_is_off_is_said_and_mends_itself(
 def test_two_workers_at_once_leave_one_object_and_none_fails(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any, tmp_path: Path
 ) -> None:
-    """Workers that share nothing but the bucket upload one batch at once: both have a receipt, one object stands."""
+    """Independent workers upload one batch at once: both get a receipt, and there is one object."""
     name = archived(CONTENT)
     shutil.copytree(store.root, tmp_path / "other")
     stores = [store, Store(tmp_path / "other")]

@@ -39,7 +39,7 @@ send(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 
 @pytest.fixture
 def run_flow(tmp_path: Path, store: Store, odd_store: Any, prefect_server: PrefectServer) -> Callable[[BatchName], str]:
-    """Runs the task in a flow in a process of its own, and gives everything it printed."""
+    """Runs the task in a flow in its own process and returns its output."""
 
     def run(name: BatchName) -> str:
         script = tmp_path / "flow.py"
@@ -54,11 +54,11 @@ def run_flow(tmp_path: Path, store: Store, odd_store: Any, prefect_server: Prefe
     return run
 
 
-def test_only_what_may_mend_is_tried_again_and_no_secret_is_stored(
+def test_only_transient_errors_are_retried_and_no_secret_is_stored(
     store: Store, archived: Callable[..., BatchName], odd_store: Any, run_flow: Callable[..., str],
     prefect_server: PrefectServer,
 ) -> None:  # fmt: skip
-    """A store that asks for time gets its objects on the third try, one that refuses is asked once; no secret stays."""
+    """A busy store is retried, a denial is not, and no secret is stored."""
     name = archived()
     slow = [(503, "SlowDown"), (503, "SlowDown")]
 

@@ -1,4 +1,4 @@
-"""An archived batch in a bucket: once, compared, never over another; and every way in which a store fails."""
+"""An archived batch is uploaded once, compared, and never over another, however a store fails."""
 
 import shutil
 import traceback
@@ -54,14 +54,14 @@ def test_the_file_and_its_manifest_stand_in_the_bucket(
 def test_a_batch_without_rows_is_its_manifest_alone(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any
 ) -> None:
-    """Where no row was valid there is no file to send."""
+    """Without valid rows there is no file to send."""
     name = archived(None)
     assert upload_batch(store, name, bucket, now).object is None
     assert object_store.keys() == [f"{FOLDER}/{name.manifest}"]
 
 
 def test_a_second_run_gives_the_same_and_asks_nothing(store: Store, archived: Archived, odd_store: Any) -> None:
-    """Where the receipt stands, the store is not even asked."""
+    """With a receipt, the store is not asked."""
     name = archived()
     first = upload_batch(store, name, odd_store.bucket, now)
     asked = len(odd_store.requests)
@@ -80,7 +80,7 @@ def test_a_lost_receipt_is_written_again_without_a_second_put(store: Store, arch
 
 
 def test_a_damaged_receipt_is_replaced(store: Store, archived: Archived, bucket: Bucket) -> None:
-    """A receipt that cannot be read counts as none."""
+    """An unreadable receipt counts as none."""
     name = archived()
     first = upload_batch(store, name, bucket, now)
     receipt_of(store, name).write_bytes(b"{")
@@ -99,7 +99,7 @@ def test_a_receipt_of_another_bucket_counts_as_none(
 
 
 def test_a_run_killed_between_file_and_manifest_is_finished(store: Store, archived: Archived, odd_store: Any) -> None:
-    """The file that went up before stays as it is; the manifest follows, and only then is there a receipt."""
+    """An earlier uploaded file stays; the manifest follows, and the receipt is written last."""
     name = archived()
     odd_store.answer = lambda method, key, headers: (503, "SlowDown") if "manifest" in key else None
     with pytest.raises(TransientError):
@@ -115,7 +115,7 @@ def test_a_run_killed_between_file_and_manifest_is_finished(store: Store, archiv
 def test_another_object_under_the_key_is_a_conflict(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any
 ) -> None:
-    """An object that differs is named together with our file, and stays what it was."""
+    """A different object is named with our file and is not changed."""
     name = archived()
     key = f"{FOLDER}/{name.archived}"
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=b"another's")
@@ -130,7 +130,7 @@ def test_another_object_under_the_key_is_a_conflict(
 def test_a_conflict_of_the_same_length_is_found_without_checksums(
     store: Store, archived: Archived, odd_store: Any
 ) -> None:
-    """Where the store gives no checksum the object is downloaded and hashed."""
+    """Without a checksum from the store, the object is downloaded and hashed."""
     name = archived(b"ours")
     odd_store.objects[f"{FOLDER}/{name.archived}"] = b"hers"
     with pytest.raises(ConflictError):
@@ -163,7 +163,7 @@ def test_two_machines_with_one_batch_leave_one_object(
 
 
 def test_the_loser_of_a_race_compares(store: Store, archived: Archived, odd_store: Any) -> None:
-    """Where another's object appears between the look and the put, the refused put is compared, and is done."""
+    """If an equal object appears between lookup and put, the rejected put counts as done."""
     name = archived()
     path = store.archive_folder("finnhub", "2026-11-24")
 
@@ -181,7 +181,7 @@ def test_the_loser_of_a_race_compares(store: Store, archived: Archived, odd_stor
 def test_what_appears_between_the_look_and_the_put_is_not_overwritten(
     store: Store, archived: Archived, odd_store: Any
 ) -> None:
-    """Other bytes that get there first stay: the put carries the condition, and its refusal is a conflict."""
+    """If other bytes arrive first they stay, and the conditional put's rejection is a conflict."""
     name = archived()
 
     def race(method: str, key: str, headers: Any) -> tuple[int, str] | None:
@@ -198,7 +198,7 @@ def test_what_appears_between_the_look_and_the_put_is_not_overwritten(
 def test_of_two_machines_with_different_bytes_one_wins_and_one_is_told(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any, tmp_path: Path
 ) -> None:
-    """Racing for one key with different bytes, one upload stands whole and the other is a conflict."""
+    """Of two racing uploads with different bytes, one succeeds and the other is a conflict."""
     stores = [store, Store(tmp_path / "other").prepare()]
     contents = [b"a" * 1_000_000, b"b" * 1_000_000]
     for each, content in zip(stores, contents, strict=True):
@@ -220,7 +220,7 @@ def test_of_two_machines_with_different_bytes_one_wins_and_one_is_told(
 def test_a_store_without_conditional_put_is_written_by_the_weaker_rule(
     store: Store, archived: Archived, odd_store: Any
 ) -> None:
-    """A store that answers 501 to the condition is looked at first, written plainly, and read back."""
+    """A store that answers 501 to the condition is checked first, written without it, and read back."""
     name = archived()
     odd_store.answer = lambda method, key, headers: (501, "NotImplemented") if headers["If-None-Match"] else None
     receipt = upload_batch(store, name, odd_store.bucket, now)
@@ -231,7 +231,7 @@ def test_a_store_without_conditional_put_is_written_by_the_weaker_rule(
 def test_a_store_that_is_down_is_transient_and_loses_nothing(
     store: Store, archived: Archived, bucket: Bucket, object_store: Any
 ) -> None:
-    """While the store is killed the upload may be tried again, and once it is back it finishes."""
+    """While the store is down the error is transient, and once it is back the upload finishes."""
     name = archived()
     object_store.server.kill()
     try:
@@ -285,7 +285,7 @@ def test_what_a_person_must_mend_is_terminal_and_says_how(
 def test_each_refusal_is_classed_and_repeats_nothing_of_the_stores(
     store: Store, archived: Archived, odd_store: Any, answer: tuple[int, str], kind: type[RecorderError]
 ) -> None:
-    """What mends itself is transient, the rest terminal; the store's own words do not reach the message."""
+    """Temporary faults are transient, others terminal; the store's own text is not in the message."""
     name = archived()
     odd_store.answer = lambda method, key, headers: answer if method == "PUT" else None
     with pytest.raises(kind, match=answer[1]) as caught:
@@ -295,7 +295,7 @@ def test_each_refusal_is_classed_and_repeats_nothing_of_the_stores(
 
 
 def test_a_damaged_file_is_never_sent(store: Store, archived: Archived, odd_store: Any) -> None:
-    """A file that is not what its manifest says is found before the store is asked."""
+    """A file that does not match its manifest is found before any request."""
     name = archived()
     file = store.archive_folder("finnhub", "2026-11-24") / name.archived
     file.write_bytes(file.read_bytes().replace(b"a", b"e", 1))
@@ -311,7 +311,7 @@ def test_a_batch_that_is_not_archived_says_so(store: Store, odd_store: Any) -> N
 
 
 def test_no_secret_shows_in_a_bucket_or_in_an_error(store: Store, archived: Archived, bucket: Bucket) -> None:
-    """Neither repr, text nor the whole traceback of a failure holds a secret, even one given as plain text."""
+    """No repr, text, or traceback contains a secret, even one given as plain text."""
     name = archived()
     plain = replace(bucket, secret_access_key="plain-secret", session_token="plain-token")
     with pytest.raises(TerminalError) as caught:
@@ -325,13 +325,13 @@ def test_no_secret_shows_in_a_bucket_or_in_an_error(store: Store, archived: Arch
     "url", ["http://user:secret-in-url@host:9000", "ftp://host", "host:9000", "http://h/?t=secret-in-url"]
 )
 def test_an_endpoint_that_is_no_plain_url_is_refused_unseen(url: str) -> None:
-    """An endpoint with a user or a query is a wrong setting, and is not repeated."""
+    """An endpoint with a user or query is a wrong setting, and its value is not shown."""
     with pytest.raises(SettingsError) as caught:
         Bucket(name="tape", endpoint_url=url)
     assert "secret-in-url" not in str(caught.value)
 
 
 def test_a_prefix_that_ends_as_closed_days_do_is_refused() -> None:
-    """Else the batches of one prefix would stand among the days of another."""
+    """A prefix that would mix batches with another prefix's days is rejected."""
     with pytest.raises(SettingsError, match="TAPE_S3_PREFIX"):
         Bucket(name="tape", prefix="trades-by-day")

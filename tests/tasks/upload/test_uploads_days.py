@@ -1,4 +1,4 @@
-"""A closed day in the bucket: file, then record; one merged anew takes the place of what it holds, and of no other."""
+"""A closed day is uploaded, file first; a new merge replaces only days whose batches it contains."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ def send(store: Store, bucket: Bucket, said: list[str] | None = None) -> Receipt
 
 
 def merged(store: Store, batches: int = 2) -> Day:
-    """The day merged of its first so many batches; the others are put out of sight."""
+    """Merge the day from its first batches, with the others hidden."""
     for number in range(batches, 2):
         for path in list(store.archive.rglob(f"*{BatchName(SESSION, 0, number)}*")):
             path.rename(store.root / path.name)
@@ -44,7 +44,7 @@ def merged(store: Store, batches: int = 2) -> Day:
 
 
 def merged_anew(store: Store, bucket: Bucket) -> tuple[Day, Day]:
-    """A day of one batch, which is in the bucket, and the same day merged again here with both."""
+    """A day of one batch in the bucket, merged again here with two."""
     first = merged(store, 1)
     send(store, bucket)
     for path in store.root.glob(f"*{SESSION}*"):
@@ -60,7 +60,7 @@ def keys_of(day: Day) -> list[str]:
 def test_a_day_goes_up_with_its_record_last(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Keys of their own beside the prefix, equal byte for byte, a receipt here, and nothing asked a second time."""
+    """A day gets its own keys, equal bytes, and a receipt, and a second run asks nothing."""
     day, record = merged(whole), whole.day_record("finnhub", DATE)
     assert Catalog(whole).days_awaiting_upload(bucket_by_relay.place) == [("finnhub", DATE)]
     receipt = send(whole, bucket_by_relay)
@@ -80,7 +80,7 @@ def test_a_day_goes_up_with_its_record_last(
 
 
 def test_a_day_that_is_not_closed_or_has_no_rows_is_none(whole: Store, bucket: Bucket, object_store: Any) -> None:
-    """There is nothing to send, and that is no error."""
+    """A day that is not closed has nothing to send, which is no error."""
     assert send(whole, bucket) is None
     day = merged(whole)
     record = whole.day_record("finnhub", DATE)
@@ -91,7 +91,7 @@ def test_a_day_that_is_not_closed_or_has_no_rows_is_none(whole: Store, bucket: B
 
 
 def test_a_day_merged_anew_takes_the_place_of_the_one_before(whole: Store, bucket: Bucket, object_store: Any) -> None:
-    """The new objects stand before the old ones go, and in the end each trade is there once."""
+    """New objects are written before the old ones are removed, and in the end each trade is there once."""
     first, second = merged_anew(whole, bucket)
     assert second.file != first.file
     assert Catalog(whole).days_awaiting_upload(bucket.place) == [("finnhub", DATE)]
@@ -103,7 +103,7 @@ def test_a_day_merged_anew_takes_the_place_of_the_one_before(whole: Store, bucke
 def test_a_store_that_denies_removal_is_a_warning(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """What is superseded stays beside the new one, which has its receipt; the warning says what that means."""
+    """If removal is denied, the superseded day stays beside the new one, and a warning explains it."""
     (first, second), said = merged_anew(whole, bucket_by_relay), list[str]()
     relay.answer = lambda method, path: (403, "AccessDenied") if method == "DELETE" else None
     receipt = send(whole, bucket_by_relay, said)
@@ -116,7 +116,7 @@ def test_a_store_that_denies_removal_is_a_warning(
 def test_nothing_is_removed_for_a_day_that_does_not_stand(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Where the new file is another one when it is asked for again, the old one stays."""
+    """If the new file differs when checked again, the old one stays."""
     first, second = merged_anew(whole, bucket_by_relay)
     client = object_store.server.client()
 
@@ -131,7 +131,7 @@ def test_nothing_is_removed_for_a_day_that_does_not_stand(
 
 
 def test_the_day_of_another_machine_stays(whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path) -> None:
-    """A day of other batches under the same date is nobody's past: both stand, whoever goes up last."""
+    """Days of different batches with the same date both stay, in any order of upload."""
     other = Store(tmp_path / "other")
     shutil.copytree(whole.root, other.root)
     first = merged(whole, 1)
@@ -146,7 +146,7 @@ def test_the_day_of_another_machine_stays(whole: Store, bucket: Bucket, object_s
 def test_two_machines_with_the_same_day_leave_it_once(
     whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path
 ) -> None:
-    """Uploaded by both at once, one file and one record stand, and both have their receipt."""
+    """Two concurrent uploads leave one file and one record, and both get a receipt."""
     day = merged(whole)
     other = Store(tmp_path / "other")
     shutil.copytree(whole.root, other.root)
@@ -159,7 +159,7 @@ def test_two_machines_with_the_same_day_leave_it_once(
 def test_a_store_killed_between_file_and_record_is_transient(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """No record is listed before its file; the next try ends it, and then only is the old day removed."""
+    """A record never precedes its file; after a failure the next try finishes, then removes the old day."""
     first, second = merged_anew(whole, bucket_by_relay)
 
     def kill(method: str, path: str, sent_bytes: int) -> None:
@@ -182,7 +182,7 @@ def test_a_store_killed_between_file_and_record_is_transient(
 
 
 def test_a_damaged_day_is_never_sent(whole: Store, odd_store: Any) -> None:
-    """A day's file that is not its record's is found before the store is asked."""
+    """A day's file that does not match its record is found before any request."""
     day = merged(whole)
     file = whole.day_record("finnhub", DATE).with_name(str(day.file))
     body = bytearray(file.read_bytes())
@@ -194,7 +194,7 @@ def test_a_damaged_day_is_never_sent(whole: Store, odd_store: Any) -> None:
 
 
 def test_a_removed_day_keeps_its_receipt(whole: Store, bucket: Bucket) -> None:
-    """Its file is gone here under a record: the receipt stands; to another bucket there is nothing to send."""
+    """A removed day's receipt still counts; for another bucket there is nothing to send."""
     day, record = merged(whole), whole.day_record("finnhub", DATE)
     receipt = send(whole, bucket)
     said = Removed(batch=str(day.file)[:-8], file=str(day.file), removed_ns=1, why="age", held_in=("the bucket",))

@@ -1,4 +1,4 @@
-"""The record of a session in the bucket: once, compared, and only when the session has ended."""
+"""A session's record is uploaded once, compared, and only after the session's end."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def now() -> int:
 def test_a_session_that_has_ended_goes_up_once(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Its record stands in the bucket and its receipt here; a second run asks nothing."""
+    """The record is in the bucket and its receipt here; a second run asks nothing."""
     assert sessions_awaiting_upload(whole, bucket_by_relay) == [SESSION]
     receipt = upload_session(whole, SESSION, bucket_by_relay, now)
     record = whole.sessions / SESSION / "session.json"
@@ -52,7 +52,7 @@ def test_a_session_that_records_has_nothing_to_send(whole: Store, odd_store: Any
 def test_two_machines_with_one_session_leave_its_record_once(
     whole: Store, bucket: Bucket, object_store: Any, tmp_path: Path
 ) -> None:
-    """Copies of a data folder upload at once: both have a receipt, one object stands."""
+    """Two copies of a data folder upload at once: both get a receipt, and there is one object."""
     shutil.copytree(whole.root, tmp_path / "other")
     with ThreadPoolExecutor(2) as pool:
         stores = [whole, Store(tmp_path / "other")]

@@ -1,4 +1,4 @@
-"""A whole session in a bucket and back: what is restored into an empty folder holds every law of `tape verify`."""
+"""A whole session restored from a bucket into an empty folder holds every law of `tape verify`."""
 
 import hashlib
 import shutil
@@ -40,7 +40,7 @@ def refuse_to_warn(said: str) -> None:
 
 
 def send_all(store: Store, bucket: Bucket) -> None:
-    """Everything of the session, and its days, goes to the bucket."""
+    """Upload the whole session and its days."""
     for name in NAMES:
         upload_batch(store, name, bucket, now)
     upload_session(store, SESSION, bucket, now)
@@ -50,7 +50,7 @@ def send_all(store: Store, bucket: Bucket) -> None:
 
 
 def files(store: Store) -> dict[str, bytes]:
-    """What lies in the data folder, but receipts."""
+    """The files of the data folder, except receipts."""
     paths = [path for folder in FOLDERS for path in (store.root / folder).rglob("*") if path.is_file()]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths if "receipt" not in path.name}
 
@@ -62,7 +62,7 @@ def manifest_path(store: Store, name: BatchName) -> Path:
 
 
 def remove_merged(store: Store, object_store: Any, bucket: Bucket, name: BatchName) -> None:
-    """Remove a batch's file here and in the bucket, as the retention does once its day holds its rows."""
+    """Remove a batch's file here and in the bucket, as retention does once its day has the rows."""
     path = manifest_path(store, name)
     content = encode(
         Removed(batch=str(name), file=name.archived, removed_ns=now(), why="merged", held_in=(f"days/{DAY}",))
@@ -74,7 +74,7 @@ def remove_merged(store: Store, object_store: Any, bucket: Bucket, name: BatchNa
 
 
 def test_what_is_restored_into_an_empty_folder_is_all_there_was(whole: Store, bucket: Bucket, elsewhere: Store) -> None:
-    """Quarantined rows, refused frames, cuts, a gap, merged days: byte for byte, and `tape verify` holds."""
+    """Quarantine, cuts, a gap, and merged days are restored byte for byte, and `tape verify` holds."""
     send_all(whole, bucket)
     done = restore(elsewhere, bucket, None, now)
     assert files(elsewhere) == files(whole)
@@ -88,7 +88,7 @@ def test_what_is_restored_into_an_empty_folder_is_all_there_was(whole: Store, bu
 def test_one_day_of_a_longer_session_comes_without_the_sessions_record(
     whole: Store, bucket: Bucket, elsewhere: Store
 ) -> None:
-    """A record that counts batches of other days would not balance: a note says so, and what brings all."""
+    """A restored single day gets a note that its session is partial, with the command for the rest."""
     send_all(whole, bucket)
     done = restore(elsewhere, bucket, DAY, now)
     assert (done.fetched, done.days, done.sessions) == (2, 1, 0)
@@ -100,7 +100,7 @@ def test_one_day_of_a_longer_session_comes_without_the_sessions_record(
 
 
 def test_a_day_restored_alone_verifies_as_what_it_is(whole: Store, bucket: Bucket, elsewhere: Store) -> None:
-    """Nothing that was left out is called broken, damage still is, and the other day makes the session whole."""
+    """In a partial session only damage breaks laws, and restoring the other day completes it."""
     send_all(whole, bucket)
     for date in (DAY, NEXT_DAY):
         alone = Store(elsewhere.root / date).prepare()
@@ -121,7 +121,7 @@ def test_a_day_restored_alone_verifies_as_what_it_is(whole: Store, bucket: Bucke
 def test_a_restore_broken_off_anywhere_is_finished_by_the_next(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """Broken off at the first download of each kind, it takes up where it was, and in the end all is there once."""
+    """A restore interrupted at any kind of download continues and completes."""
     send_all(whole, bucket_by_relay)
     met: set[tuple[str, str]] = set()
 
@@ -152,7 +152,7 @@ def test_a_restore_broken_off_anywhere_is_finished_by_the_next(
 def test_a_batch_whose_object_is_gone_comes_as_its_days_file(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any
 ) -> None:
-    """The day's file holds its rows, a record says so; with the object back, the file comes and the record goes."""
+    """A batch held by its day is restored as a record; once its object is back, so is its file."""
     send_all(whole, bucket)
     path = manifest_path(whole, NAMES[0]).with_name(NAMES[0].archived)
     key, body = f"trades/{path.relative_to(whole.archive)}", path.read_bytes()
@@ -176,7 +176,7 @@ def test_a_batch_whose_object_is_gone_comes_as_its_days_file(
 def test_what_came_as_a_day_counts_as_uploaded_once_the_day_is(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any
 ) -> None:
-    """Restored elsewhere, a batch without an object has nothing to send, and its day's receipt is its proof."""
+    """A restored batch without an object has nothing to send; its day's receipt is its proof."""
     send_all(whole, bucket)
     remove_merged(whole, object_store, bucket, NAMES[0])
     restore(elsewhere, bucket, None, now)
@@ -193,7 +193,7 @@ def test_what_came_as_a_day_counts_as_uploaded_once_the_day_is(
 
 
 def test_a_batch_that_nothing_holds_is_named(whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any) -> None:
-    """With its object gone and no day in the bucket, the batch cannot come; all else does, and that is no silence."""
+    """A batch without object or day cannot be restored, which is reported; everything else is."""
     for name in NAMES:
         upload_batch(whole, name, bucket, now)
     remove_merged(whole, object_store, bucket, NAMES[0])
@@ -205,7 +205,7 @@ def test_a_batch_that_nothing_holds_is_named(whole: Store, bucket: Bucket, elsew
 def test_of_two_machines_days_one_comes_and_the_other_is_named(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any, tmp_path: Path
 ) -> None:
-    """A date has one merged file here: a batch that only the other one holds does not come, and where it is is said."""
+    """A batch that is only in another merge of its date is not restored, and the message names that merge."""
     other = Store(tmp_path / "other")
     shutil.copytree(whole.root, other.root)
     for store, name in ((whole, NAMES[1]), (other, NAMES[0])):
@@ -225,7 +225,7 @@ def test_of_two_machines_days_one_comes_and_the_other_is_named(
 def test_a_mirror_reads_the_day_where_the_objects_are_gone(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any
 ) -> None:
-    """A query of the bucket finds every batch: some by their own files, some by their day's."""
+    """A query of the bucket finds every batch, in its own file or its day's."""
     send_all(whole, bucket)
     remove_merged(whole, object_store, bucket, NAMES[0])
     found = mirror(elsewhere, bucket, lambda date, manifest: date == DAY, now)
@@ -240,7 +240,7 @@ def test_a_mirror_reads_the_day_where_the_objects_are_gone(
 def test_a_mirror_has_the_records_of_the_sessions_it_has_batches_of(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:
-    """Fetched once; without a batch of it that is wanted, none comes."""
+    """A day's file is fetched once, and only if one of its batches is wanted."""
     send_all(whole, bucket_by_relay)
     assert mirror(elsewhere, bucket_by_relay, lambda date, manifest: False, now) == []
     assert not list(elsewhere.sessions.glob("*/session.json"))
@@ -255,7 +255,7 @@ def test_a_mirror_has_the_records_of_the_sessions_it_has_batches_of(
 def test_of_a_batch_whose_manifest_differs_here_nothing_is_written(
     whole: Store, bucket: Bucket, elsewhere: Store
 ) -> None:
-    """Neither its file nor its quarantine comes beside a manifest that is another's."""
+    """A batch whose local manifest differs gets neither file nor quarantine."""
     upload_batch(whole, NAMES[2], bucket, now)
     place = elsewhere.archive / manifest_path(whole, NAMES[2]).relative_to(whole.archive)
     place.parent.mkdir(parents=True)
@@ -269,7 +269,7 @@ def test_of_a_batch_whose_manifest_differs_here_nothing_is_written(
 def test_a_quarantine_file_that_differs_here_is_never_overwritten(
     whole: Store, bucket: Bucket, elsewhere: Store
 ) -> None:
-    """It is named, stays what it was, and its batch does not come."""
+    """A different local quarantine file is named and not changed, and its batch is not restored."""
     upload_batch(whole, NAMES[0], bucket, now)
     path = elsewhere.quarantine / NAMES[0].rejected_frames
     write_whole(path, b"mine")
@@ -282,7 +282,7 @@ def test_a_quarantine_file_that_differs_here_is_never_overwritten(
 def test_a_damaged_quarantine_object_is_not_restored(
     whole: Store, bucket: Bucket, elsewhere: Store, object_store: Any
 ) -> None:
-    """An object that is not of the seal's SHA-256 leaves nothing here."""
+    """A quarantine object with another SHA-256 than the seal's leaves nothing here."""
     upload_batch(whole, NAMES[0], bucket, now)
     key = f"trades/_quarantine/{NAMES[0].rejected_frames}"
     object_store.server.client().put_object(Bucket=bucket.name, Key=key, Body=b"another's")
@@ -294,7 +294,7 @@ def test_a_damaged_quarantine_object_is_not_restored(
 def test_quarantine_goes_between_file_and_manifest_and_is_acknowledged(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """Each file goes up as its record's SHA-256 has it; the manifest is last."""
+    """Each quarantine file is uploaded with the SHA-256 of its record, and the manifest last."""
     receipt = upload_batch(whole, NAMES[0], bucket_by_relay, now)
     put = [path.split("?")[0].rsplit("/", 1)[1] for method, path in relay.seen if method == "PUT" and PROBE not in path]
     expected = quarantined_files(read(manifest_path(whole, NAMES[0]), Manifest))
@@ -306,7 +306,7 @@ def test_quarantine_goes_between_file_and_manifest_and_is_acknowledged(
 
 
 def test_a_quarantine_file_that_is_not_its_records_is_never_sent(whole: Store, odd_store: Any) -> None:
-    """It is named before the store is asked for anything."""
+    """A damaged quarantine file is named before any request."""
     write_whole(whole.quarantine / NAMES[0].cut, b"tore")
     with pytest.raises(CorruptionError, match=NAMES[0].cut):
         upload_batch(whole, NAMES[0], odd_store.bucket, now)
@@ -314,7 +314,7 @@ def test_a_quarantine_file_that_is_not_its_records_is_never_sent(whole: Store, o
 
 
 def test_a_receipt_of_before_is_completed_by_what_it_lacks(whole: Store, bucket_by_relay: Bucket, relay: Relay) -> None:
-    """A batch whose receipt does not tell of its quarantine waits; the next upload sends that alone."""
+    """A batch whose receipt lacks its quarantine files awaits upload; the next upload sends only those."""
     first = upload_batch(whole, NAMES[0], bucket_by_relay, now)
     assert NAMES[0] not in Catalog(whole).awaiting_upload(bucket_by_relay.place)
     path = manifest_path(whole, NAMES[0]).with_name(NAMES[0].receipt)
@@ -329,7 +329,7 @@ def test_a_receipt_of_before_is_completed_by_what_it_lacks(whole: Store, bucket_
 def test_a_store_killed_between_quarantine_and_manifest_is_transient(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
-    """No manifest is listed before everything of its batch is; the next try ends it."""
+    """A manifest never precedes the rest of its batch; the next try finishes."""
     relay.passing = kill_at(object_store, lambda method, path: method == "PUT" and "manifest" in path)
     try:
         with pytest.raises(TransientError):
@@ -348,7 +348,7 @@ def test_a_store_killed_between_quarantine_and_manifest_is_transient(
 
 
 def kill_at(object_store: Any, strikes: Callable[[str, str], bool]) -> Callable[[str, str, int], None]:
-    """Kills the store the first time a request is of that kind."""
+    """Kills the store at the first request of a kind."""
 
     def passing(method: str, path: str, sent_bytes: int) -> None:
         if strikes(method, path) and object_store.server.process is not None:
@@ -360,7 +360,7 @@ def kill_at(object_store: Any, strikes: Callable[[str, str], bool]) -> Callable[
 def test_a_removed_batch_keeps_its_receipt_and_sends_nothing(
     whole: Store, bucket_by_relay: Bucket, relay: Relay
 ) -> None:
-    """Its file is gone here under a record: the receipt stands, without a question to the store."""
+    """A removed batch's receipt still counts, without a request."""
     receipt = upload_batch(whole, NAMES[0], bucket_by_relay, now)
     path = manifest_path(whole, NAMES[0])
     said = Removed(batch=str(NAMES[0]), file=NAMES[0].archived, removed_ns=1, why="age", held_in=("the bucket",))

@@ -1,4 +1,4 @@
-"""Does `resent` mark what was delivered again, and leave the equal prints of real days alone?"""
+"""`resent` marks redelivered trades and not the equal prints of real days."""
 
 import gzip
 import os
@@ -40,7 +40,7 @@ Tape = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 # A slow and plain version of the definition.
 def plain_marks(trades: Sequence[int], reach: int, back: int, width: int, changes: int, pairs: int) -> list[bool]:
-    """The marks of all rows, by the words of `runs.py` and `doubled.py` and nothing else."""
+    """The marks of all rows by the definitions in `runs.py` and `doubled.py`, computed naively."""
     marks = [False] * len(trades)
     for row in range(len(trades) - 2):
         distance = plain_distance(trades, row)
@@ -57,7 +57,7 @@ def plain_marks(trades: Sequence[int], reach: int, back: int, width: int, change
 
 
 def plain_distance(trades: Sequence[int], row: int) -> int:
-    """The distance of the witness that begins at that row, 0 where none does."""
+    """Return the distance of the witness that begins at a row, or 0."""
     three = trades[row : row + 3]
     if len(set(three)) < 3:
         return 0
@@ -77,7 +77,7 @@ def plain_doubled(trades: Sequence[int], width: int, changes: int, pairs: int) -
         return sum(at == 0 or trades[at] != trades[at - 1] for at in range(row, row + w))
 
     def ahead(row: int, left: int) -> tuple[int, int]:
-        """The most changes in so many pairs from that row on, and the negative width to take."""
+        """The most changes within the next pairs from a row on, and the negated width to use."""
         options = [(changed(row, w) + ahead(row + 2 * w, left - 1)[0], -w) for w in begins(row)] if left else []
         return max(options, default=(0, 0))
 
@@ -93,7 +93,7 @@ def plain_doubled(trades: Sequence[int], width: int, changes: int, pairs: int) -
 
 
 def marks_of(trades: Sequence[int], times: Sequence[int], cuts: Sequence[int], **limits: int) -> list[bool]:
-    """The marks that `Resent` gives of trades that come in such pieces."""
+    """Return the marks of `Resent` for trades added in these pieces."""
     numbers = pl.Series(trades, dtype=pl.Int64).hash().to_numpy()
     runs = Runs(limits["reach"], limits["back"])
     resent = Resent(runs, Doubled(limits["width"], limits["changes"], limits["pairs"]))
@@ -106,7 +106,7 @@ def marks_of(trades: Sequence[int], times: Sequence[int], cuts: Sequence[int], *
 
 @st.composite
 def repetitive(draw: st.DrawFn) -> list[int]:
-    """Few different trades, of which stretches come again: at once, later, or one by one."""
+    """Few distinct trades, with stretches repeated at once, later, or one by one."""
     trades: list[int] = []
     for _ in range(draw(st.integers(1, 6))):
         new = draw(st.lists(st.integers(0, draw(st.sampled_from([2, 4, 9]))), max_size=8))
@@ -129,7 +129,7 @@ def repetitive(draw: st.DrawFn) -> list[int]:
 def test_marks_are_those_of_the_definition(
     trades: list[int], reach: int, back: int, width: int, changes: int, pairs: int, data: st.DataObject
 ) -> None:
-    """However the rows are cut into pieces, and whenever equal trades happened, the marks are the definition's."""
+    """Marks match the definition for any pieces and any times of equal trades."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(trades)), max_size=4)))
     order = data.draw(st.permutations(range(10)))
     found = marks_of(
@@ -163,7 +163,7 @@ def test_marks_are_those_of_the_definition(
     ],
 )
 def test_examples(trades: str, marked: str) -> None:
-    """Runs of three and chains of pairs are marked where they come again; bursts of equal prints are not."""
+    """Repeated runs of three and chains of pairs are marked; bursts of equal prints are not."""
     expected = [int(each) for each in (marked.split() if " " in marked else marked)]
     resent = Resent()
     numbers = pl.Series([ord(each) + (at if each == "." else 0) for at, each in enumerate(trades)]).hash().to_numpy()
@@ -177,7 +177,7 @@ each_tape = pytest.mark.parametrize("path", TAPES or [None], ids=lambda path: pa
 
 
 def day(path: Path) -> Tape:
-    """A number for each trade of a real day, and its event time."""
+    """Hash and event time of each trade of a real day."""
     with gzip.open(path) as file:
         rows = pl.read_csv(file.read(), infer_schema=False).with_columns(pl.all().fill_null(""))
     numbers = rows.select("ts_event_ms", "symbol", "price", "size", "conditions").hash_rows().to_numpy()
@@ -194,7 +194,7 @@ def real_marks(numbers: np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> np
 @needs_tape
 @each_tape
 def test_a_real_day_is_hardly_marked(path: Path) -> None:
-    """Of a real day, a fifth of whose prints equal an earlier one, at most one row in a thousand is marked."""
+    """At most one row in a thousand is marked on a real day, on which a fifth of prints equal an earlier one."""
     assert real_marks(*day(path)).mean() <= 0.001
 
 
@@ -211,7 +211,7 @@ def by_message(tape: Tape) -> np.ndarray[Any, Any]:
 
 
 def by_reconnect(tape: Tape) -> np.ndarray[Any, Any]:
-    """Sixty times a day the trades of the last two seconds again."""
+    """Repeat the trades of the last two seconds, sixty times a day."""
     moments = np.sort(np.random.default_rng(1).choice(len(tape[0]), 60, replace=False))
     pieces, start = [], 0
     for moment in moments:
@@ -230,7 +230,7 @@ def by_reconnect(tape: Tape) -> np.ndarray[Any, Any]:
 def test_what_is_sent_again_is_marked(
     path: Path, again: Callable[[Tape], np.ndarray[Any, Any]], precision: float
 ) -> None:
-    """Of what a feed sends again at least 99 % is marked; the marks beyond it are those of the day itself."""
+    """At least 99 % of redelivered trades are marked, and no others than those of the day itself."""
     tape = day(path)
     places = again(tape)
     numbers, times = tape[0][places], tape[1][places]
@@ -271,14 +271,14 @@ def reconnected(at_ns: int = T + 21 * MS) -> list[list[bytes]]:
 
 
 def test_a_batch_is_compared_with_the_minute_before(store: Store, sealed_batch: SealBatch) -> None:
-    """What a second connection sends again is marked, though what it repeats is in the batch before."""
+    """Trades redelivered by a second connection are marked even if the originals are in the previous batch."""
     first, second = seal_all(sealed_batch, *reconnected())
     assert (split(store, first, OFF).resent, split(store, second, OFF).resent) == (0, 5)
     assert resent(store, second) == [True] * 5 + [False]
 
 
 def test_short_batches_are_looked_through_up_to_a_minute(store: Store, sealed_batch: SealBatch) -> None:
-    """The minute may be in several batches, one of them without a valid row; what came before it is forgotten."""
+    """The look-back minute may span several batches, one without valid rows; older rows do not count."""
     old = [line(1 + n, n, ts_recv=T - 61 * S) for n in range(5)]
     near = [line(6 + n, 10 + n, ts_recv=T - 59 * S) for n in range(5)]
     bad, last = [line(11, 20, ts_recv=T - S, price="x")], [line(12, 21, ts_recv=T)]
@@ -303,7 +303,7 @@ def files(store: Store) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_the_order_of_validation_changes_nothing(store: Store, sealed_batch: SealBatch, order: tuple[int, ...]) -> None:
-    """Whichever batch is validated first, and wherever those before it stand, the files have the same bytes."""
+    """The files have the same bytes whichever batch is validated first and whatever stage earlier ones are at."""
     batches = [*reconnected(), [line(7 + n, 15 + n, connection=2, ts_recv=T + 5 * S + n) for n in range(9)]]
     names = seal_all(sealed_batch, *batches)
     shutil.copytree(store.root, store.root.parent / "other")
@@ -322,7 +322,7 @@ def test_the_order_of_validation_changes_nothing(store: Store, sealed_batch: Sea
 
 
 def test_a_batch_that_is_gone_gives_no_rows(store: Store, sealed_batch: SealBatch) -> None:
-    """Where the batch before is archived and its file removed, the next one is compared with itself alone."""
+    """If the previous batch's file was removed, a batch is compared only with itself."""
     first, second = seal_all(sealed_batch, *reconnected())
     split(store, first, OFF)
     manifest = compress(store, first)
@@ -333,7 +333,7 @@ def test_a_batch_that_is_gone_gives_no_rows(store: Store, sealed_batch: SealBatc
 def test_a_damaged_batch_does_not_hold_up_the_next(
     store: Store, sealed_batch: SealBatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A batch whose journal is damaged stays where it is and is named; the next is validated without it."""
+    """A batch with a damaged journal stays in place and is named; the next is validated without it."""
     first, second = seal_all(sealed_batch, *reconnected())
     (store.sealed / first.sealed).write_bytes(b"damaged")
     assert split(store, second, OFF).resent == 0
@@ -370,7 +370,7 @@ split.split(Store(Path(sys.argv[1])), BatchName.parse(sys.argv[2]), Limits(None,
 
 @pytest.mark.parametrize("calls", [60, 150, 240])
 def test_a_kill_changes_nothing(store: Store, sealed_batch: SealBatch, calls: int) -> None:
-    """Killed within the validation of two batches and run again, it gives the same files."""
+    """A validation of two batches, killed anywhere and run again, gives the same files."""
     first, second = seal_all(sealed_batch, *reconnected())
     other = Store(store.root.parent / "other")
     shutil.copytree(store.root, other.root)

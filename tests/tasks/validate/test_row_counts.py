@@ -1,4 +1,4 @@
-"""What a batch's rows are counted as, slice after slice: late, out of order, odd."""
+"""Counts of a batch's rows, slice by slice: late, out of order, odd."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def add(
 
 
 def test_what_is_late_out_of_order_and_odd_is_counted() -> None:
-    """Each by its own rule: over ten seconds, before an earlier time of its symbol, conditions in an unknown form."""
+    """Late: over ten seconds; out of order: before an earlier time of its symbol; odd: conditions of unknown form."""
     counts = RowCounts()
     add(counts, (0, "A"), lag_ns=10 * NS_PER_S)
     assert (counts.late, counts.out_of_order, counts.odd_conditions) == (0, 0, 0)
@@ -47,7 +47,7 @@ def test_what_is_late_out_of_order_and_odd_is_counted() -> None:
 
 
 def test_the_symbols_of_earlier_slices_keep_their_latest_times() -> None:
-    """The latest time of a symbol counts, not its last, and not another's."""
+    """Order is judged by a symbol's latest time, not its last one and not another symbol's."""
     counts = RowCounts()
     add(counts, (50, "A"), (20, "A"), (10, "B"))
     assert counts.out_of_order == 1
@@ -61,7 +61,7 @@ def test_the_symbols_of_earlier_slices_keep_their_latest_times() -> None:
 
 
 def test_whole_milliseconds_are_told_until_one_is_not() -> None:
-    """One finer time in any slice says that the batch's event times are finer."""
+    """A single finer event time in any slice makes the batch's event times finer than milliseconds."""
     counts = RowCounts()
     assert counts.event_in_ms is True
     add(counts, (0, "A"), (3 * NS_PER_MS, "A"))
@@ -72,7 +72,7 @@ def test_whole_milliseconds_are_told_until_one_is_not() -> None:
 
 
 def test_the_lags_are_those_of_all_slices() -> None:
-    """Percentiles of receive time less event time over all rows, in ms; none where there are no rows."""
+    """Percentiles of receive time minus event time over all rows, in ms; empty without rows."""
     counts = RowCounts()
     assert counts.lag_ms() == {}
     add(counts)

@@ -1,4 +1,4 @@
-"""Does the split give every line to one part, whole, and each bad line all of its reasons?"""
+"""The split puts every line unchanged into one part, and gives all reasons for each bad line."""
 
 import shutil
 from collections.abc import Callable
@@ -61,13 +61,13 @@ def valid(store: Store, name: BatchName) -> pl.DataFrame:
 
 
 def valid_lines(store: Store, name: BatchName) -> list[bytes]:
-    """The valid rows as journal lines, written the slow and obvious way."""
+    """The valid rows as journal lines, formatted in a slow and obvious way."""
     rows = valid(store, name).drop("resent").iter_rows()
     return [",".join(str(value) for value in row).encode() for row in rows]
 
 
 def test_good_lines_are_all_valid(store: Store, sealed_batch: SealBatch) -> None:
-    """A batch of good lines gives as many valid rows, no quarantine, and the seal travels on."""
+    """A batch of good lines gives as many valid rows and no quarantine, and keeps its seal."""
     name = sealed_batch([line(seq) for seq in range(1, 6)])
     seal = (store.sealed / name.seal).read_bytes()
     report = split(store, name, Limits(10**9, 10**9))
@@ -125,7 +125,7 @@ BAD = [
 def test_one_bad_line_spoils_only_itself(
     store: Store, sealed_batch: SealBatch, changes: dict[str, object], expected: set[str]
 ) -> None:
-    """A bad line among good ones goes to quarantine alone, as it stood, with all of its reasons."""
+    """A bad line among good ones is quarantined alone and unchanged, with all of its reasons."""
     lines = [line(seq, **changes) if seq == 3 else line(seq) for seq in range(1, 7)]
     known = ConnectionRange(connection=1, rows=6, first_seq=1, last_seq=6, first_recv_ns=T, last_recv_ns=T)
     name = sealed_batch(lines, symbols=["AAPL"], connections=[known])
@@ -141,7 +141,7 @@ def test_one_bad_line_spoils_only_itself(
 )
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_lines_that_are_no_trades(store: Store, sealed_batch: SealBatch, text: bytes, place: int) -> None:
-    """Rubbish in the place of a line, the first and the last included, is kept byte for byte; the others are valid."""
+    """Garbage in place of any line is kept byte for byte, and the other lines are valid."""
     lines = [line(seq) for seq in range(1, 6)]
     lines[place] = text
     known = ConnectionRange(connection=1, rows=5, first_seq=1, last_seq=5, first_recv_ns=T, last_recv_ns=T)
@@ -153,7 +153,7 @@ def test_lines_that_are_no_trades(store: Store, sealed_batch: SealBatch, text: b
 
 
 def test_a_missing_trade_is_found(store: Store, sealed_batch: SealBatch) -> None:
-    """A hole in recv_seq marks the first line after it, and only where a single lane says there is none."""
+    """A hole in recv_seq marks the first line after it, and only in a session with a single lane."""
     lines = [line(seq) for seq in (1, 2, 5, 6)]
     name = sealed_batch(lines)
     split(store, name, OFF)
@@ -163,7 +163,7 @@ def test_a_missing_trade_is_found(store: Store, sealed_batch: SealBatch) -> None
 
 
 def test_an_unreadable_line_is_no_hole(store: Store, sealed_batch: SealBatch) -> None:
-    """Lines whose recv_seq cannot be read account for the numbers that are missing; a line further on is not blamed."""
+    """Lines with unreadable recv_seq account for missing numbers; later lines are not blamed."""
     lines = [line(1), line(2, recv_seq="?"), b"\n", line(4), line(7)]
     name = sealed_batch(lines)
     split(store, name, OFF)
@@ -173,7 +173,7 @@ def test_an_unreadable_line_is_no_hole(store: Store, sealed_batch: SealBatch) ->
 
 
 def test_order_goes_on_from_the_batch_before(store: Store, sealed_batch: SealBatch) -> None:
-    """Numbers and times of receipt that do not follow the connection's last ones before the batch are rejected."""
+    """Numbers and receive times that do not follow the connection's last ones before the batch are rejected."""
     known = ConnectionRange(
         connection=1, rows=3, first_seq=11, last_seq=13, first_recv_ns=T, last_recv_ns=T, before_seq=10,
         before_recv_ns=T + 12_000,
@@ -192,7 +192,7 @@ def test_a_second_connection_counts_for_itself(store: Store, sealed_batch: SealB
 
 
 def test_late_prints_are_counted(store: Store, sealed_batch: SealBatch) -> None:
-    """Equal prints are no evidence of anything; an event before an earlier one of its symbol is counted."""
+    """Equal prints are valid, and an event time before an earlier one of its symbol is only counted."""
     same = {"ts_event": T, "price": "1.5"}
     lines = [line(1, **same), line(2, **same), line(3, price="1.50", ts_event=T), line(4, symbol="IBM", ts_event=5)]
     lines += [line(5, ts_event=T - 1), line(6, **same), line(7, **same, size="-1")]
@@ -204,7 +204,7 @@ def test_late_prints_are_counted(store: Store, sealed_batch: SealBatch) -> None:
 
 
 def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut into slices of a line or two, a batch gives the same rows and counts as in one."""
+    """A batch gives the same rows and counts in slices of a line or two as in one slice."""
     lines = [line(1 + seq, ts_event=T + seq % 7, price="1", symbol="AB"[seq % 2]) for seq in range(60)]
     lines[20] = b"rubbish\n"
     name = sealed_batch(lines)
@@ -222,14 +222,14 @@ def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch, mon
 
 
 def test_no_batch(store: Store) -> None:
-    """A name without a batch is an error that names the file."""
+    """The name of a batch that does not exist raises an error that names the file."""
     with pytest.raises(TerminalError, match=r"no such sealed batch"):
         split(store, BatchName("20261124T143000Z-9f3c01ab", 0, 7), OFF)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_smallest_batches(store: Store, sealed_batch: SealBatch, count: int) -> None:
-    """A batch of no row, or of one, is split like any other."""
+    """A batch with one row or none is split like any other."""
     name = sealed_batch([line(1)] * count)
     report = split(store, name, OFF)
     assert (report.rows, report.valid, valid(store, name).height) == (count, count, count)
@@ -239,7 +239,7 @@ def test_the_smallest_batches(store: Store, sealed_batch: SealBatch, count: int)
 def test_a_damaged_journal_moves_nothing(
     store: Store, sealed_batch: SealBatch, damage: Callable[[bytes], bytes]
 ) -> None:
-    """A journal that is not what its seal says is named, and every file stays as it was."""
+    """A journal that does not match its seal is named, and no file changes."""
     name = sealed_batch([line(1), line(2)])
     journal = store.sealed / name.sealed
     journal.write_bytes(damage(journal.read_bytes()))
@@ -253,7 +253,7 @@ def test_a_damaged_journal_moves_nothing(
 def test_what_is_no_journal_goes_to_quarantine_whole(
     store: Store, sealed_batch: SealBatch, header: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sealed file without a journal's header is kept whole, alarms, and still gives a report that balances."""
+    """A sealed file without a journal's header is quarantined whole, raises an alarm, and its report balances."""
     name = sealed_batch([line(1), line(2)], header=header)
     content = (store.sealed / name.sealed).read_bytes()
     report = split(store, name, OFF)
@@ -267,7 +267,7 @@ def test_what_is_no_journal_goes_to_quarantine_whole(
 def test_the_environment_cannot_open_the_gate(
     store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pandera's own switches do not let bad rows pass."""
+    """Pandera's environment switches cannot make bad rows pass."""
     from pandera.config import ValidationDepth, config_context
 
     name = sealed_batch([line(1), line(2, price="-1")])
@@ -276,7 +276,7 @@ def test_the_environment_cannot_open_the_gate(
 
 
 def test_a_split_again_says_the_same(store: Store, sealed_batch: SealBatch) -> None:
-    """Run again after its end, the step changes nothing and gives the same report."""
+    """Run again after it finished, the step changes nothing and returns the same report."""
     name = sealed_batch([line(1), line(2, price="-1")])
     report = split(store, name, OFF)
     before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
@@ -293,7 +293,7 @@ FIELD = st.one_of(
 
 @st.composite
 def journal(draw: st.DrawFn) -> list[bytes]:
-    """Lines of which some had fields changed, were cut, or are not lines of a journal at all."""
+    """Lines, some with changed fields, truncated, or not from a journal at all."""
     lines = []
     for seq in range(1, draw(st.integers(0, 12)) + 1):
         text = line(seq)

@@ -1,11 +1,11 @@
-"""Does the validation's page in the UI say what the report says?"""
+"""The validation's page in the Prefect UI matches the report."""
 
 from tasks.records.manifest import Report
 from tasks.validate.task import markdown
 
 
 def test_the_page_shows_counts_reasons_and_examples() -> None:
-    """Counts, reasons, lags, symbols and examples stand on the page; a `|` of a line does not break its table."""
+    """The page shows counts, reasons, lags, symbols, and examples; a `|` in a line does not break a table."""
     report = Report(
         rows=3, valid=2, quarantined=1, reasons={"price": 1}, examples=("line 2: price: 1,2",), resent=1,
         lag_ms={"p50": 20.5}, per_symbol={"A|B": 2},

@@ -1,4 +1,4 @@
-"""Small whole sessions on disk: sealed as a capture seals, then split and archived by the real stages."""
+"""Small complete sessions on disk, sealed like a capture's, then split and archived by the real stages."""
 
 import hashlib
 import shutil
@@ -52,7 +52,7 @@ def seal_of(name: BatchName, rows: Sequence[Row], lanes: int, before: dict[int, 
 
 
 def plain_rows() -> list[list[Row]]:
-    """Three batches of one lane over two connections; every seventh price is none."""
+    """Three batches of one lane over two connections; every seventh price is invalid."""
     numbers = [(1, seq) for seq in range(1, 41)] + [(2, seq) for seq in range(1, 21)]
     rows = [
         (connection, seq, ("AAPL", "MSFT")[seq % 2], "-1" if seq % 7 == 0 else f"{100 + seq}.50")
@@ -63,7 +63,7 @@ def plain_rows() -> list[list[Row]]:
 
 @pytest.fixture(scope="session")
 def plain_session(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The session of `plain_rows`, archived once for all tests; none may change it."""
+    """The session of `plain_rows`, archived once for all tests, which must not change it."""
     return _build(Store(tmp_path_factory.mktemp("plain") / "data").prepare())
 
 

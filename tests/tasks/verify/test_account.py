@@ -1,4 +1,4 @@
-"""A request's account: its trades, exactly, wherever their batches stand, and how much of its time was covered."""
+"""A request's account has its exact trades at every stage, and how much of its time was covered."""
 
 import itertools
 import shutil
@@ -28,7 +28,7 @@ Recorded = Callable[..., Store]
 
 
 def recv_ns(connection: int, seq: int) -> int:
-    """When the trade of that number was received; see `conftest.py`."""
+    """The receive time of a trade by its number; see `conftest.py`."""
     return START_NS + connection * 10**12 + seq * 1_000_000
 
 
@@ -37,7 +37,7 @@ def ask(start_ns: int, end_ns: int, symbols: tuple[str, ...] = ("AAPL", "MSFT"),
 
 
 def expected(request: Request, validated: Collection[int]) -> dict[str, int]:
-    """The trades of the request, counted one by one; of batches not validated yet rows count that are none, too."""
+    """Count the request's trades one by one; before validation, invalid rows count too."""
     numbers = [(1, seq) for seq in range(1, 41)] + [(2, seq) for seq in range(1, 21)]
     found = Counter(dict.fromkeys(request.symbols, 0))
     for place, (connection, seq) in enumerate(numbers):
@@ -53,7 +53,7 @@ EDGES = [0, recv_ns(1, 1), recv_ns(1, 7), recv_ns(1, 21), recv_ns(2, 3), recv_ns
 
 
 def assert_exact(store: Store, validated: Collection[int] = (0, 1, 2)) -> None:
-    """For every stretch between two edges, in batches and at their borders."""
+    """The account is exact for every interval between two edges, within batches and at their borders."""
     for start_ns, end_ns in itertools.combinations(EDGES, 2):
         request = ask(start_ns, end_ns)
         account = account_of(store, request)
@@ -62,12 +62,12 @@ def assert_exact(store: Store, validated: Collection[int] = (0, 1, 2)) -> None:
 
 
 def test_trades_are_counted_exactly_by_their_receive_time(recorded: Recorded) -> None:
-    """Archived batches wholly within the request, partly within it, and outside."""
+    """Archived batches entirely within, partly within, and outside the request are counted correctly."""
     assert_exact(recorded())
 
 
 def test_batches_count_wherever_they_stand(recorded: Recorded) -> None:
-    """Sealed, validated and archived alike; what is not validated yet counts with the rows that will be none."""
+    """Sealed, validated, and archived batches count; before validation, rows that will be rejected count too."""
     store = recorded(archived=False)
     assert_exact(store, validated=())
     for number in (0, 1):
@@ -77,7 +77,7 @@ def test_batches_count_wherever_they_stand(recorded: Recorded) -> None:
 
 
 def test_a_journal_that_is_still_written_counts(recorded: Recorded) -> None:
-    """Whole lines in the spool are trades of the request, whether a seal is under way or not; a torn line is none."""
+    """Complete lines in the spool count, with or without a seal in progress; a torn line does not."""
     store, name = recorded(archived=False), BatchName(SESSION, 0, 0)
     seal = (store.sealed / name.seal).read_bytes()
     (store.sealed / name.seal).unlink()
@@ -94,7 +94,7 @@ def test_a_journal_that_is_still_written_counts(recorded: Recorded) -> None:
 
 
 def test_rows_that_are_in_their_days_file_alone_count(recorded: Recorded) -> None:
-    """A batch whose own file was removed after its day was closed is read from the day; without the day it is said."""
+    """A batch whose file was removed is read from its day's file; without that, an error says so."""
     store = recorded()
     day = merge(store, "finnhub", "2026-11-24")
     assert day is not None
@@ -113,7 +113,7 @@ def test_rows_that_are_in_their_days_file_alone_count(recorded: Recorded) -> Non
 
 
 def test_a_symbol_counts_while_the_request_asks_for_it(recorded: Recorded) -> None:
-    """One that was removed, and one that was added, count from then on; another request's symbol does not."""
+    """Symbols count from when they were added until they were removed; another request's symbols do not."""
     changes = (
         SymbolChange(at_ns=recv_ns(1, 10), symbol="AAPL", action="removed"),
         SymbolChange(at_ns=recv_ns(1, 30), symbol="MSFT", action="added"),
@@ -125,7 +125,7 @@ def test_a_symbol_counts_while_the_request_asks_for_it(recorded: Recorded) -> No
 
 
 def test_the_coverage_is_over_all_sessions_of_the_feed(recorded: Recorded) -> None:
-    """A later session recorded what the first one could not; one of another feed recorded nothing of it."""
+    """A later session covers what the first one missed; a session of another feed does not."""
     store = recorded()
     first = record_of(store.sessions / SESSION)
     assert first is not None

@@ -1,4 +1,4 @@
-"""Does `tape verify` judge rightly beside an archive that is at work?"""
+"""`tape verify` gives correct results while an archive run moves batches."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ T = 1_795_530_600_000_000_000
 
 
 def test_what_moves_while_it_is_judged_is_no_broken_law(store: Store, sealed_batch: Callable[..., Any]) -> None:
-    """A session whose batches are on their way is judged by where they come to: nothing waits, nothing is lost."""
+    """While batches move to their next stage, nothing is reported as waiting or lost."""
     names = [
         sealed_batch(
             [b"1,%d,%d,%d,A,1,1,\n" % (number + 1, T + number, T)],

@@ -1,4 +1,4 @@
-"""Is whatever is wrong with a day's merged file found, and by name?"""
+"""Any fault in a day's merged file is found and names the file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,13 +30,13 @@ def found(store: Store) -> set[tuple[str, str]]:
 
 
 def test_a_closed_day_holds(closed: tuple[Store, Path, Path]) -> None:
-    """A day that was merged breaks no law."""
+    """A merged day breaks no law."""
     assert found(closed[0]) == set()
 
 
 @pytest.mark.parametrize("which", [1, 2], ids=["file", "record"])
 def test_any_flipped_bit_is_found(closed: tuple[Store, Path, Path], which: int) -> None:
-    """A bit flipped anywhere in the day's file or record is found in that file."""
+    """A bit flipped anywhere in the day's file or record is reported for that file."""
     path = closed[which]
     assert isinstance(path, Path)
     whole = path.read_bytes()
@@ -47,7 +47,7 @@ def test_any_flipped_bit_is_found(closed: tuple[Store, Path, Path], which: int) 
 
 
 def test_a_day_without_its_file_and_a_file_without_its_day(closed: tuple[Store, Path, Path]) -> None:
-    """A missing file is named, and so is one that no record tells of."""
+    """A missing file is named, and so is one that no record lists."""
     store, file, record = closed
     moved = file.with_name("2026-11-24-000000000000.parquet")
     file.rename(moved)
@@ -57,7 +57,7 @@ def test_a_day_without_its_file_and_a_file_without_its_day(closed: tuple[Store, 
 
 
 def test_a_day_made_of_other_batches(closed: tuple[Store, Path, Path]) -> None:
-    """A record whose batches are not those of the archive, or do not add up, is named."""
+    """A day's record is named if its batches differ from the archive's, or their counts do not add up."""
     store, _, record = closed
     day = read(record, Day)
     record.write_bytes(encode(replace(day, batches=(replace(day.batches[0], bytes=1), *day.batches[1:]))))

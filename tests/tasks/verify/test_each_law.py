@@ -1,4 +1,4 @@
-"""Is each law of verify held by itself: is one forged case of it found, and said in its own words?"""
+"""Each law of `tape verify` by itself: one forged violation is found and reported in that law's words."""
 
 import hashlib
 import shutil
@@ -49,7 +49,7 @@ def manifest_path(store: Store, name: BatchName = NAME) -> Path:
 
 
 def forge(store: Store, name: BatchName = NAME, **changes: Any) -> Manifest:
-    """A manifest that vouches for itself and yet is wrong."""
+    """Write a manifest with a valid checksum and wrong content."""
     path = manifest_path(store, name)
     manifest = read(path, Manifest)
     for part in ("seal", "report"):
@@ -65,7 +65,7 @@ def gap(symbols: Sequence[str] = ("AAPL",), start_ns: int = 1, end_ns: int | Non
 
 
 def archive(store: Store) -> Store:
-    """Split and archive all that is sealed."""
+    """Split and archive all sealed batches."""
     for name in store.sealed_batches():
         split(store, name, Limits(None, None))
         compress(store, name)
@@ -73,7 +73,7 @@ def archive(store: Store) -> Store:
 
 
 def reseal(store: Store, name: BatchName, edit: Callable[[list[bytes]], object], **changes: Any) -> None:
-    """Edit the lines of a sealed journal, whose seal is then one of these lines."""
+    """Edit the lines of a sealed journal, and its seal to match."""
     path = store.sealed / name.sealed
     lines = path.read_bytes().splitlines(keepends=True)
     edit(lines)
@@ -118,7 +118,7 @@ GAPS = [
         ({"report": {"quarantined": 9}}, "rows _{}: 3 lines in quarantine, its report says 9"),
         ({"report": {"per_symbol": {"AAPL": 1}}}, "counts _{}: rows valid (22) ≠ their sum over the symbols (1)"),
         ({"report": {"per_symbol": {"AAPL": 21, "MSFT": 1}}}, "rows {}: holds other symbols or times"),
-        ({"report": {"quarantine_sha256": None}}, f"quarantine {NAME.rejected_rows}: is told of by no record"),
+        ({"report": {"quarantine_sha256": None}}, f"quarantine {NAME.rejected_rows}: is listed in no record"),
         ({"report": {"quarantine_sha256": "00"}}, f"sha256 {NAME.rejected_rows}: is "),
         ({"sha256": "00"}, "sha256 {}: is "),
         ({"seal": {"batch": OTHER, "quarantine": {}}}, f"name _{{}}: speaks of {NAME} and {OTHER}"),
@@ -131,7 +131,7 @@ GAPS = [
          f"quarantine {NAME.rejected_frames}: holds "),
         ({"seal": {"trades_refused": 2}}, f"quarantine {NAME.rejected_frames}: holds "),
         ({"seal": {"cut_bytes": 5}}, "quarantine _{}: 0 bytes were cut, 5 by the seal"),
-        ({"seal": {"quarantine": {}}}, f"quarantine {NAME.rejected_frames}: is told of by no record"),
+        ({"seal": {"quarantine": {}}}, f"quarantine {NAME.rejected_frames}: is listed in no record"),
         ({"seal": {"quarantine": {NAME.rejected_frames: "00"}}}, f"sha256 {NAME.rejected_frames}: is "),
         ({"seal": {"sha256": "00"}}, "journal _{}: archive and quarantine together are not the journal"),
         ({"seal": {"bytes": 1}}, "journal _{}: archive and quarantine together are not the journal"),
@@ -141,14 +141,14 @@ GAPS = [
     ],
 )  # fmt: skip
 def test_each_law_of_a_batch(recorded: Recorded, changes: dict[str, Any], says: str) -> None:
-    """What a manifest says wrongly is told as the very law that it breaks; `{}` is the file or its manifest."""
+    """Wrong content of a manifest is reported as the law that it breaks; `{}` is the file or its manifest."""
     store = recorded()
     forge(store, **changes)
     assert_says(store, says.replace("_{}", NAME.manifest).replace("{}", NAME.archived))
 
 
 def test_a_gap_of_a_batch_may_last_beyond_it(recorded: Recorded) -> None:
-    """A seal whose gap had no end when the batch was sealed breaks no law."""
+    """A gap that was still open when the batch was sealed breaks no law."""
     store = recorded()
     forge(store, seal={"gaps": (gap(end_ns=None),)})
     assert said(store) == []
@@ -156,7 +156,7 @@ def test_a_gap_of_a_batch_may_last_beyond_it(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("field", ["first_seq", "last_seq", "first_recv_ns", "last_recv_ns", "rows"])
 def test_the_ranges_of_a_seal_are_those_of_its_rows(recorded: Recorded, field: str) -> None:
-    """Each number that a seal gives of a connection's rows is compared with the rows themselves."""
+    """Each number in a seal about a connection's rows is compared with the rows."""
     store = recorded()
     first, *others = read(manifest_path(store), Manifest).seal.connections
     forge(store, seal={"connections": (replace(first, **{field: getattr(first, field) - 1}), *others)})
@@ -165,7 +165,7 @@ def test_the_ranges_of_a_seal_are_those_of_its_rows(recorded: Recorded, field: s
 
 @pytest.mark.parametrize("field", ["before_seq", "before_recv_ns"])
 def test_a_batch_follows_on_its_lanes_last(recorded: Recorded, field: str) -> None:
-    """Where a seal says it follows on another number, or another time, than its lane's last, the chain is broken."""
+    """A seal that follows on another number or time than its lane's last breaks the chain."""
     store = recorded()
     first, *others = read(manifest_path(store), Manifest).seal.connections
     forge(store, seal={"connections": (replace(first, **{field: getattr(first, field) - 1}), *others)})
@@ -225,7 +225,7 @@ def forged_cut(store: Store) -> None:
         (left_in_the_spool, f"sealed {BatchName(SESSION, 0, 3).journal}: was left in the spool"),
         (lambda store: second_copy(store, NAME.archived), f"place {NAME.archived}: is a second copy beside "),
         (lambda store: (store.quarantine / f"{NAME}.other").write_bytes(b""),
-         f"quarantine {NAME}.other: is told of by no record"),
+         f"quarantine {NAME}.other: is listed in no record"),
         (lambda store: (store.quarantine / NAME.rejected_rows).unlink(), f"present {NAME.rejected_rows}: is missing"),
         (lambda store: (store.quarantine / NAME.rejected_frames).unlink(), f"present {NAME.rejected_frames}: is miss"),
         (lambda store: manifest_path(store).with_name(NAME.archived).unlink(), f"present {NAME.archived}: is missing"),
@@ -236,27 +236,27 @@ def forged_cut(store: Store) -> None:
     ],
 )  # fmt: skip
 def test_each_law_of_files(recorded: Recorded, act: Forge, says: str) -> None:
-    """Files that are missing, too many, or not what they should be are told as the very law that they break."""
+    """Missing, extra, and wrong files are reported as the law that they break."""
     store = recorded()
     act(store)
     assert_says(store, says)
 
 
 def test_a_batch_that_waits_to_be_archived_is_named_once_its_session_is_over(recorded: Recorded) -> None:
-    """Each batch that is sealed and no more is told of, with what to do."""
+    """Each batch that is only sealed is reported, with what to do."""
     lines = [line for line in said(recorded(archived=False)) if line.startswith("archived ")]
     assert lines == [f"archived {name.seal}: the batch is not yet archived: run `tape archive`" for name in NAMES]
 
 
 def test_a_cut_that_makes_no_batch_breaks_no_law(recorded: Recorded) -> None:
-    """What a recovery cut off, and of which no seal tells, is of a journal of which nothing could be trusted."""
+    """A recovery's cut without a seal belongs to a journal that was entirely unreadable."""
     store = recorded()
     (store.quarantine / NAME.cut).write_bytes(b"\xff")
     assert said(store) == []
 
 
 def test_a_batch_that_was_rejected_whole_is_kept_as_it_was_sealed(recorded: Recorded) -> None:
-    """The journal of a batch whose header is wrong lies in quarantine, the very bytes that its seal tells of."""
+    """A journal with a wrong header is in quarantine with the bytes that its seal lists."""
     store = recorded(archived=False)
     reseal(store, NAME, lambda lines: lines.__setitem__(0, b"x" + lines[0]))
     archive(store)
@@ -283,19 +283,19 @@ def test_a_batch_that_was_rejected_whole_is_kept_as_it_was_sealed(recorded: Reco
     ],
 )  # fmt: skip
 def test_each_law_of_a_sessions_record(recorded: Recorded, changes: dict[str, Any], says: str) -> None:
-    """What a session's record says wrongly is told as the very law that it breaks."""
+    """Wrong content of a session's record is reported as the law that it breaks."""
     assert_says(recorded(record_changes=changes), says)
 
 
 def test_a_batch_of_a_lane_that_the_session_has_not_is_found(recorded: Recorded) -> None:
-    """A second lane's batch that says there is one lane, as the record does, is of no lane of that session."""
+    """A second lane's batch breaks a law if it and the record say that there is one lane."""
     one = {"lanes": 1}
     store = recorded([[rows(1)], [rows(2)]], seal_changes={(0, 0): one, (1, 0): one}, record_changes={"batches": (1,)})
     assert_says(store, f"lanes {BatchName(SESSION, 1, 0).manifest}: is of 1 lanes")
 
 
 def test_a_lost_lane_whose_frames_were_counted_elsewhere_is_found(recorded: Recorded) -> None:
-    """Frames count in the first lane alone, so without the second lane's batch every count of trades still agrees."""
+    """A missing batch of the second lane is found although all frame and trade counts agree."""
     lost = BatchName(SESSION, 1, 0)
     none = {"frames": FrameCounts(), "trades_refused": 0, "quarantine": {}}
     store = recorded([[rows(1, 2)], [rows(3, 4, symbol="MSFT")]], seal_changes={(1, 0): none}, archived=False)
@@ -323,12 +323,12 @@ def test_a_lost_lane_whose_frames_were_counted_elsewhere_is_found(recorded: Reco
     ids=["in another lane", "in another lane, before the lower ones", "in its batch", "in no lane"],
 )
 def test_each_number_is_there_once(recorded: Recorded, lanes: Any, says: str) -> None:
-    """A trade that is there twice, wherever the second one is, or not at all breaks the order of its connection."""
+    """A duplicate trade, anywhere, or a missing one breaks the order of its connection."""
     assert any(line.startswith("order ") and says in line for line in said(recorded(lanes)))
 
 
 def test_time_that_goes_backwards_in_a_batch_is_found(recorded: Recorded) -> None:
-    """A receive time before that of the trade before it breaks the order."""
+    """A receive time earlier than the previous trade's breaks the order."""
     store = recorded([[rows(1, 2, 3)]], archived=False)
     reseal(store, NAMES[0], lambda lines: lines.__setitem__(2, with_time(lines[2], START_NS)))
     assert said(archive(store)) == [
@@ -337,7 +337,7 @@ def test_time_that_goes_backwards_in_a_batch_is_found(recorded: Recorded) -> Non
 
 
 def test_time_that_goes_backwards_between_batches_is_found(recorded: Recorded) -> None:
-    """A batch whose first trade was received before the last one of the batch before breaks the order."""
+    """A batch whose first trade was received before the previous batch's last one breaks the order."""
     store = recorded([[rows(1, 2), rows(3, 4)]], archived=False)
     (range_,) = read(store.sealed / NAME.seal, Seal).connections
     reseal(
@@ -348,7 +348,7 @@ def test_time_that_goes_backwards_between_batches_is_found(recorded: Recorded) -
 
 
 def test_time_that_goes_backwards_after_a_killed_lanes_end_is_found(recorded: Recorded) -> None:
-    """Trades after the number up to which a killed session is whole are judged by their times all the same."""
+    """In a killed session, trades after the number up to which it is complete must still have rising times."""
     killed = {"outcome": "killed", "connections": 1}
     store = recorded([[rows(1, 3, 5, 7)], [rows(2)]], archived=False, record_changes=killed)
     reseal(store, NAMES[0], lambda lines: lines.__setitem__(3, with_time(lines[3], START_NS)))
@@ -367,7 +367,7 @@ def test_time_that_goes_backwards_after_a_killed_lanes_end_is_found(recorded: Re
 def test_only_a_kill_or_a_failure_may_cut_a_lanes_end(
     recorded: Recorded, outcome: str, recovered: bool, says: list[str]
 ) -> None:
-    """Numbers after a lane's end are no holes where its session was killed or failed, or its batch was recovered."""
+    """Numbers missing after a lane's end are no holes if the session was killed or failed, or the batch recovered."""
     store = recorded(
         [[rows(1, 3, 5, 7)], [rows(2)]], seal_changes={(1, 0): {"recovered": recovered}},
         record_changes={"outcome": outcome, "connections": 1},
@@ -376,7 +376,7 @@ def test_only_a_kill_or_a_failure_may_cut_a_lanes_end(
 
 
 def test_with_one_lane_a_kill_excuses_no_hole(recorded: Recorded) -> None:
-    """A single lane is cut at its end alone: a number missing before it is a hole, also after a kill."""
+    """A kill cuts a single lane only at its end: a number missing before it is a hole."""
     store = recorded([[rows(1, 2), rows(4, 5)]], record_changes={"outcome": "killed", "connections": 1})
     assert "order session.json: connection 1: 1 trades from recv_seq 3 on are missing" in said(store)
 
@@ -388,7 +388,7 @@ def sent(file: Path, key: str) -> ObjectReceipt:
 
 
 def receipt_of(record: Path, file: str, prefix: str = "trades", record_key: str | None = None) -> Receipt:
-    """The receipt of an upload of that record and of the file beside it."""
+    """Write a receipt for an upload of a record and its file."""
     folder = f"{prefix}/{record.parent.parent.name}/{record.parent.name}"
     return Receipt(
         batch=file.split(".")[0], bucket="tape", endpoint=None, uploaded_ns=1,
@@ -411,7 +411,7 @@ def receipt_of(record: Path, file: str, prefix: str = "trades", record_key: str 
     ],
 )
 def test_each_law_of_a_batchs_receipt(recorded: Recorded, part: str | None, changes: dict[str, Any], says: str) -> None:
-    """A receipt of other bytes, of another key or of another batch is broken, and nothing else is."""
+    """A receipt of other bytes, another key, or another batch breaks only the receipt's law."""
     store = recorded()
     path = manifest_path(store)
     good = receipt_of(path, NAME.archived)
@@ -455,7 +455,7 @@ def forge_day_receipt(store: Store, part: str | None = None, **changes: Any) -> 
 
 
 def remove_day(store: Store, **changes: Any) -> None:
-    """Remove a day's file as the retention rule does, but for what is changed in its record."""
+    """Remove a day's file as the retention rule does, with changes to its record."""
     record, day = day_of(store)
     file = str(day.file)
     gone = Removed(batch=file.split(".")[0], file=file, removed_ns=1, why="age", held_in=("bucket tape",))
@@ -464,7 +464,7 @@ def remove_day(store: Store, **changes: Any) -> None:
 
 
 def remove_batch(store: Store, name: BatchName = NAME, **changes: Any) -> None:
-    """Remove a batch's file as the retention rule does, but for what is changed in its record."""
+    """Remove a batch's file as the retention rule does, with changes to its record."""
     path = manifest_path(store, name)
     gone = Removed(batch=str(name), file=name.archived, removed_ns=1, why="merged", held_in=("the day's file",))
     write_whole(path.with_name(name.removed), encode(replace(gone, **changes)))
@@ -472,7 +472,7 @@ def remove_batch(store: Store, name: BatchName = NAME, **changes: Any) -> None:
 
 
 def test_a_day_that_was_closed_sent_and_removed_breaks_no_law(closed: Store) -> None:
-    """Neither does the receipt of an earlier merge, until the day goes up anew."""
+    """A closed and uploaded day breaks no law, nor does the receipt of an earlier merge."""
     assert said(closed) == []
     forge_day_receipt(closed, batch=f"{DATE}-000000000000")
     forge_day_receipt(closed, "manifest", sha256="00")
@@ -523,7 +523,7 @@ def without_a_batch(store: Store) -> None:
     ],
 )
 def test_each_law_of_a_day(closed: Store, act: Forge, says: str) -> None:
-    """What is wrong with a closed day is told as the very law that it breaks; `{}` is the day's file or receipt."""
+    """A fault of a closed day is reported as the law that it breaks; `{}` is the day's file or receipt."""
     file = str(day_of(closed)[1].file)
     act(closed)
     assert_says(closed, says.replace("_{}", f"_{DATE}.receipt.json").replace("{}", file))
@@ -568,13 +568,13 @@ def damaged_day(store: Store) -> None:
     ],
 )  # fmt: skip
 def test_each_law_of_a_removed_batch(closed: Store, act: Forge, says: str) -> None:
-    """A batch's file may be gone where a record tells of it and a proven copy is told of, and nowhere else."""
+    """A batch's file may be missing only if a record documents its removal and names a proven copy."""
     act(closed)
     assert_says(closed, says)
 
 
 def test_a_removed_batch_is_in_the_bucket_by_its_own_receipt(closed: Store) -> None:
-    """Where its own object was acknowledged, a batch that was removed by age needs no day."""
+    """A batch removed by age needs no day's file if its own object was acknowledged."""
     own_receipt(closed)
     remove_batch(closed, why="age")
     receipt_record(day_of(closed)[0]).unlink()
@@ -598,7 +598,7 @@ def test_a_removed_batch_is_in_the_bucket_by_its_own_receipt(closed: Store) -> N
     ids=["of its day", "of another bucket", "of another store", "of another merge", "of another batch", "none"],
 )
 def test_a_merged_batch_is_uploaded_by_the_receipt_of_its_day(closed: Store, act: Forge, uploaded: int) -> None:
-    """A merged batch counts as uploaded by a receipt of that bucket, for that very merge, of that very batch alone."""
+    """A day's receipt makes a batch count as uploaded only for that bucket, merge, and batch."""
     for name in NAMES:
         remove_batch(closed, name)
     act(closed)
@@ -607,13 +607,13 @@ def test_a_merged_batch_is_uploaded_by_the_receipt_of_its_day(closed: Store, act
 
 
 def test_a_batch_that_was_not_removed_for_its_day_needs_its_own_receipt(closed: Store) -> None:
-    """The receipt of a day is no receipt of a batch whose file is here, or went by age."""
+    """A day's receipt does not cover a batch whose file is here or was removed by age."""
     remove_batch(closed, why="age")
     assert ledger_for(closed, SESSION, PLACE).batches.uploaded == 0
 
 
 def test_a_batch_is_uploaded_by_its_own_receipt_of_that_bucket(recorded: Recorded) -> None:
-    """A receipt of another bucket, of another store or below another prefix is none of the one that is asked about."""
+    """A receipt of another bucket, store, or prefix does not count."""
     store = recorded()
     path = manifest_path(store)
     good = receipt_of(path, NAME.archived)
@@ -627,7 +627,7 @@ def test_a_batch_is_uploaded_by_its_own_receipt_of_that_bucket(recorded: Recorde
 
 
 def test_a_days_record_that_cannot_be_read_is_said_of_its_batches_too(closed: Store) -> None:
-    """It is told once for the day itself, and once for each batch whose rows are to be in it."""
+    """A damaged day's record is reported once for the day, and once for each batch that needs it."""
     for name in NAMES[:2]:
         remove_batch(closed, name)
     day_of(closed)[0].write_bytes(b"{")

@@ -1,4 +1,4 @@
-"""Whole sessions hold every law; each kind of damage breaks one, named by its file, and none is a traceback."""
+"""Intact sessions hold every law; each kind of damage breaks one in a named file, without a traceback."""
 
 import fcntl
 import hashlib
@@ -51,7 +51,7 @@ def receipt(store: Store, name: BatchName = NAME) -> Receipt:
 
 
 def test_a_whole_session_holds_every_law(recorded: Recorded) -> None:
-    """Three batches over two connections, with quarantined rows, refused frames and a gap, break nothing."""
+    """Three batches over two connections, with quarantined rows, rejected frames, and a gap, break no law."""
     verdict = verify(recorded())
     assert verdict.broken == ()
     assert (verdict.sessions, verdict.batches, verdict.trades, verdict.recording) == (1, 3, 53, ())
@@ -59,19 +59,19 @@ def test_a_whole_session_holds_every_law(recorded: Recorded) -> None:
 
 
 def test_an_empty_data_folder_holds_every_law(store: Store) -> None:
-    """Where nothing was recorded nothing is broken."""
+    """An empty data folder breaks no law."""
     assert verify(store) == Verdict(0, 0, 0, (), ())
 
 
 def test_lanes_share_the_numbers_of_a_connection(recorded: Recorded) -> None:
-    """Two lanes whose batches interleave, the first far ahead of the second, hold every law together."""
+    """Two lanes with interleaved batches, the first far ahead of the second, hold every law."""
     odd = [(1, seq, "AAPL", "1.5") for seq in range(1, 61, 2)]
     even = [(1, seq, "MSFT", "2.5") for seq in range(2, 61, 2)]
     assert verify(recorded([[odd[:20], odd[20:]], [even[:2], even[2:4], even[4:]]])).broken == ()
 
 
 def test_a_number_missing_from_every_lane_is_found(recorded: Recorded) -> None:
-    """A trade that no lane wrote is a hole in the connection."""
+    """A trade that no lane wrote is reported as a hole in the connection."""
     odd = [(1, seq, "AAPL", "1.5") for seq in range(1, 61, 2)]
     even = [(1, seq, "MSFT", "2.5") for seq in range(2, 61, 2) if seq != 30]
     verdict = verify(recorded([[odd], [even]]))
@@ -80,7 +80,7 @@ def test_a_number_missing_from_every_lane_is_found(recorded: Recorded) -> None:
 
 
 def test_a_number_in_two_lanes_is_found(recorded: Recorded) -> None:
-    """A trade that two lanes wrote is there twice."""
+    """A trade that two lanes wrote is reported as a duplicate."""
     verdict = verify(recorded([[[(1, 1, "AAPL", "1"), (1, 2, "AAPL", "1")]], [[(1, 2, "MSFT", "1")]]]))
     assert {law for law, _ in named(verdict)} == {"order"}
 
@@ -105,7 +105,7 @@ def test_a_hole_before_the_end_of_a_killed_lane_is_found(recorded: Recorded) -> 
 
 @pytest.mark.parametrize("kind", ["parquet", "manifest.json", "rows.csv", "frames.jsonl", RECORD, "receipt.json"])
 def test_every_flipped_bit_is_found_and_its_file_named(recorded: Recorded, kind: str) -> None:
-    """A single bit flipped anywhere in a file of the archive or quarantine breaks a law of that file."""
+    """A bit flipped anywhere in a file of archive or quarantine breaks a law of that file."""
     store = recorded()
     write_whole(manifest_path(store).with_name(NAME.receipt), encode(receipt(store)))
     assert verify(store).holds
@@ -126,7 +126,7 @@ def test_every_flipped_bit_is_found_and_its_file_named(recorded: Recorded, kind:
 @pytest.mark.parametrize("kind", ["parquet", "manifest.json", "rows.csv", "frames.jsonl", RECORD])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\x00" * 40], ids=["gone", "empty", "torn", "binary"])
 def test_missing_and_torn_files_are_named(recorded: Recorded, kind: str, content: bytes | None) -> None:
-    """A file that is gone, empty or something else altogether is a broken law and no traceback."""
+    """A missing, empty, or foreign file breaks a law and causes no traceback."""
     store = recorded()
     names = {RECORD, f"{NAME}.{kind}", f"_{NAME}.{kind}"}
     path = next(path for path in store.root.rglob(f"*{kind}") if path.name in names)
@@ -138,7 +138,7 @@ def test_missing_and_torn_files_are_named(recorded: Recorded, kind: str, content
 
 
 def forge(store: Store, **changes: Any) -> None:
-    """A manifest that vouches for itself and yet is wrong."""
+    """Write a manifest with a valid checksum and wrong content."""
     path = manifest_path(store)
     manifest = read(path, Manifest)
     for part in ("seal", "report"):
@@ -174,7 +174,7 @@ def forge(store: Store, **changes: Any) -> None:
     ],
 )
 def test_a_manifest_that_is_whole_and_wrong_is_found(recorded: Recorded, changes: dict[str, Any], law: str) -> None:
-    """Every count, hash and place of a manifest is compared with what the files give."""
+    """Every count, hash, and path in a manifest is compared with the files."""
     store = recorded()
     forge(store, **changes)
     found = {each.law for each in verify(store).broken if str(NAME) in Path(each.file).name}
@@ -182,7 +182,7 @@ def test_a_manifest_that_is_whole_and_wrong_is_found(recorded: Recorded, changes
 
 
 def test_a_chain_that_does_not_fit_is_found(recorded: Recorded) -> None:
-    """A batch that says it follows on another number than its lane's last breaks the chain."""
+    """A batch that follows on another number than its lane's last breaks the chain."""
     store = recorded()
     seal = read(manifest_path(store), Manifest).seal
     forge(store, seal={"connections": (replace(seal.connections[0], before_seq=3), *seal.connections[1:])})
@@ -203,12 +203,12 @@ def test_a_chain_that_does_not_fit_is_found(recorded: Recorded) -> None:
     ],
 )
 def test_a_session_record_that_does_not_fit_is_found(recorded: Recorded, changes: dict[str, Any], law: str) -> None:
-    """The record of a session is compared with its batches, and its gaps must be gaps."""
+    """A session's record is compared with its batches, and its gaps must be valid."""
     assert (law, RECORD) in named(verify(recorded(record_changes=changes)))
 
 
 def test_a_receipt_of_other_bytes_is_found(recorded: Recorded) -> None:
-    """A receipt must acknowledge the very bytes of the file and of the manifest."""
+    """A receipt must acknowledge exactly the bytes of the file and of the manifest."""
     store = recorded()
     path, good = manifest_path(store).with_name(NAME.receipt), receipt(store)
     assert good.object is not None
@@ -223,14 +223,14 @@ def test_a_receipt_of_other_bytes_is_found(recorded: Recorded) -> None:
 
 
 def test_a_sealed_batch_waits_to_be_archived(recorded: Recorded) -> None:
-    """A batch that is sealed and no more breaks a law, with what to do."""
+    """A batch that is only sealed breaks a law, and the message says what to do."""
     verdict = verify(recorded(archived=False))
     assert ("archived", NAME.seal) in named(verdict)
     assert "tape archive" in verdict.broken[0].message
 
 
 def test_a_session_that_records_is_not_judged(recorded: Recorded) -> None:
-    """While the recorder holds its lock the session is listed, and what waits to be archived breaks nothing."""
+    """While its recorder runs, a session is listed as recording, and waiting batches break no law."""
     store = recorded(archived=False)
     (store.sessions / SESSION / RECORD).unlink()
     with (store.sessions / SESSION / "recorder.lock").open("w") as lock:
@@ -243,7 +243,7 @@ def test_a_session_that_records_is_not_judged(recorded: Recorded) -> None:
 
 
 def test_a_batch_without_its_session_is_found(recorded: Recorded) -> None:
-    """Batches whose session's folder is gone are a session that was not recovered."""
+    """Batches whose session folder is gone are reported as a session that was not recovered."""
     store = recorded()
     (store.sessions / SESSION / RECORD).unlink()
     (store.sessions / SESSION).rmdir()
@@ -261,7 +261,7 @@ def test_the_ledger_counts_every_stage(recorded: Recorded) -> None:
 
 
 def test_the_ledger_waits_for_the_bucket_where_one_is_expected(recorded: Recorded) -> None:
-    """Where an upload is expected, batches without a receipt of that bucket leave the ledger unbalanced."""
+    """If an upload is expected, batches without that bucket's receipt unbalance the ledger."""
     store, place = recorded(), Place(bucket="tape", endpoint=None, prefix="trades")
     assert not ledger_for(store, SESSION, place).balances
     for number in range(3):
@@ -274,7 +274,7 @@ def test_the_ledger_waits_for_the_bucket_where_one_is_expected(recorded: Recorde
 
 
 def test_a_batch_between_two_stages_is_counted_once(recorded: Recorded) -> None:
-    """Where a crash left a batch's records in two stages, the farther one counts."""
+    """If a crash left a batch's records in two stages, the later one counts."""
     store = recorded()
     manifest = read(manifest_path(store), Manifest)
     write_whole(store.validated / NAME.report, encode(manifest.report))

@@ -1,4 +1,4 @@
-"""The order of a connection's numbers: each once, without a hole, in order of receipt, over the batches of lanes."""
+"""The check of a connection's numbers over the batches of several lanes."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from tasks.verify.order import Order
 
 def take(order: Order, seqs: list[int], times_ns: list[int] | None = None, connection: int = 1) -> list[str]:
     times = [seq * 10 for seq in seqs] if times_ns is None else times_ns
-    return order.take(connection, np.array(seqs, np.int64), np.array(times, np.int64))
+    return order.add(connection, np.array(seqs, np.int64), np.array(times, np.int64))
 
 
 def test_numbers_from_one_on_in_any_batches_break_nothing() -> None:
-    """What one lane has not brought yet comes with another; nothing is missing then."""
+    """Numbers missing from one lane may come with another lane's batch; then there is no hole."""
     order = Order()
     assert take(order, [1, 2, 5]) == []
     assert take(order, []) == []
@@ -23,7 +23,7 @@ def test_numbers_from_one_on_in_any_batches_break_nothing() -> None:
 
 
 def test_a_number_that_is_there_twice_is_told_with_its_connection() -> None:
-    """Within one batch, in the window, before it, and all at once; the number that follows is still fine."""
+    """A duplicate is found within a batch, in the window, and before it; the next number is still accepted."""
     order = Order()
     assert take(order, [1, 2, 2]) == ["connection 1: 1 numbers of recv_seq are there twice"]
     assert take(order, [1, 2]) == ["connection 1: 2 numbers of recv_seq are there twice"]
@@ -35,7 +35,7 @@ def test_a_number_that_is_there_twice_is_told_with_its_connection() -> None:
 
 
 def test_holes_are_counted_from_the_first_one_on() -> None:
-    """Each connection with holes is told by itself, and is told once."""
+    """Each connection with holes is reported separately and once."""
     order = Order()
     take(order, [1, 3, 4, 7])
     take(order, [2], connection=2)
@@ -50,7 +50,7 @@ def test_holes_are_counted_from_the_first_one_on() -> None:
 
 
 def test_the_loss_of_a_killed_lane_is_tolerated_behind_its_number() -> None:
-    """Holes up to that number break the law, later ones do not; other connections are judged in full."""
+    """Holes up to the tolerated number break the law, later ones do not; other connections are checked fully."""
     for last, missing in ((1, 0), (2, 1), (3, 1), (5, 2), (6, 3)):
         order = Order()
         take(order, [1, 3, 4, 7])
@@ -62,7 +62,7 @@ def test_the_loss_of_a_killed_lane_is_tolerated_behind_its_number() -> None:
 
 
 def test_times_that_run_backwards_are_counted_in_the_order_of_the_numbers() -> None:
-    """Equal times are in order; the last time of what came before counts, also behind a hole."""
+    """Equal times are in order; times are compared with the last one before, also across a hole."""
     order = Order()
     assert take(order, [1, 2, 3, 4], [10, 10, 9, 8]) == ["connection 1: ts_recv runs backwards 2 times"]
     assert take(order, [5], [7]) == ["connection 1: ts_recv runs backwards 1 times"]
@@ -77,7 +77,7 @@ def test_times_that_run_backwards_are_counted_in_the_order_of_the_numbers() -> N
 
 
 def test_both_laws_can_be_broken_at_once() -> None:
-    """A number that is there twice and a time that runs backwards have a sentence each."""
+    """A duplicate number and a decreasing time are reported in separate sentences."""
     order = Order()
     assert take(order, [1, 2, 2], [9, 8, 8]) == [
         "connection 1: 1 numbers of recv_seq are there twice",
@@ -86,7 +86,7 @@ def test_both_laws_can_be_broken_at_once() -> None:
 
 
 def test_times_are_compared_to_the_nanosecond() -> None:
-    """Also behind a hole, where they wait: as floating-point numbers they would differ by hundreds at least."""
+    """Receive times stay exact to the nanosecond even while they wait behind a hole."""
     order, now_ns = Order(), 1_795_530_600_000_000_001
     assert take(order, [2, 3], [now_ns, now_ns - 1]) == []
     assert take(order, [1], [1]) == ["connection 1: ts_recv runs backwards 1 times"]

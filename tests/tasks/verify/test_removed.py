@@ -1,4 +1,4 @@
-"""Are batches whose files were removed still judged: by their day's file, or as what the bucket alone holds?"""
+"""Batches whose files were removed are still checked, by their day's file or as held only by the bucket."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ REMOTE = Remote("bucket tape at AWS", PLACE, lambda _: True, lambda _: None)
 
 
 def removing(store: Store, rule: Rule, remote: Remote | None = None) -> None:
-    """Apply the rule, at a time at which everything is old."""
+    """Apply the retention rule at a time when everything is old."""
     found = retain(store, rule, lambda: 2**62, lambda: 0, remote)
     assert (bool(found.removed), found.kept) == (True, ())
 
@@ -37,14 +37,14 @@ def closed(recorded: Recorded) -> Store:
 
 @pytest.fixture
 def merged(closed: Store) -> Store:
-    """The same without its batch files: the day's file has their rows."""
+    """The same session without its batch files: only the day's file has their rows."""
     removing(closed, Rule(batches_for_ns=0))
     return closed
 
 
 @pytest.fixture
 def remote_alone(closed: Store) -> Store:
-    """The same in the bucket alone, as its receipts say."""
+    """The same session, only in the bucket according to its receipts."""
     for path in [*closed.manifests(), closed.day_record("finnhub", DATE)]:
         write_receipt(path, "trades" if path.parent.parent.parent == closed.archive else "trades-by-day")
     removing(closed, Rule(local_for_ns=0), REMOTE)
@@ -53,7 +53,7 @@ def remote_alone(closed: Store) -> Store:
 
 
 def write_receipt(record: Path, prefix: str) -> None:
-    """The receipt of a batch or a day, beside its record, as an upload writes it."""
+    """Write the receipt of a batch or day as an upload does."""
     kept: Manifest | Day = read(record, Day if prefix.endswith("day") else Manifest)
     stem, content = str(kept.file).split(".")[0], record.read_bytes()
     folder = f"{prefix}/{record.parent.parent.name}/{record.parent.name}"
@@ -78,13 +78,13 @@ def batches(store: Store) -> list[BatchName]:
 
 
 def test_every_law_holds_from_the_day_alone(merged: Store) -> None:
-    """Journals, order and counts are judged by the rows of the day's file as they were by the batches'."""
+    """Journals, order, and counts are checked with the rows of the day's file."""
     verdict = verify(merged)
     assert (verdict.broken, verdict.batches, verdict.trades, verdict.in_bucket_alone) == ((), 3, 53, 0)
 
 
 def test_a_batch_that_differs_in_its_day_is_found(merged: Store) -> None:
-    """The seal's SHA-256 is that of the journal as it comes back from the day: another seal is broken."""
+    """The journal rebuilt from the day's file must have the seal's SHA-256."""
     path = merged.manifests()[1]
     manifest = read(path, Manifest)
     forged = replace(manifest, seal=replace(manifest.seal, sha256="00"))
@@ -100,7 +100,7 @@ def test_a_batch_that_differs_in_its_day_is_found(merged: Store) -> None:
 
 @pytest.mark.parametrize("kind", ["removed.json", "day.json", "parquet"])
 def test_any_flipped_bit_is_found(merged: Store, kind: str) -> None:
-    """A bit flipped in the record of a removal, in the day's record or in its file is found there."""
+    """A bit flipped in a removal's record, the day's record, or the day's file is reported for that file."""
     path = next(path for path in sorted(merged.root.rglob(f"*.{kind}")))
     whole = path.read_bytes()
     for at in range(0, len(whole), max(1, len(whole) // 12)):
@@ -111,34 +111,34 @@ def test_any_flipped_bit_is_found(merged: Store, kind: str) -> None:
 
 
 def test_rows_that_are_nowhere_are_named(merged: Store) -> None:
-    """Without the day's file, each removed batch is missing, and so is the day."""
+    """Without the day's file, each removed batch and the day are reported as missing."""
     file = next(merged.root.rglob("*.parquet"))
     file.unlink()
     assert found(verify(merged)) == {("present", file.name), *(("present", name.archived) for name in batches(merged))}
 
 
 def test_a_missing_file_without_a_record_stays_broken(merged: Store) -> None:
-    """That the day has its rows excuses no file that was removed without a record."""
+    """A file removed without a record is reported even if the day's file has its rows."""
     name = batches(merged)[0]
     (merged.archive_folder("finnhub", DATE) / name.removed).unlink()
     assert found(verify(merged)) == {("present", name.archived)}
 
 
 def test_a_record_of_another_file_is_named(merged: Store) -> None:
-    """A removal's record that tells of another file than the manifest beside it is broken."""
+    """A removal's record that names another file than the manifest beside it breaks a law."""
     path = merged.archive_folder("finnhub", DATE) / batches(merged)[0].removed
     write_whole(path, encode(replace(read(path, Removed), file="other.parquet")))
     assert found(verify(merged)) == {("removed", path.name)}
 
 
 def test_what_the_bucket_alone_has_is_counted(remote_alone: Store) -> None:
-    """Under records and receipts nothing is broken, and the batches in the bucket alone are counted."""
+    """With records and receipts no law is broken, and batches only in the bucket are counted."""
     verdict = verify(remote_alone)
     assert (verdict.broken, verdict.in_bucket_alone, verdict.batches, verdict.trades) == ((), 3, 3, 53)
 
 
 def test_in_the_bucket_by_no_receipt_is_nowhere(remote_alone: Store) -> None:
-    """Without its own receipt a batch is held by its day's; without that one too it is missing, and so is the day."""
+    """A day's receipt covers a batch without its own; without both, batch and day are reported as missing."""
     name = batches(remote_alone)[0]
     (remote_alone.archive_folder("finnhub", DATE) / name.receipt).unlink()
     assert verify(remote_alone).holds
@@ -149,14 +149,14 @@ def test_in_the_bucket_by_no_receipt_is_nowhere(remote_alone: Store) -> None:
 
 
 def test_a_day_removed_without_a_record_is_missing(remote_alone: Store) -> None:
-    """A receipt alone excuses no day's file that is gone."""
+    """A receipt alone does not excuse a missing day's file."""
     record = remote_alone.day_record("finnhub", DATE)
     removed_record(record).unlink()
     assert found(verify(remote_alone)) == {("present", str(read(record, Day).file))}
 
 
 def test_receipts_of_days_are_judged(remote_alone: Store) -> None:
-    """A day's receipt must tell of its file and record; one of an earlier merge waits for the next upload."""
+    """A day's receipt must match its file and record; one of an earlier merge is accepted until the next upload."""
     record = remote_alone.day_record("finnhub", DATE)
     path = record.with_name(f"_{DATE}.receipt.json")
     good = read(path, Receipt)
