@@ -45,12 +45,12 @@ def load(
     """
     settings, chosen = _chosen(date, data_dir)
     names = _names(symbols)
-    chosen.check_symbols(names)
     where = f"WHERE symbol IN ({listed(names)})" if names else ""
     sources, sessions = sources_of(chosen.store, chosen.manifests, names), sessions_of(settings.calendar)
     with connect(sources, sessions=sessions) as database:
         sql = f"SELECT * FROM trades {where} ORDER BY ts_event, ts_recv, connection, recv_seq"  # noqa: S608 - quoted
         frame = database.sql(sql).pl()
+    chosen.check_symbols(names, set(frame["symbol"].unique()))
     return _in_zone(frame, settings, tz).lazy()
 
 

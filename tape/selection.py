@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from tape import report
 from tasks.errors import TerminalError
 from tasks.query.bars import Bars, Wanted, bars
@@ -50,10 +52,14 @@ class Selection:
         """Return the symbols that have a trade on these days."""
         return {symbol for path in self.manifests for symbol in read(path, Manifest).report.per_symbol}
 
-    def check_symbols(self, symbols: Iterable[str]) -> None:
-        """Raise TerminalError if one of these symbols has no trade on these days, with what is near."""
-        known = self.symbols()
-        for symbol in symbols:
+    def check_symbols(self, symbols: Iterable[str], seen: Collection[str]) -> None:
+        """Raise TerminalError if one of these symbols has no trade on these days, with what is near.
+
+        `seen` had trades for sure: manifests are read only for others.
+        """
+        unseen = [symbol for symbol in symbols if symbol not in seen]
+        known = self.symbols() if unseen else set()
+        for symbol in unseen:
             if symbol not in known:
                 raise TerminalError(f"{symbol}: no trade of {self.title} is archived; {near(symbol, known, self)}")
 
@@ -81,10 +87,12 @@ def local(store: Store, days: tuple[str, ...]) -> Selection:
 
 def bars_of(selection: Selection, wanted: Wanted, calendar: str) -> Bars:
     """Return bars of a selection. Raises TerminalError for a symbol that has no trade."""
-    selection.check_symbols(wanted.symbols)
     late = _first_after(selection, wanted.zone)
     sources = sources_of(selection.store, [*selection.manifests, *late], wanted.symbols)
-    return bars(sources, wanted, sessions_of(calendar), selection.records())
+    found = bars(sources, wanted, sessions_of(calendar), selection.records())
+    traded = found.table.filter(pc.greater(found.table["trades"], 0))
+    selection.check_symbols(wanted.symbols, set(traded["symbol"].to_pylist()))
+    return found
 
 
 def _first_after(selection: Selection, zone: str) -> list[Path]:

@@ -225,6 +225,24 @@ def test_query_in_three_forms(use: Use) -> None:
     assert use("query", "SELECT count(*) AS n FROM trades", "--date", "2026-11-25", "--csv") == "n\n0\n"
 
 
+def test_a_print_that_arrived_after_midnight_is_in_the_bar_of_its_day(
+    use: Use, store: Store, sealed_batch: Any
+) -> None:
+    """A day's bars have its last trades, which are in the first batch of the next day, and not those of that day."""
+    midnight_ns, symbol = 1_795_564_800_000_000_000, "BINANCE:BTCUSDT"  # 2026-11-25 in UTC
+    lines = [
+        f"1,{seq},{midnight_ns + 10**9},{midnight_ns + at},{symbol},90000.5,{size},\n".encode()
+        for seq, (at, size) in enumerate(((-1, 2), (0, 5)), 1)
+    ]
+    name = BatchName("20261125T000000Z-9f3c01ab", 0, 0)
+    sealed_batch(lines, name=name, date="2026-11-25", opened_ns=midnight_ns + 10**9, per_symbol={symbol: 2})
+    split(store, name, Limits(None, None))
+    compress(store, name)
+    for date, volume in (("2026-11-24", "2"), ("2026-11-25", "5")):
+        (row,) = csv.DictReader(io.StringIO(use("bars", symbol, "--date", date, "--every", "1d", "--csv")))
+        assert (row["start"], row["volume"]) == (f"2026-11-{int(date[-2:]) - 1} 19:00:00-05:00", volume)
+
+
 def test_an_answer_is_written_to_a_new_file_or_not_at_all(use: Use, tmp_path: Path) -> None:
     """Each format has the rows of the SELECT; a failure leaves nothing, and a file that exists is kept."""
     sql = "SELECT symbol, price FROM trades ORDER BY symbol, price -- ends in a comment"
