@@ -23,6 +23,7 @@ from tape import report
 from tape.cli import close, query, service, status
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
+from tape.days import day_of
 from tape.live import session_shown
 from tasks.errors import RecorderError, SettingsError
 from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
@@ -256,7 +257,7 @@ def export(
     from tasks.export.tape import export as write
 
     settings = load_settings(data_dir=data_dir)
-    day = None if date is None else query.day_of(date, "--date", settings)
+    day = None if date is None else day_of(date, "--date", settings)
     with progress("trades written") as note:
         rows = write(Store(_existing(settings.data_dir)), out, day, note)
     report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)

@@ -21,6 +21,7 @@ from tape.cli import doctor_service
 from tape.cli.finding import Finding
 from tasks.address import address_of
 from tasks.errors import RecorderError, SettingsError, TransientError
+from tasks.feeds.registry import feed_named
 from tasks.market.hours import exchange_zone, is_covered, next_open
 from tasks.storage.store import unfinished, write_whole
 
@@ -58,6 +59,7 @@ def examine(settings: Settings) -> list[Finding]:
     return [
         _key(settings),
         asked["feed"](),
+        Finding("carries", "ok", f"{settings.feed}: {feed_named(settings.feed).carries}"),
         asked["clock"](),
         _data_folder(settings.data_dir),
         *(Finding("exposed", "note", exposure) for exposure in exposures(settings)),

@@ -118,12 +118,14 @@ def _all_balance(sessions: list[_Session]) -> bool | None:
     return False if False in said else None if None in said else True
 
 
-def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
+def shown(store: Store, what: str, now_ns: int, calendar: str) -> tuple[Row, Ledger | None]:
     """Return all that is known of a session or day, and the session's ledger, None if it has no local record.
 
     Raises TerminalError if there is no such session or day.
     """
     # Imported here because they bring in the row readers, which `tape ls` does not need.
+    from tape.cli.completeness import completeness_of
+    from tape.selection import sessions_of
     from tasks.query.sources import sources_of
     from tasks.query.views import lag_ms
 
@@ -143,11 +145,13 @@ def shown(store: Store, what: str, now_ns: int) -> tuple[Row, Ledger | None]:
     records = [each.record for each in sessions if each.record]
     covered = session_coverage(records[0]) if of_session and records else day_coverage(records, what)
     ledger = ledger_for(store, what) if of_session and records else None
+    whole = None if of_session or not records else completeness_of(records, what, sessions_of(calendar), now_ns)
     return {
         ("session" if of_session else "date"): what,
         **_counts(held),
         "sessions": [each.session for each in sessions],
         "waiting": sum(each.ledger.batches.waiting for each in sessions if each.ledger),
+        "completeness": whole,
         "coverage": covered.share,
         "market_hours": covered.hours_share,
         "coverage_by_symbol": {symbol: each.share for symbol, each in covered.per_symbol.items()},
@@ -176,8 +180,14 @@ def print_days_and_sessions(days: list[Row], sessions: list[Row]) -> None:
 
 
 def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
-    """Print the ledger, if any, then what the archive says: counts, lag, reasons, gaps, symbols."""
+    """Print how complete a day is, or the ledger; then what the archive says: counts, lag, reasons, gaps, symbols."""
+    from tape.cli.completeness import print_completeness
+
     out = report.out
+    if found["completeness"] is not None:
+        print_completeness(found["completeness"], found["date"])
+    elif "date" in found:
+        report.line(f"{found['date']}: not known to be complete: no record of its sessions is here")
     if ledger is not None:
         report.print_ledger(ledger, data_dir)
     else:

@@ -1,12 +1,11 @@
 """The commands that use the archive: `ls`, `show`, `bars`, `query`, `restore`, and `verify --remote`."""
 
-import datetime as dt
 import hashlib
-import shutil
+import re
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -16,22 +15,28 @@ from flows.surroundings import check_tls
 from tape import report
 from tape.cli.progress import progress
 from tape.cli.rows import as_json_line, print_json, print_rows
-from tasks.duration import duration_ns
-from tasks.errors import SettingsError, TerminalError
-from tasks.records.manifest import Manifest, read
+from tape.days import day_of, days_of
+from tasks.errors import SettingsError
+from tasks.records.manifest import Manifest
 from tasks.records.names import is_session_name
-from tasks.records.trade import NS_PER_S
-from tasks.shown import plain
 from tasks.storage.store import Store
+
+if TYPE_CHECKING:
+    from tape.selection import Selection
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Remote = Annotated[bool, typer.Option("--remote", help="Read from the bucket; files are downloaded once and cached.")]
-Date = Annotated[str | None, typer.Option("--date", help="Only this day: YYYY-MM-DD, today or yesterday.")]
+_DAYS = "A day or a range of days: YYYY-MM-DD, today, yesterday, A..B"
+Date = Annotated[str | None, typer.Option("--date", help=f"{_DAYS}. [all]")]
+Day = Annotated[str | None, typer.Option("--date", help="Only this day: YYYY-MM-DD, today or yesterday.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Write to this new file: .parquet, .csv, .csv.gz, .csv.zst, .jsonl, .jsonl.gz."),
+]
 
-_DAY_NS = 86_400 * NS_PER_S
-_PLOT_LINES = 16
+_SYMBOL_TESTS = re.compile(r"\bsymbol\s*(?:=\s*'[^']+'|in\s*\([^)]*\))", re.IGNORECASE)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,92 +61,129 @@ def show(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one session or day: ledger, gaps, symbols, lag, and reasons for quarantine."""
+    """Show one session or day: whether it is complete, ledger, gaps, symbols, lag, and reasons for quarantine."""
     from tape.cli.holdings import print_shown
     from tape.cli.holdings import shown as known
 
     settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
         what = day_of(what, "the argument", settings)
-    found, ledger = known(_store(settings), what, time.time_ns())
+    found, ledger = known(_store(settings), what, time.time_ns(), settings.calendar)
     if as_json:
-        print_json({**found, "ledger": report.as_json(ledger) if ledger else None})
+        whole = found["completeness"] and found["completeness"].as_json()
+        print_json({**found, "completeness": whole, "ledger": report.as_json(ledger) if ledger else None})
     else:
         print_shown(found, ledger, settings.data_dir)
 
 
 def bars(
-    symbol: Annotated[str, typer.Argument(help="The symbol, as the feed spells it.")],
-    date: Annotated[str, typer.Option("--date", help="The day: YYYY-MM-DD, today or yesterday.")],
-    every: Annotated[str, typer.Option("--every", help="The length of a bar: 10s, 1m, 1h.")] = "1m",
-    tz: Annotated[str, typer.Option("--tz", help="The time zone of the bars' start times.")] = "UTC",
+    symbols: Annotated[list[str], typer.Argument(help="One or more symbols, as the feed spells them.")],
+    date: Annotated[str, typer.Option("--date", help=f"{_DAYS}.")],
+    every: Annotated[str, typer.Option("--every", help="The length of a bar: 10s, 1m, 1h, 1d.")] = "1m",
+    prints: Annotated[
+        str, typer.Option("--prints", help="consolidated: those that set the tape's prices; or all.")
+    ] = "consolidated",
+    session: Annotated[
+        str, typer.Option("--session", help="regular hours, extended (also before and after them), or all.")
+    ] = "regular",
+    tz: Annotated[str | None, typer.Option("--tz", help="The time zone of start times. [the exchange's]")] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Also print bars without a trade: the last price.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a chart in plain characters.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    out: Out = None,
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Print a symbol's OHLCV bars for one day, by event time."""
-    from tasks.query import bars as engine
-    from tasks.query.sources import sources_of
+    """Print OHLCV bars by event time, of the exchange's days."""
+    from tape.cli.bars import Asked, Form, print_bars
 
-    every_ns, zone = duration_ns(every), _zone(tz)
-    if not 0 < every_ns <= _DAY_NS:
-        raise SettingsError(f"--every: {every} is not the length of a bar; write 10s, 1m, 1h, or 1d")
+    _one_form(as_json, as_csv, plot, out is not None)
     settings = settings_to_write(data_dir=data_dir)
-    _one_form(as_json, as_csv, plot)
-    date = day_of(date, "--date", settings)
-    store, manifests = _manifests(settings, remote, date, symbol)
-    found = engine.bars(sources_of(store, manifests, symbol), symbol, every_ns)
-    if not found:
-        held = {each for path in manifests for each in read(path, Manifest).report.per_symbol}
-        near = report.did_you_mean(symbol, held) or f"`tape show {date}` lists that day's symbols"
-        raise TerminalError(f"{symbol}: no trade of {date} is archived; {near}")
-    if as_json:
-        print_json(
-            {"symbol": symbol, "date": date, "every": every, "tz": tz, "bars": [_bar(bar, zone) for bar in found]}
-        )
-    elif plot:
-        print(f"{plain(symbol)} {date}, {every} bars, times of {tz}: O rose, # fell, | low to high")
-        width = shutil.get_terminal_size((100, 24)).columns
-        print("\n".join(engine.plot(found, width, _PLOT_LINES, lambda ns: _local(ns, zone)[11:16])))
-    else:
-        start, *others = _bar(found[0], zone)
-        columns = (start if as_csv else f"{start} ({tz})", *others)
-        print_rows(columns, (tuple(_bar(bar, zone).values()) for bar in found), as_csv)
+    asked = Asked(symbols, date, every, prints, session, tz, fill)
+    form: Form = "json" if as_json else "csv" if as_csv else "plot" if plot else "table"
+    days = days_of(date, "--date", settings)
+    print_bars(_selection(settings, remote, days, symbols), asked, settings.calendar, form, out)
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help='One SELECT over trades, gaps and sessions: "select …".')],
+    sql: Annotated[str, typer.Argument(help='One SELECT over the views: "select … from trades".')],
     date: Date = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    out: Out = None,
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Query the archive with SQL (DuckDB). --json prints one object per line."""
-    from tasks.query.ask import ask
-    from tasks.query.sources import sources_of
-    from tasks.query.views import add_sessions, connect
+    """Query the archive with SQL (DuckDB): trades, gaps, coverage, sessions, and days.
 
-    _one_form(as_json, as_csv)
+    --json prints one object per line.
+    """
+    from tape.selection import sessions_of
+    from tasks.query.ask import ask, check_out, write
+    from tasks.query.record_views import VIEWS, Days, add_records
+    from tasks.query.sources import sources_of
+    from tasks.query.views import connect
+    from tasks.storage.store import unfinished
+
+    _one_form(as_json, as_csv, out is not None)
+    if out is not None:
+        check_out(out)
     settings = settings_to_write(data_dir=data_dir)
-    date = None if date is None else day_of(date, "--date", settings)
-    store, manifests = _manifests(settings, remote, date, None)
+    chosen = _selection(settings, remote, days_of(date, "--date", settings), ())
     spill = settings.data_dir / "cache" / "spill"
     spill.mkdir(parents=True, exist_ok=True)
-    with connect(sources_of(store, manifests), spill) as database:
-        if any(view in sql.lower() for view in ("sessions", "gaps", "tables")):
-            add_sessions(database, store, manifests, date)
-        answer = ask(database, sql)
-        if as_json:
-            for row in answer.rows:
-                print(as_json_line(dict(zip(answer.columns, row, strict=True))))
+    sessions, file = sessions_of(settings.calendar), None if out is None else unfinished(out.absolute())
+    with connect(sources_of(chosen.store, chosen.manifests), spill, sessions, file) as database:
+        lower = sql.lower()
+        only = VIEWS if "tables" in lower else [view for view in VIEWS if view in lower]
+        add_records(database, chosen.store, chosen.manifests, Days(chosen.first, chosen.last), sessions, only)
+        if out is not None:
+            count = write(database, sql, out.absolute())
+            report.line(f"{out}: {report.count(count, 'row')}")
         else:
-            print_rows(answer.columns, answer.rows, as_csv)
+            answer = ask(database, sql)
+            count = _print_answer(answer, as_json, as_csv)
+    if not count:
+        _say_unknown(sql, chosen)
 
 
-def restore(date: Date = None, data_dir: DataDir = None) -> None:
+def _print_answer(answer: Any, as_json: bool, as_csv: bool) -> int:
+    """Print an answer's rows as they arrive, and return how many there were."""
+    counted = _Counted(answer.rows)
+    if as_json:
+        for row in counted:
+            print(as_json_line(dict(zip(answer.columns, row, strict=True))))
+    else:
+        print_rows(answer.columns, counted, as_csv)
+    return counted.count
+
+
+class _Counted:
+    """Counts what passes."""
+
+    def __init__(self, rows: Iterator[Any]) -> None:
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in self._rows:
+            self.count += 1
+            yield row
+
+
+def _say_unknown(sql: str, chosen: "Selection") -> None:
+    """Tell the user about a symbol in the statement that has no trade: most likely a slip."""
+    from tape.selection import near
+
+    texts = [text for found in _SYMBOL_TESTS.finditer(sql) for text in re.findall(r"'([^']+)'", found[0])]
+    known = chosen.symbols() if texts else set()
+    for text in texts:
+        if text not in known:
+            report.tell(f"{text}: no trade of {chosen.title} is archived; {near(text, known, chosen)}")
+
+
+def restore(date: Day = None, data_dir: DataDir = None) -> None:
     """Restore a day, or everything, from the bucket, verified; never overwrites anything that differs."""
     settings = settings_to_write(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
@@ -180,11 +222,12 @@ def verify_remote(settings: Settings, as_json: bool) -> bool:
     return verdict.holds
 
 
-def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str | None) -> tuple[Store, list[Path]]:
-    """Return the manifests of one day or all; the bucket's are downloaded into a cache in the data folder."""
+def _selection(settings: Settings, remote: bool, days: tuple[str, ...], symbols: Collection[str]) -> "Selection":
+    """Return the batches of these days or all; the bucket's are downloaded into a cache in the data folder."""
+    from tape.selection import Selection, local
+
     if not remote:
-        store = _store(settings)
-        return store, store.manifests(date=date or "*")
+        return local(_store(settings), days)
     bucket = _bucket(settings)
     from tasks.upload.mirror import mirror
 
@@ -192,10 +235,10 @@ def _manifests(settings: Settings, remote: bool, date: str | None, symbol: str |
     cache = Store(settings.data_dir / "cache" / place)
 
     def wanted(day: str, manifest: Manifest | None) -> bool:
-        here = manifest is None or symbol is None or symbol in manifest.report.per_symbol
-        return date in (None, day) and here
+        here = manifest is None or not symbols or any(symbol in manifest.report.per_symbol for symbol in symbols)
+        return (not days or day in days) and here
 
-    return cache, mirror(cache, bucket, wanted, time.time_ns)
+    return Selection(cache, days, tuple(mirror(cache, bucket, wanted, time.time_ns)))
 
 
 def _bucket(settings: Settings) -> Any:
@@ -213,42 +256,6 @@ def _store(settings: Settings) -> Store:
     return Store(settings.data_dir)
 
 
-def day_of(text: str, place: str, settings: Settings) -> str:
-    """Parse a day (YYYY-MM-DD); today and yesterday are the exchange's. Raises SettingsError."""
-    from tasks.market.hours import exchange_zone
-
-    ago = {"today": 0, "yesterday": 1}.get(text.strip().lower())
-    if ago is not None:
-        return (dt.datetime.now(exchange_zone(settings.calendar)).date() - dt.timedelta(days=ago)).isoformat()
-    try:
-        return dt.date.fromisoformat(text).isoformat()
-    except ValueError as error:
-        raise SettingsError(
-            f"{place}: {text[:40]!r} is not a day; write YYYY-MM-DD, today, or yesterday; `tape ls` lists days"
-        ) from error
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
-        near = report.did_you_mean(name, available_timezones()) or "use a name such as America/New_York"
-        raise SettingsError(f"--tz: {name[:40]!r} is not a time zone; {near}") from error
-
-
 def _one_form(*forms: bool) -> None:
     if sum(forms) > 1:
-        raise SettingsError("give only one of --json, --csv, and --plot")
-
-
-def _bar(bar: Any, zone: ZoneInfo) -> dict[str, Any]:
-    """Return a bar as it is printed: its start as text, its numbers without trailing zeros."""
-    from tasks.query.decimals import trimmed
-
-    numbers = {name: trimmed(getattr(bar, name)) for name in ("open", "high", "low", "close", "volume", "vwap")}
-    return {"start": _local(bar.start_ns, zone), **numbers, "trades": bar.trades}
-
-
-def _local(ns: int, zone: ZoneInfo) -> str:
-    moment = dt.datetime.fromtimestamp(ns // NS_PER_S, zone)
-    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{ns % NS_PER_S:09d}".rstrip("0") if ns % NS_PER_S else "")
+        raise SettingsError("give only one of --json, --csv, --plot, and --out")

@@ -11,15 +11,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.archive.columns import from_file
 from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import Encoding, check_groups, writing
-from tasks.archive.schema import SCHEMA, TEXTS, TIMESTAMP, before_resent, completed, field, in_ms
+from tasks.archive.schema import (
+    CODED,
+    DICTIONARIES,
+    FILE_SCHEMA,
+    SCHEMA,
+    TEXTS,
+    TIMESTAMP,
+    completed,
+    field,
+    known_schemas,
+)
 from tasks.archive.sorting import external_sort
 from tasks.errors import CorruptionError
+from tasks.records.names import BatchName
 
-DAY_SCHEMA = SCHEMA.append(
-    field("batch", pa.large_string(), "text", "recorder", "the batch that the trade was recorded in")
-)
+_BATCH = field("batch", CODED, "text", "recorder", "the batch that the trade was recorded in")
+DAY_SCHEMA = FILE_SCHEMA.append(_BATCH)
+# Before format 2.
+_OLD_DAY_SCHEMA = SCHEMA.append(_BATCH.with_type(pa.large_string()))
 # Batch after batch, each in its own order; `place` is the batch's index.
 ROW = ("place", "connection", "recv_seq")
 
@@ -37,7 +50,8 @@ def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str
     parts = (part for rows in ordered for part in rows.partition_by("place", maintain_order=True))
     for place, of_batch in groupby(parts, key=lambda part: int(part["place"][0])):
         facts = {"title": "trades as received", "batch": names[place]}
-        with writing(files[names[place]], Encoding(), facts) as write:
+        session = BatchName.parse(names[place]).session
+        with writing(files[names[place]], Encoding(), facts, session) as write:
             for part in of_batch:
                 write(codes.decode(part))
     missing = [name for name, file in files.items() if not file.exists()]
@@ -61,13 +75,13 @@ def rows_in_order(
 
 
 def day_groups(day_file: Path) -> Iterator[pa.Table]:
-    """Yield the row groups of a day's file in `DAY_SCHEMA`: texts as dictionaries, event times in ns.
+    """Yield the row groups of a day's file: columns of `CODED_SCHEMA`'s types, and `batch`.
 
     Verifies checksums. Raises FileNotFoundError, and CorruptionError if the file is damaged or has other columns.
     """
     with _open(day_file) as file:
         for group in range(file.num_row_groups):
-            table = completed(file.read_row_group(group))
+            table = completed(from_file(file.read_row_group(group)))
             at = table.schema.get_field_index("ts_event")
             yield table.set_column(at, "ts_event", table["ts_event"].cast(TIMESTAMP))
 
@@ -85,12 +99,12 @@ def _rows_of(day_file: Path, batches: Sequence[str], codes: DictionaryEncoder) -
 @contextmanager
 def _open(day_file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        columns = pq.read_schema(day_file)
-        known = (DAY_SCHEMA, in_ms(DAY_SCHEMA))
-        if not any(columns.equals(each) for each in (*known, *map(before_resent, known))):
+        footer = pq.read_metadata(day_file)
+        known = known_schemas(DAY_SCHEMA, _OLD_DAY_SCHEMA, footer.metadata, day_file)
+        if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
             raise CorruptionError(f"{day_file}: its columns are not those of a day's file; restore it from a copy")
-        texts = [*TEXTS, "batch"]
-        with pq.ParquetFile(day_file, page_checksum_verification=True, read_dictionary=texts) as file:
+        texts = [*(DICTIONARIES if "session" in known[0].names else TEXTS), "batch"]
+        with pq.ParquetFile(day_file, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             check_groups(file, day_file)
             yield file
     except FileNotFoundError:

@@ -1,16 +1,20 @@
 """Encodes receive times and prices as row-to-row differences (encoding B), the smallest Parquet encoding.
 
+Event times are in milliseconds, and `ts_event_ns` has what is left in ns, null if nothing.
+
 Any Parquet reader can restore the values with the expressions below. Differences start from 0 in each file:
 
 | column     | restored in polars                                                                                     |
 | ---------- | ------------------------------------------------------------------------------------------------------ |
 | ts_recv    | `pl.col("recv_step").fill_null(0).cum_sum().cast(pl.Datetime("ns", "UTC"))`                            |
+| ts_event   | `pl.col("ts_event").cast(pl.Datetime("ns", "UTC"))` + `ts_event_ns`, 0 if null                      |
 | price      | `pl.col("price_step").fill_null(0).cum_sum().over("symbol") / 1e9`, unless `price_text` holds a number |
 | price text | `price_text`, and where that is null the number as a plain decimal without trailing zeros              |
 
 In duckdb (`file_row_number` is the reader's own column, `from read_parquet(…, file_row_number = true)`):
 
     make_timestamp_ns(sum(coalesce(recv_step, 0)) over (order by file_row_number)::BIGINT)
+    make_timestamp_ns(epoch_ms(ts_event) * 1000000 + coalesce(ts_event_ns, 0))
     sum(coalesce(price_step, 0)) over (partition by symbol order by file_row_number) / 1e9
 
 The integer sum is exact; as a float, prices below nine million keep every digit. A difference of 0 is stored as null.
@@ -24,9 +28,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tasks.archive.schema import CODED_SCHEMA, SCHEMA, field
+from tasks.archive.columns import only
+from tasks.archive.schema import CODED, CODED_SCHEMA, FILE_SCHEMA, SCHEMA, field
 
-_TEXT = pa.dictionary(pa.int32(), pa.large_string())
 _UNIT = 10**9
 _NUMBER = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?$"
 _CLOSING_ZEROS = r"\.[0-9]*0$"
@@ -35,22 +39,35 @@ _PRICE_STEP = field(
     "price_step", pa.int64(), "1e-9 quote currency per unit", "vendor",
     "price less that of the symbol's row before", nullable=True,
 )  # fmt: skip
-_PRICE_TEXT = field("price_text", _TEXT, "decimal text", "vendor", "digits as received, where unusual", nullable=True)
+_PRICE_TEXT = field("price_text", CODED, "decimal text", "vendor", "digits as received, where unusual", nullable=True)
 
 
-def _columns(coded: pa.Schema) -> pa.Schema:
-    fields = {"ts_recv": [_RECV_STEP], "price": [_PRICE_STEP, _PRICE_TEXT]}
-    return pa.schema([each for column in coded for each in fields.get(column.name, [column])])
+# A third of the bytes of ns, for feeds that send milliseconds.
+_EVENT_MS = field("ts_event", pa.timestamp("ms", "UTC"), "ms since 1970 UTC", "vendor", "the exchange's time, in ms")
+_EVENT_NS = field("ts_event_ns", pa.int32(), "ns", "vendor", "the exchange's time beyond ts_event", nullable=True)
 
 
-STEPS_SCHEMA = _columns(CODED_SCHEMA)
+def _columns(schema: pa.Schema, **replaced: list[pa.Field]) -> pa.Schema:
+    return pa.schema([each for column in schema for each in replaced.get(column.name, [column])])
+
+
+# What `DeltaEncoder` gives, and files of format 1 have.
+DELTA_SCHEMA = _columns(CODED_SCHEMA, ts_recv=[_RECV_STEP], price=[_PRICE_STEP, _PRICE_TEXT])
+STEPS_SCHEMA = _columns(
+    FILE_SCHEMA, ts_recv=[_RECV_STEP], ts_event=[_EVENT_MS, _EVENT_NS], price=[_PRICE_STEP], price_text=[_PRICE_TEXT]
+)
 RESTORED_BY = {
     "polars": {
         "ts_recv": 'pl.col("recv_step").fill_null(0).cum_sum().cast(pl.Datetime("ns", "UTC"))',
+        "ts_event": (
+            'pl.col("ts_event").cast(pl.Datetime("ns", "UTC"))'
+            ' + pl.duration(nanoseconds=pl.col("ts_event_ns").fill_null(0), time_unit="ns")'
+        ),
         "price": 'pl.col("price_step").fill_null(0).cum_sum().over("symbol") / 1e9',
     },
     "duckdb": {
         "ts_recv": "make_timestamp_ns(sum(coalesce(recv_step, 0)) over (order by file_row_number)::BIGINT)",
+        "ts_event": "make_timestamp_ns(epoch_ms(ts_event) * 1000000 + coalesce(ts_event_ns, 0))",
         "price": "sum(coalesce(price_step, 0)) over (partition by symbol order by file_row_number) / 1e9",
     },
 }
@@ -64,20 +81,20 @@ class DeltaEncoder:
         self._prices: dict[str, int] = {}
 
     def encode(self, table: pa.Table) -> pa.Table:
-        """Encode a table of `CODED_SCHEMA`, whose text columns have one chunk each, as `STEPS_SCHEMA`."""
+        """Encode a table of `CODED_SCHEMA`, whose text columns have one chunk each, as `DELTA_SCHEMA`."""
         recv = _numbers(table["ts_recv"].cast(pa.int64()))
         steps = np.diff(recv, prepend=self._recv_ns)
         self._recv_ns = int(recv[-1])
         units, unusual = _parsed(table["price"])
         symbols = _as_polars(table["symbol"]).cast(pl.String)
         price_steps = self._price_steps(symbols, units)
-        price = table["price"].combine_chunks()
-        kept = pa.chunked_array([pa.DictionaryArray.from_arrays(
-            pa.array(np.asarray(price.indices), mask=~unusual), price.dictionary
-        )])  # fmt: skip
-        made = {"recv_step": _or_null(pl.Series(steps)), "price_step": _or_null(price_steps), "price_text": kept}
-        arrays = [made.get(name, table[name] if name in table.column_names else None) for name in STEPS_SCHEMA.names]
-        return pa.table(arrays, schema=STEPS_SCHEMA)
+        made = {
+            "recv_step": _or_null(pl.Series(steps)),
+            "price_step": _or_null(price_steps),
+            "price_text": only(table["price"].combine_chunks(), unusual),
+        }
+        arrays = [made.get(name, table[name] if name in table.column_names else None) for name in DELTA_SCHEMA.names]
+        return pa.table(arrays, schema=DELTA_SCHEMA)
 
     def decode(self, table: pa.Table) -> pa.Table:
         """Decode a table; `ts_event` and texts keep their input types, `price` becomes plain text."""

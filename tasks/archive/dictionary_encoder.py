@@ -61,7 +61,7 @@ class DictionaryEncoder:
             return codes.to_arrow().cast(pa.large_string()).dictionary_encode()
         if len(self._texts) < len(self._codes):
             self._texts = pa.concat_arrays([self._texts, text_array(list(self._codes)[len(self._texts) :])])
-        used, places = _by_appearance(codes.to_numpy(), len(self._codes))
+        used, places = by_appearance(codes.to_numpy(), len(self._codes))
         return pa.DictionaryArray.from_arrays(
             pl.Series(places).to_arrow(), self._texts.take(pl.Series(used).to_arrow())
         )
@@ -72,7 +72,7 @@ def text_array(texts: Iterable[str]) -> pa.Array:
     return pl.Series(list(texts), dtype=pl.String).to_arrow().cast(pa.large_string())
 
 
-def _by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+def by_appearance(codes: npt.NDArray[np.int32], number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Return the distinct codes (below `number`) in order of first appearance, and each row's index into them."""
     rows = len(codes)
     first = np.full(number, rows, np.int32)

@@ -23,26 +23,43 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.archive import csv_files, deltas
+from tasks.archive.columns import constant, from_file, to_file
 from tasks.archive.schema import (
     CODED_SCHEMA,
+    DICTIONARIES,
+    FILE_SCHEMA,
     MOST_ROWS_PER_GROUP,
     SCHEMA,
     TEXTS,
-    before_resent,
     completed,
     explained,
-    in_ms,
+    known_schemas,
     without_dictionaries,
 )
 from tasks.errors import CorruptionError
+from tasks.records.manifest import FORMAT_VERSION
 
 Layout = Literal["plain", "max"]
 Format = Literal["parquet", "csv.zst", "csv.gz"]
 
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
-    "compression_level": 3,  # Level 6 makes files 2 % smaller but costs 6 % more CPU in total.
-    "use_dictionary": ["connection", "symbol", "price", "size", "conditions", "side"],
+    # At level 6 the other columns are hardly smaller.
+    "compression_level": {
+        name: 6 if name in {"ts_event", "price", "size", "conditions.list.element"} else 3
+        for name in (*FILE_SCHEMA.names, "conditions.list.element", "batch")
+    },
+    "use_dictionary": [
+        "session",
+        "connection",
+        "symbol",
+        "price",
+        "price_text",
+        "size",
+        "size_text",
+        "conditions.list.element",
+        "side",
+    ],
     "column_encoding": {
         "ts_recv": "PLAIN",
         "recv_seq": "DELTA_BINARY_PACKED",
@@ -53,10 +70,11 @@ WRITER_OPTIONS: dict[str, Any] = {
     "dictionary_pagesize_limit": 4 << 20,
     "max_rows_per_page": 10_000_000,
     "write_page_checksum": True,
+    "write_page_index": True,
 }
 STEPS_OPTIONS: dict[str, Any] = WRITER_OPTIONS | {
     "compression_level": 9,
-    "use_dictionary": ["connection", "symbol", "price_step", "price_text", "size", "conditions", "side"],
+    "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "price_step"],
     "column_encoding": {
         "recv_step": "BYTE_STREAM_SPLIT",
         "recv_seq": "DELTA_BINARY_PACKED",
@@ -65,7 +83,10 @@ STEPS_OPTIONS: dict[str, Any] = WRITER_OPTIONS | {
         "sequence": "DELTA_BINARY_PACKED",
     },
 }
-_SCHEMAS = {"A": SCHEMA, "B": without_dictionaries(deltas.STEPS_SCHEMA)}
+_SCHEMAS = {
+    "A": (FILE_SCHEMA, SCHEMA),
+    "B": (deltas.STEPS_SCHEMA, without_dictionaries(deltas.DELTA_SCHEMA)),
+}
 Write = Callable[[pa.Table], object]
 
 
@@ -83,36 +104,38 @@ class Encoding:
 
 
 @contextmanager
-def writing(target: Path, encoding: Encoding, facts: dict[str, str], *, event_in_ms: bool = False) -> Iterator[Write]:
+def writing(target: Path, encoding: Encoding, facts: dict[str, str], session: str) -> Iterator[Write]:
     """Open a file in this encoding; yields a function that appends a table of `CODED_SCHEMA` as one row group.
 
-    `facts` are stored as the file's metadata (CSV has none). With `event_in_ms`, event times are stored in
-    milliseconds, and the write raises pyarrow.ArrowInvalid for one that is not a whole millisecond.
+    `facts` are stored as the file's metadata (CSV has none). `session` is the session's name, the same in every row.
     """
     if encoding.format != "parquet":
         with csv_files.writing(target) as write:
             yield write
         return
     steps = deltas.DeltaEncoder() if encoding.layout == "max" else None
-    coded = CODED_SCHEMA if steps is None else deltas.STEPS_SCHEMA
-    coded = in_ms(coded) if event_in_ms else coded
+    coded = FILE_SCHEMA if steps is None else deltas.STEPS_SCHEMA
     options = WRITER_OPTIONS if steps is None else STEPS_OPTIONS
-    with pq.ParquetWriter(target, coded, store_schema=False, **options) as writer:
-        said = file_schema(coded, encoding, facts)
-        writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
-        yield lambda table: _write_group(writer, table if steps is None else steps.encode(table), coded)
+
+    def write_group(table: pa.Table) -> None:
+        columns = table if steps is None else steps.encode(table)
+        group = to_file(columns, coded, constant(session, len(table)))
+        writer.write_table(group, row_group_size=len(table))
+
+    with parquet_writer(target, coded, file_schema(coded, encoding, facts), **options) as writer:
+        yield write_group
 
 
-def _write_group(writer: pq.ParquetWriter, table: pa.Table, schema: pa.Schema) -> None:
-    place = schema.get_field_index("ts_event")
-    column = table["ts_event"].cast(schema.field(place).type)
-    table = table.set_column(place, schema.field(place), column)
-    writer.write_table(table, row_group_size=len(table))
+def parquet_writer(target: Path, coded: pa.Schema, said: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Open a writer of tables of `coded`, for a file that describes itself with the schema and metadata of `said`."""
+    writer = pq.ParquetWriter(target, coded, store_schema=False, **options)
+    writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
+    return writer
 
 
 def file_schema(coded: pa.Schema, encoding: Encoding, facts: dict[str, str]) -> pa.Schema:
     """Return the schema with its metadata: `facts` by name, and each column's unit, source, and meaning."""
-    said = {**facts, "layout": encoding.name, "columns": explained(coded)}
+    said = {**facts, "format_version": str(FORMAT_VERSION), "layout": encoding.name, "columns": explained(coded)}
     if encoding.layout == "max":
         said["restored_by"] = json.dumps(deltas.RESTORED_BY)
     return without_dictionaries(coded).with_metadata(said)
@@ -131,10 +154,10 @@ def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = 
             yield _as(table, schema)
         return
     with _open(archived, coded=coded) as file:
-        steps = deltas.DeltaEncoder() if _layout(file) == "B" else None
+        steps = deltas.DeltaEncoder() if _layout(file.metadata) == "B" else None
         first = 0 if last_rows is None or steps is not None else _group_before_last(file.metadata, last_rows)
         for group in range(first, file.num_row_groups):
-            table = completed(file.read_row_group(group))
+            table = completed(from_file(file.read_row_group(group)))
             yield _as(table if steps is None else steps.decode(table), schema)
 
 
@@ -177,23 +200,22 @@ def check_groups(file: pq.ParquetFile, path: Path) -> None:
         )
 
 
-def _before_resent(known: pa.Schema) -> tuple[pa.Schema, pa.Schema]:
-    return before_resent(known), before_resent(in_ms(known))
-
-
-def _layout(file: pq.ParquetFile) -> str:
-    return str((file.metadata.metadata or {}).get(b"layout", b"A").decode())
+def _layout(footer: pq.FileMetaData) -> str:
+    return str((footer.metadata or {}).get(b"layout", b"A").decode())
 
 
 @contextmanager
 def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
     try:
         footer = pq.read_metadata(parquet)
-        texts = [name for name in footer.schema.names if name in (*TEXTS, "price_text")] if coded else ()
+        schemas = _SCHEMAS.get(_layout(footer), _SCHEMAS["A"])
+        known = known_schemas(*schemas, footer.metadata, parquet)
+        if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
+            raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
+        old_texts = (*TEXTS, "price_text") if coded else ()
+        wanted = DICTIONARIES if "session" in known[0].names else old_texts
+        texts = [name for name in wanted if name.split(".")[0] in known[0].names]
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
-            known, found = _SCHEMAS.get(_layout(file), SCHEMA), without_dictionaries(file.schema_arrow)
-            if not any(found.equals(each) for each in (known, in_ms(known), *_before_resent(known))):
-                raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
             check_groups(file, parquet)
             yield file
     except FileNotFoundError:

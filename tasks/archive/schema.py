@@ -1,15 +1,22 @@
-"""Defines the columns of an archived trade: order, type, unit, and source."""
+"""Defines the columns of an archived trade: order, type, unit, and source.
+
+`SCHEMA` is a row as the recorder handles it, with digits as text; `FILE_SCHEMA` is a row of a file. `columns.py`
+converts between the two. Files from before format 2 have the columns of `SCHEMA`, or those of `before_resent`.
+"""
 
 import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tasks.records.manifest import FORMAT_VERSION, check_version
 from tasks.records.trade import EXTRA_COLUMNS
 
 TIMESTAMP = pa.timestamp("ns", "UTC")
 TEXTS = ("symbol", "price", "size", "conditions")
+NUMBERS = ("price", "size")
 ROWS_PER_GROUP = 1_000_000
 # We never write larger groups. A few bytes can claim millions of rows, which would all be read at once.
 MOST_ROWS_PER_GROUP = 4 * ROWS_PER_GROUP
@@ -40,10 +47,29 @@ SCHEMA = pa.schema(
 
 # The same rows with dictionary-encoded texts, as in `validated/`: a fifth of the memory. Parquet encodes texts as
 # dictionaries anyway, so an archived file has the same bytes when written from either schema.
-_CODED = pa.dictionary(pa.int32(), pa.large_string())
-CODED_SCHEMA = pa.schema([each.with_type(_CODED) if each.name in TEXTS else each for each in SCHEMA])
+CODED = pa.dictionary(pa.int32(), pa.large_string())
+CODED_SCHEMA = pa.schema([each.with_type(CODED) if each.name in TEXTS else each for each in SCHEMA])
 
-# Vendors send whole milliseconds, and storing them makes a file a sixth smaller; the Parquet type gives the unit.
+_LIST = pa.list_(pa.field("element", CODED, nullable=False))
+_UNUSUAL = "digits as received, where they are not the number's canonical form"
+_IN_FILES = {
+    "price": [
+        field("price", pa.float64(), "quote currency per unit", "vendor", "the price"),
+        field("price_text", CODED, "decimal text", "vendor", _UNUSUAL, nullable=True),
+    ],
+    "size": [
+        field("size", pa.float64(), "units", "vendor", "the quantity; 0 is no trade"),
+        field("size_text", CODED, "decimal text", "vendor", _UNUSUAL, nullable=True),
+    ],
+    "conditions": [field("conditions", _LIST, "text", "vendor", "condition codes")],
+}
+_SESSION = field("session", CODED, "text", "recorder", "name of the session; with connection and recv_seq a unique key")
+# Dictionary-encoded like `CODED_SCHEMA`; `without_dictionaries` gives what a reader sees.
+FILE_SCHEMA = pa.schema([_SESSION, *(each for column in CODED_SCHEMA for each in _IN_FILES.get(column.name, [column]))])
+# The columns whose texts are read as dictionaries.
+DICTIONARIES = ("symbol", "price_text", "size_text", "conditions.list.element")
+
+# Before format 2, a file whose event times were all whole milliseconds had them in ms.
 _MS = pa.timestamp("ms", "UTC")
 _MS_FIELD = field("ts_event", _MS, "ms since 1970 UTC", "vendor", "the exchange's time")
 
@@ -93,4 +119,23 @@ def explained(schema: pa.Schema) -> str:
 
 def without_dictionaries(schema: pa.Schema) -> pa.Schema:
     """Return the schema with texts instead of dictionaries."""
-    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_dictionary(f.type) else f for f in schema])
+    return pa.schema([each.with_type(_without_dictionary(each.type)) for each in schema])
+
+
+def _without_dictionary(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_dictionary(kind.value_type)))
+    return pa.large_string() if pa.types.is_dictionary(kind) else kind
+
+
+def known_schemas(schema: pa.Schema, old: pa.Schema, facts: dict[bytes, bytes] | None, where: Path) -> list[pa.Schema]:
+    """Return the columns that a file with this metadata can have: `schema`, or variants of `old` before format 2.
+
+    Raises CorruptionError if the file is of a later format.
+    """
+    said = (facts or {}).get(b"format_version", b"1")
+    version = int(said) if said.isdigit() else 1
+    check_version(version, where)
+    if version == FORMAT_VERSION:
+        return [without_dictionaries(schema)]
+    return [*(known := (old, in_ms(old))), *map(before_resent, known)]

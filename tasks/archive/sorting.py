@@ -9,8 +9,9 @@ its memory limit, because it holds the whole result before it returns the first 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,17 @@ def external_sort(pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Pat
 
 def regrouped(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
     """Yield the same rows in the same order in pieces of `rows` rows; the last piece may be shorter."""
-    held, height = list[pl.DataFrame](), 0
+    return cut(pieces, repeat(rows))
+
+
+def cut(pieces: Iterator[pl.DataFrame], sizes: Iterable[int]) -> Iterator[pl.DataFrame]:
+    """Yield the same rows in the same order in pieces of these sizes, from 1; the last piece has the rest."""
+    held, height, wanted = list[pl.DataFrame](), 0, iter(sizes)
+    rows = next(wanted, None)
     for piece in pieces:
-        while height + piece.height >= rows:
+        while rows is not None and height + piece.height >= rows:
             yield pl.concat([*held, piece[: rows - height]])
-            held, height, piece = [], 0, piece[rows - height :]
+            held, height, piece, rows = [], 0, piece[rows - height :], next(wanted, None)
         if piece.height:
             held.append(piece)
             height += piece.height

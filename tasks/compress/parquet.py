@@ -75,7 +75,7 @@ def _manifest(
     if report.valid:
         _check(validated, report)  # First, because a damaged Arrow file may crash the process.
         with _removed_on_failure(unfinished(archived)):
-            _write(facts, encoding, report, validated, begun(archived), times)
+            _write(facts, encoding, name.session, validated, begun(archived), times)
             _compare(validated, unfinished(archived), report)
             digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size
@@ -114,11 +114,11 @@ def _check(validated: Path, report: Report) -> None:
 
 
 def _write(
-    facts: dict[str, str], encoding: Encoding, report: Report, validated: Path, target: Path, times: "_Times"
+    facts: dict[str, str], encoding: Encoding, session: str, validated: Path, target: Path, times: "_Times"
 ) -> None:
     """Write the file in row groups of about a million rows, and record its first and last times."""
     last = (0, 0)
-    with writing(target, encoding, facts, event_in_ms=report.event_in_ms) as write:
+    with writing(target, encoding, facts, session) as write:
         for table in prefetch(_validated(validated)):
             last = _in_order(table, last, validated)
             times.note(table)

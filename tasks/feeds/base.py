@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from tasks.feeds.conditions import ConditionRules
+
 # When a symbol's market trades: in the calendar's exchange hours, from Sunday to Friday, or around the clock.
 MarketHours = Literal["exchange", "currencies", "always"]
 # The kinds of vendor errors, in this order: the session ends; the newest symbols, or the named ones, are refused; the
@@ -75,6 +77,8 @@ class Feed(Protocol):
     its setting, or is None if the feed is public. `acknowledges`: a symbol counts as received from the vendor's
     acknowledgment on, not from the request. `extra_columns`: those of `EXTRA_COLUMNS` that its trades have.
     `numbers_trades`: trade IDs are contiguous per symbol, so that a missing number is a missing trade.
+    `condition_rules`: what a trade's condition codes allow it to set in a bar, or None if its trades have no codes;
+    then every trade counts. `carries`: which trades of the market it can send at best, for people.
     """
 
     @property
@@ -91,6 +95,10 @@ class Feed(Protocol):
     def extra_columns(self) -> tuple[str, ...]: ...
     @property
     def numbers_trades(self) -> bool: ...
+    @property
+    def condition_rules(self) -> ConditionRules | None: ...
+    @property
+    def carries(self) -> str: ...
 
     def address(self, url: str, key: str) -> str:
         """Return the URL to connect to. It may contain the key: never log it."""

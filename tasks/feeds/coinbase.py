@@ -72,6 +72,8 @@ class Coinbase:
     acknowledges = True
     extra_columns = EXTRA_COLUMNS
     numbers_trades = True
+    condition_rules = None
+    carries = "every match of Coinbase Exchange, and of no other venue"
 
     def address(self, url: str, key: str) -> str:  # noqa: ARG002 - public.
         return url

@@ -10,6 +10,7 @@ by one, and each that cannot be a trade is rejected with its reason, as received
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Annotated
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from tasks.feeds.base import ErrorKind, MarketHours, Reading, Rejected, VendorError
+from tasks.feeds.conditions import ConditionRules, read_rules
 from tasks.feeds.fields import Symbols, are_plain_conditions, checked_number, first_line, odd_conditions, remember
 
 # The exchanges listed by Finnhub's `/crypto/exchange`.
@@ -36,6 +38,14 @@ class Finnhub:
     acknowledges = False
     extra_columns = ()
     numbers_trades = False
+    carries = (
+        "what your plan includes: of US stocks that may be IEX alone (2 to 3 % of the volume), and never cancels or "
+        "corrections"
+    )
+
+    @cached_property
+    def condition_rules(self) -> ConditionRules:
+        return read_rules("finnhub_conditions.toml")
 
     def address(self, url: str, key: str) -> str:
         return f"{url}{'&' if '?' in url else '?'}token={quote(key, safe='')}"

@@ -13,12 +13,19 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tasks.errors import SettingsError
+from tasks.records.market_session import MarketSession
+from tasks.records.trade import NS_PER_S
 
 _HOUR_NS = 3_600_000_000_000
 _DAY_NS = 24 * _HOUR_NS
 
 # No exchange closes for longer, except in wars; the longest holidays in Asia are ten days.
 _LONGEST_REST_DAYS = 30
+
+# When trading before the open begins, and when trading after the close ends, also on a day with an early close, in the
+# exchange's time: the longest hours of any US stock exchange. The library does not know them. Aliases such as XNAS and
+# NYSE have the same calendar.
+_EXTENDED_HOURS = {"XNYS": (datetime.time(4), datetime.time(20), datetime.time(17))}
 
 
 class NotCovered(SettingsError):
@@ -70,6 +77,44 @@ def trading_hours(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[t
             found += _stretches(date, calendar)
         date += datetime.timedelta(days=1)
     return tuple((opens, closes) for opens, closes in found if closes > start_ns and opens < end_ns)
+
+
+def market_sessions(start_ns: int, end_ns: int, calendar: str = "XNYS") -> tuple[MarketSession, ...]:
+    """Return the parts of trading days between `start_ns` and `end_ns` (UTC ns), before and after hours too, in order.
+
+    Parts are not clipped. Only US stocks have sessions before the open and after the close; other exchanges have
+    regular ones alone. Days that the calendar does not cover have none. Raises SettingsError for an unknown calendar.
+    """
+    zone = exchange_zone(calendar)
+    date = datetime.date.fromisoformat(date_in(zone, start_ns)) - datetime.timedelta(days=1)
+    last = datetime.date.fromisoformat(date_in(zone, end_ns)) + datetime.timedelta(days=1)
+    found: list[MarketSession] = []
+    while date <= last:
+        with suppress(NotCovered):
+            found += _parts(date, calendar, zone)
+        date += datetime.timedelta(days=1)
+    return tuple(part for part in found if part.end_ns > start_ns and part.start_ns < end_ns)
+
+
+def _parts(date: datetime.date, calendar: str, zone: ZoneInfo) -> list[MarketSession]:
+    day = trading_day_for(date, calendar)
+    if day is None:
+        return []
+    name = date.isoformat()
+    parts = [MarketSession("regular", name, *stretch) for stretch in _stretches(date, calendar)]
+    hours = _EXTENDED_HOURS.get(_hours_around(calendar, date.year).name)
+    if hours is None:
+        return parts
+    first, last, last_if_early = hours
+    begins_ns = _ns(datetime.datetime.combine(date, first, zone))
+    ends_ns = _ns(datetime.datetime.combine(date, last_if_early if day.early_close else last, zone))
+    return [
+        MarketSession("pre", name, begins_ns, day.open_ns), *parts, MarketSession("post", name, day.close_ns, ends_ns)
+    ]  # fmt: skip
+
+
+def _ns(moment: datetime.datetime) -> int:
+    return int(moment.timestamp()) * NS_PER_S
 
 
 def _stretches(date: datetime.date, calendar: str) -> list[tuple[int, int]]:

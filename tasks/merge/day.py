@@ -7,6 +7,7 @@ rows come from the existing day's file.
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -83,13 +84,15 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
     target, digest, size = record.with_name(parquet(f"{date}-{made_of[:12]}")), "", 0
     if rows:
         facts = {"title": "trades of a day", "feed": feed, "date": date, "software": SOFTWARE}
-        symbols = {symbol for each in held for symbol in each.report.per_symbol}
-        ms, aside = all(each.report.event_in_ms for each in held), _aside(record)
+        symbols = Counter[str]()
+        for each in held:
+            symbols.update(each.report.per_symbol)
+        aside = _aside(record)
         shutil.rmtree(aside, ignore_errors=True)
         try:
             sources = _sources(store, record, held, aside)
             (aside / "sorted").mkdir(parents=True)
-            write(begun(target), facts, sources, symbols, aside / "sorted", ms=ms)
+            write(begun(target), facts, sources, symbols, aside / "sorted")
             compare(unfinished(target), sources, rows, aside / "compared")
         except BaseException:
             unfinished(target).unlink(missing_ok=True)

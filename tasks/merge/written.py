@@ -3,8 +3,7 @@
 Both are streamed, however large the day is; memory is bounded by `external_sort`.
 """
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -12,51 +11,79 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.archive.columns import to_file
 from tasks.archive.day_files import DAY_SCHEMA, ROW
 from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
-from tasks.archive.encodings import WRITER_OPTIONS
+from tasks.archive.encodings import WRITER_OPTIONS, parquet_writer
 from tasks.archive.same_rows import Source, check_same_rows, rows_of
-from tasks.archive.schema import CODED_SCHEMA, explained, in_ms, without_dictionaries
-from tasks.archive.sorting import external_sort, regrouped
+from tasks.archive.schema import explained, without_dictionaries
+from tasks.archive.sorting import cut, external_sort
 from tasks.errors import CorruptionError
+from tasks.records.manifest import FORMAT_VERSION
+from tasks.records.names import BatchName
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
-# On a day of five million trades and a hundred symbols, a symbol is in two or three row groups.
+# A row group has at most this many rows; see `group_sizes`.
 ROWS_PER_GROUP = 50_000
-_BATCH = DAY_SCHEMA.field("batch")
 _OPTIONS = WRITER_OPTIONS | {
     "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "batch"],
-    # A day is written once and kept, so stronger compression pays off for dictionary indices and times.
-    "compression_level": {name: 6 if name in {"ts_event", "price", "size"} else 3 for name in DAY_SCHEMA.names},
     "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_recv": "DELTA_BINARY_PACKED"},
 }
 
 
 def write(
-    target: Path, facts: dict[str, str], sources: Sequence[Source], symbols: Iterable[str], aside: Path, *, ms: bool
+    target: Path, facts: dict[str, str], sources: Sequence[Source], symbols: Mapping[str, int], aside: Path
 ) -> None:
-    """Write the rows of all sources, sorted by symbol and time; `ms`: all event times are whole milliseconds.
+    """Write the rows of all sources, sorted by symbol and time; `symbols` has the number of rows of each symbol.
 
     Rows that do not fit in memory are spilled to `aside`, an empty folder.
     """
-    coded = CODED_SCHEMA.append(_BATCH.with_type(CODED_SCHEMA.field("symbol").type))
-    coded = in_ms(coded) if ms else coded
-    said = without_dictionaries(coded).with_metadata({**facts, "layout": "day", "columns": explained(coded)})
-    by = pq.SortingColumn.from_ordering(said, [("symbol", "ascending"), ("ts_event", "ascending")])
-    codes, names = DictionaryEncoder(symbols), text_array(each.batch for each in sources)
-    ordered = regrouped(external_sort(rows_of(sources, codes), ORDER, aside), ROWS_PER_GROUP)
-    with pq.ParquetWriter(target, coded, store_schema=False, sorting_columns=by, **_OPTIONS) as writer:
-        writer.add_key_value_metadata({**said.metadata, b"ARROW:schema": base64.b64encode(said.serialize())})
+    said = {**facts, "format_version": str(FORMAT_VERSION), "layout": "day", "columns": explained(DAY_SCHEMA)}
+    schema = without_dictionaries(DAY_SCHEMA).with_metadata(said)
+    by = pq.SortingColumn.from_ordering(schema, [("symbol", "ascending"), ("ts_event", "ascending")])
+    codes, batches = DictionaryEncoder(symbols), [each.batch for each in sources]
+    ordered = cut(external_sort(rows_of(sources, codes), ORDER, aside), group_sizes(symbols, ROWS_PER_GROUP))
+    with parquet_writer(target, DAY_SCHEMA, schema, sorting_columns=by, **_OPTIONS) as writer:
         for rows in ordered:
-            batch = pa.DictionaryArray.from_arrays(rows["place"].to_arrow(), names)
-            table = codes.decode(rows).append_column(coded.field("batch"), batch)
-            writer.write_table(table.cast(coded), row_group_size=ROWS_PER_GROUP)
+            batch = pa.DictionaryArray.from_arrays(rows["place"].to_arrow(), text_array(batches))
+            table = codes.decode(rows).append_column(DAY_SCHEMA.field("batch"), batch)
+            group = to_file(table, DAY_SCHEMA, _sessions(rows["place"], batches))
+            writer.write_table(group, row_group_size=len(group))
+
+
+def group_sizes(symbols: Mapping[str, int], most: int) -> Iterator[int]:
+    """Yield the numbers of rows of row groups of at most `most` rows, in the order of the symbols' bytes.
+
+    Each group ends with the last row of a symbol, or holds a part of one symbol alone: reading a symbol then reads
+    few rows of others.
+    """
+    shared = 0
+    for symbol in sorted(symbols):
+        rows = symbols[symbol]
+        if shared and shared + rows > most:
+            yield shared
+            shared = 0
+        if rows > most:
+            parts = -(-rows // most)
+            yield from (rows * (part + 1) // parts - rows * part // parts for part in range(parts))
+        else:
+            shared += rows
+    if shared:
+        yield shared
+
+
+def _sessions(places: pl.Series, batches: Sequence[str]) -> pa.DictionaryArray:
+    """Return the session of each row's batch."""
+    of_batches = [BatchName.parse(batch).session for batch in batches]
+    names = list(dict.fromkeys(of_batches))
+    codes = pl.Series([names.index(session) for session in of_batches], dtype=pl.Int32)
+    return pa.DictionaryArray.from_arrays(codes.gather(places).to_arrow(), text_array(names))
 
 
 def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path) -> None:
-    """Read the file back, verifying checksums, and compare it with the sources value by value.
+    """Read the file back, checksums and all, in the order of the sources beside them, value by value.
 
-    Raises CorruptionError if the rows or their number differ, or are not in order.
+    Raises CorruptionError where it is not the same rows, so many, or not in order.
     """
     seen = check_same_rows(written, sources, aside)
     if seen != rows or pq.read_metadata(written).num_rows != rows:

@@ -10,7 +10,8 @@ from pathlib import Path
 from msgspec import UNSET
 
 from tasks.archive.side_records import day_and_manifests, missing_rows_error
-from tasks.records.manifest import Manifest, read, record_sha256, sha256_said
+from tasks.feeds.registry import never_closes
+from tasks.records.manifest import FORMAT_VERSION, Manifest, read, record_sha256, sha256_said
 from tasks.records.names import BatchName, feed_and_date, parquet
 from tasks.storage.store import Store, begun, publish
 
@@ -22,36 +23,53 @@ class Sources:
     """The files that hold the rows of some batches, all Parquet with the columns of encoding A.
 
     `batches` are files of one batch each. `days` maps each merged file to the batches wanted from it, none if all are.
-    Those in `before_resent` have a column `duplicate` instead of `resent`.
+    Those in `before_numbers` are of format 1, with prices and sizes as text; of these, those in `before_resent` have a
+    column `duplicate` instead of `resent`. `always_open` has feed and symbol of those whose market never closes.
     """
 
     batches: Sequence[Path] = ()
     days: dict[Path, Sequence[str]] = field(default_factory=dict)
+    before_numbers: Collection[Path] = frozenset()
     before_resent: Collection[Path] = frozenset()
+    always_open: frozenset[tuple[str, str]] = frozenset()
 
 
-def sources_of(store: Store, manifests: Iterable[Path], symbol: str | None = None) -> Sources:
-    """Return the files that hold the rows of these manifests, or only those with the given symbol.
+def sources_of(store: Store, manifests: Iterable[Path], symbols: Collection[str] = ()) -> Sources:
+    """Return the files that hold the rows of these manifests, or only those with any of the given symbols.
 
     A file in another encoding than A is converted into a cache. Raises CorruptionError if a file is missing or cannot
     be read, and TerminalError if it was removed and is only in the bucket.
     """
     batches, days, old = list[Path](), dict[Path, list[str]](), set[Path]()
+    texts, always = set[Path](), set[tuple[str, str]]()
     for path in manifests:
         manifest, day = _known(store, path)
-        if manifest.file is None or (symbol is not None and symbol not in manifest.report.per_symbol):
+        if manifest.file is None or not _has_any(manifest, symbols):
             continue
+        feed = manifest.seal.feed
+        always.update((feed, symbol) for symbol in manifest.report.per_symbol if never_closes(feed, symbol))
         file = path.with_name(manifest.file)
         if day is not None:
             days.setdefault(day, []).append(manifest.batch)
         elif file.exists():
             batches.append(file if manifest.layout == LAYOUT_OF_VIEWS else _plain(store, file, manifest))
+            if manifest.version < FORMAT_VERSION or batches[-1] != file:
+                texts.add(batches[-1])
         else:
             raise missing_rows_error(path, manifest)
         if manifest.report.resent is UNSET:
             old.add(day or batches[-1])
-    parts = {day: _part_of(store, day, wanted, symbol) for day, wanted in days.items()}
-    return Sources(batches, parts, frozenset(file for file in old if _is_before_resent(file)))
+    parts = {day: _part_of(store, day, wanted, symbols) for day, wanted in days.items()}
+    for day in days:
+        if day_and_manifests(store.day_record(*feed_and_date(day.parent)))[0].version < FORMAT_VERSION:
+            texts.add(day)
+    before_resent = frozenset(file for file in old & texts if _is_before_resent(file))
+    return Sources(batches, parts, frozenset(texts), before_resent, frozenset(always))
+
+
+def _has_any(manifest: Manifest, symbols: Collection[str]) -> bool:
+    """Whether the batch has any of these symbols; none given means all."""
+    return not symbols or any(symbol in manifest.report.per_symbol for symbol in symbols)
 
 
 def _is_before_resent(file: Path) -> bool:
@@ -77,11 +95,11 @@ def _known(store: Store, path: Path) -> tuple[Manifest, Path | None]:
     return read(path, Manifest), None
 
 
-def _part_of(store: Store, day: Path, wanted: list[str], symbol: str | None) -> Sequence[str]:
-    """Return the wanted batches of a day file, or none if it has no other batch with that symbol."""
+def _part_of(store: Store, day: Path, wanted: list[str], symbols: Collection[str]) -> Sequence[str]:
+    """Return the wanted batches of a day file, or none if it has no other batch with any of these symbols."""
     _, held = day_and_manifests(store.day_record(*feed_and_date(day.parent)))
     others = (each for name, each in held.items() if name not in wanted)
-    return wanted if any(each.rows and (symbol is None or symbol in each.report.per_symbol) for each in others) else ()
+    return wanted if any(each.rows and _has_any(each, symbols) for each in others) else ()
 
 
 def _plain(store: Store, file: Path, manifest: Manifest) -> Path:

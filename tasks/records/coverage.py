@@ -89,6 +89,18 @@ def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
     return _covered(asked, records)
 
 
+def recorded_and_received(records: Sequence[SessionRecord], symbol: str) -> tuple[Spans, Spans]:
+    """Return when (UTC ns) any of these sessions was subscribed to a symbol, and when one of them could receive it."""
+    sessions = [_session(record) for record in records if symbol in record.symbols]
+    listed = [session.listed.get(symbol, ()) for session in sessions]
+    received = (
+        span
+        for spans, session in zip(listed, sessions, strict=True)
+        for span in subtract(spans, union(piece[:2] for piece in session.gaps_for(symbol)))
+    )
+    return union(span for spans in listed for span in spans), union(received)
+
+
 def requests_of_record(record: SessionRecord) -> tuple[Request, ...]:
     """Return a session's requests; if its record has none, its symbols until its deadline or stop."""
     if record.requests:

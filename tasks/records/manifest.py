@@ -18,6 +18,10 @@ from tasks.errors import CorruptionError
 from tasks.records.ledger import FrameCounts, Gap
 from tasks.records.names import BatchName, Keys, check_day
 
+# The format of archived files and their records, in the metadata of both. 1: digits as text, no session, and event
+# times in ms or ns. 2: numbers beside the digits that are not canonical, a list of conditions, and event times in ns.
+FORMAT_VERSION = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRange:
@@ -163,7 +167,7 @@ class Manifest:
     `bytes` and `sha256` (hex) are that file's. First and last times are over its rows.
     """
 
-    version: int = 1
+    version: int = FORMAT_VERSION
     batch: str
     file: str | None
     layout: str
@@ -244,7 +248,7 @@ class Day:
     name of its batch. `file` is None if there are no rows.
     """
 
-    version: int = 1
+    version: int = FORMAT_VERSION
     feed: str
     date: str
     file: str | None
@@ -291,6 +295,10 @@ def quarantined_files(manifest: Manifest) -> dict[str, str]:
     if report.structural is not None:
         files[name.rejected_batch] = manifest.seal.sha256
     return files
+
+
+class _Versioned(msgspec.Struct):
+    version: int = 1
 
 
 Record = TypeVar("Record")
@@ -347,6 +355,22 @@ def _too_large(where: object) -> CorruptionError:
     )
 
 
+def check_version(version: int, where: object) -> None:
+    """Raise CorruptionError if the file or record at `where` has a later format than this software knows."""
+    if version > FORMAT_VERSION:
+        raise CorruptionError(
+            f"{where}: has format version {version}, and this software reads versions up to {FORMAT_VERSION}; "
+            "update stock-tracing"
+        )
+
+
+def _version_of(content: bytes) -> int:
+    try:
+        return msgspec.json.decode(content, type=_Versioned).version
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 1
+
+
 def decode(content: bytes, kind: type[Record], where: object) -> Record:
     """Decode a record of that kind; errors name `where` it came from. Raises CorruptionError."""
     if len(content) > MOST_BYTES:
@@ -355,6 +379,9 @@ def decode(content: bytes, kind: type[Record], where: object) -> Record:
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
         raise CorruptionError(f"{where}: its record_sha256 does not match its content; restore it from a copy")
     try:
-        return msgspec.json.decode(content, type=kind)
+        record = msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        check_version(_version_of(content), where)  # A later version may have other fields.
         raise CorruptionError(f"{where}: not a {kind.__name__} record ({error}); restore it from a copy") from error
+    check_version(getattr(record, "version", 1), where)
+    return record

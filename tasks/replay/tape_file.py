@@ -144,6 +144,7 @@ def _read_archived(path: Path) -> Iterator[list[TapeRow]]:
     import pyarrow.parquet as pq
 
     from tasks.archive.csv_files import read as read_text
+    from tasks.archive.day_files import day_groups
     from tasks.archive.encodings import read_groups
     from tasks.errors import CorruptionError
 
@@ -153,12 +154,11 @@ def _read_archived(path: Path) -> Iterator[list[TapeRow]]:
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
         names = pq.read_schema(path).names if is_parquet else []
-        if "recv_step" in names:
-            tables = (table for group in read_groups(path) for table in group.to_batches(_ROWS_PER_BLOCK))
-        elif is_parquet:
+        if is_parquet and not {"recv_step", "session"}.intersection(names):
             tables = _parquet_batches(path)
         else:
-            tables = (table for group in read_text(path) for table in group.to_batches(_ROWS_PER_BLOCK))
+            read = read_text if not is_parquet else day_groups if "batch" in names else read_groups
+            tables = (table for group in read(path) for table in group.to_batches(_ROWS_PER_BLOCK))
         for table in tables:
             rows = _rows(path, row, table)
             row += len(rows)

@@ -39,12 +39,16 @@ MINUTE_NS = 60_000_000_000
 
 # The ways: each runs as `query.py --way NAME FOLDER SYMBOL` and prints the bars it made and the bytes it read.
 def ours(folder: Path, symbol: str) -> Callable[[], int]:
-    from tasks.query.bars import bars
+    from functools import partial
+
+    from tasks.market.hours import market_sessions
+    from tasks.query.bars import Wanted, bars
     from tasks.query.sources import sources_of
     from tasks.storage.store import Store
 
-    store = Store(folder)
-    return lambda: len(bars(sources_of(store, store.manifests(), symbol), symbol, MINUTE_NS))
+    store, sessions = Store(folder), partial(market_sessions, calendar="XNYS")
+    wanted = Wanted(symbols=(symbol,), days=(DATE,), every_ns=MINUTE_NS, zone="America/New_York")
+    return lambda: len(bars(sources_of(store, store.manifests(), (symbol,)), wanted, sessions).table)
 
 
 def polars_scan(folder: Path, symbol: str) -> Callable[[], int]:

@@ -40,6 +40,8 @@ class PipeFeed:
     acknowledges = False
     extra_columns = ()
     numbers_trades = False
+    condition_rules = None
+    carries = "one trade a message"
 
     def address(self, url: str, key: str) -> str:
         return url
@@ -108,7 +110,7 @@ def test_a_feed_is_one_class_and_one_line(
     place = store.manifest_of(name)
     assert place is not None
     assert place.parent.parent.name == "feed=pipe"
-    assert pl.read_parquet(place.with_name(name.archived))["price"].to_list() == ["1.50", "1.60"]
+    assert pl.read_parquet(place.with_name(name.archived))["price_text"].to_list() == ["1.50", "1.60"]
     assert [reason for _, reason, _ in quarantined(store, record.session)] == ["price is not a number"]
     assert verify(store).broken == ()
     ledger = ledger_for(store, record.session)

@@ -55,7 +55,17 @@ def test_all_is_well(tape: Any, bucket_settings: dict[str, str], open_port: int)
     for name in ("schedules", "deployments", "alarms"):  # As other tests have left the server.
         assert states.pop(name) in ("ok", "note")
     assert states.pop("recording") in ("ok", "note")  # Nothing was ever recorded here.
-    assert set(states) == {"key", "feed", "data folder", "disk", "calendar", "object store", "runs", "batches"}
+    assert set(states) == {
+        "key",
+        "feed",
+        "carries",
+        "data folder",
+        "disk",
+        "calendar",
+        "object store",
+        "runs",
+        "batches",
+    }
     assert set(states.values()) == {"ok"}
     assert list(tape.data.iterdir()) == []
     assert bucket_settings["TAPE_S3_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
@@ -84,6 +94,7 @@ def test_all_is_wrong(tape: Any, closed_port: int) -> None:
     lines = {line[6:18].strip(): line for line in done.stdout.splitlines()}
     assert lines.pop("clock")[:5].strip() in ("ok", "note", "wrong")
     assert "chmod go= /proc" in lines.pop("exposed")
+    assert "IEX" in lines.pop("carries")
     for name, next_step in {
         "key": "put it in .env",
         "feed": "check the network",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from flows.bucket import bucket_of
 from flows.settings import load_settings
 from tape.cli.app import app
 from tasks.compress.parquet import compress
-from tasks.errors import RecorderError, SettingsError, TerminalError
+from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
 from tasks.merge.day import merge
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import encode
@@ -135,16 +136,33 @@ def test_show_of_what_is_not_there_says_where_to_look(use: Use) -> None:
 
 
 def test_bars_as_text_csv_json_and_plot(use: Use) -> None:
-    """One bar in four forms, its numbers exact."""
+    """One bar in four forms; its start has the exchange's time, and its offset where no heading says the zone."""
     command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
     (row,) = csv.DictReader(io.StringIO(use(*command, "--csv")))
     assert row == {
-        "start": "2026-11-24 14:30:00", "open": "100.1", "high": "100.3", "low": "100.1", "close": "100.3",
-        "volume": "15", "vwap": "100.166666667", "trades": "2",
+        "symbol": "AAPL", "start": "2026-11-24 09:30:00-05:00", "session": "regular", "open": "100.1", "high": "100.3",
+        "low": "100.1", "close": "100.3", "volume": "15", "vwap": "100.166666667", "trades": "2", "gap_s": "50",
     }  # fmt: skip
     assert '"close":100.3,' in use(*command, "--json")
-    assert use(*command).splitlines()[0].split() == ["start", "(UTC)", *list(row)[1:]]
+    heading, shown = use(*command).splitlines()
+    assert heading.split() == ["start", "(America/New_York)", *list(row)[3:]]
+    assert shown.startswith("2026-11-24 09:30:00 ")
     assert "100.3 +O" in use(*command, "--plot")
+
+
+def test_bars_of_several_symbols_and_days_are_written_to_a_file(use: Use, tmp_path: Path) -> None:
+    """A range of days and two symbols; Parquet has UTC times, text has the exchange's; nothing is overwritten."""
+    command = ("bars", "AAPL", "MSFT", "--date", "2026-11-23..2026-11-24", "--every", "1d")
+    assert use(*command, "--out", "bars.parquet") == "bars.parquet: 2 bars\n"
+    table = pl.read_parquet(tmp_path / "bars.parquet")
+    assert table["symbol"].to_list() == ["AAPL", "MSFT"]
+    assert table["start"].dt.timestamp("ms").to_list() == [1_795_496_400_000] * 2
+    use(*command, "--out", "bars.csv")
+    assert (
+        (tmp_path / "bars.csv").read_text().splitlines()[1].startswith("AAPL,2026-11-24 00:00:00-05:00,regular,100.1")
+    )
+    with pytest.raises(ConflictError, match="exists already"):
+        use(*command, "--out", "bars.csv")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +171,13 @@ def test_bars_as_text_csv_json_and_plot(use: Use) -> None:
         (("bars", "AAPL", "--date", "2026-11-24", "--every", "0s"), "--every"),
         (("bars", "AAPL", "--date", "24.11.2026"), "YYYY-MM-DD"),
         (("bars", "AAPL", "--date", "2026-11-24", "--json", "--csv"), "one of"),
+        (("bars", "AAPL", "--date", "2026-11-25..2026-11-24"), "earlier day first"),
+        (("bars", "AAPL", "--date", "2026-11-24", "--prints", "some"), "consolidated, all"),
+        (("bars", "AAPL", "--date", "2026-11-24", "--session", "night"), "regular, extended, all"),
+        (("query", "SELECT 1", "--out", "x.xlsx"), "parquet"),
+        (("query", "SELECT 1", "--out", "nowhere/x.csv"), "no such folder"),
+        (("query", "DROP VIEW trades", "--out", "x.csv"), "one SELECT"),
+        (("query", "EXPLAIN SELECT 1", "--out", "x.csv"), "one SELECT"),
         (("query", "SELEC 1"), "syntax error"),
         (("query", "SELECT 1", "--remote"), "TAPE_S3_BUCKET"),
         (("restore", "--date", "2026-11-24"), "TAPE_S3_BUCKET"),
@@ -169,10 +194,10 @@ def test_a_wrong_use_is_said_in_a_line(use: Use, words: tuple[str, ...], says: s
 def test_bars_say_their_zone_and_are_shown_in_another(use: Use) -> None:
     """The heading shows the time zone; --tz changes it, and an unknown zone gets suggestions."""
     command = ("bars", "AAPL", "--date", "2026-11-24", "--every", "1m")
-    assert use(*command).startswith("start (UTC)")
-    shown = use(*command, "--tz", "America/New_York")
-    assert shown.startswith("start (America/New_York)")
-    assert "2026-11-24 09:30:00" in shown
+    assert use(*command).startswith("start (America/New_York)")
+    shown = use(*command, "--tz", "UTC")
+    assert shown.startswith("start (UTC)")
+    assert "2026-11-24 14:30:00" in shown
     with pytest.raises(SettingsError, match=r"did you mean America/New_York"):
         use(*command, "--tz", "America/New_Yrk")
     with pytest.raises(TerminalError, match=r"did you mean AAPL\?"):
@@ -198,6 +223,63 @@ def test_query_in_three_forms(use: Use) -> None:
     assert len(use("query", sql).splitlines()) == 3
     assert use("query", "SELECT outcome FROM sessions", "--csv") == "outcome\ncomplete\n"
     assert use("query", "SELECT count(*) AS n FROM trades", "--date", "2026-11-25", "--csv") == "n\n0\n"
+
+
+def test_a_print_that_arrived_after_midnight_is_in_the_bar_of_its_day(
+    use: Use, store: Store, sealed_batch: Any
+) -> None:
+    """A day's bars have its last trades, which are in the first batch of the next day, and not those of that day."""
+    midnight_ns, symbol = 1_795_564_800_000_000_000, "BINANCE:BTCUSDT"  # 2026-11-25 in UTC
+    lines = [
+        f"1,{seq},{midnight_ns + 10**9},{midnight_ns + at},{symbol},90000.5,{size},\n".encode()
+        for seq, (at, size) in enumerate(((-1, 2), (0, 5)), 1)
+    ]
+    name = BatchName("20261125T000000Z-9f3c01ab", 0, 0)
+    sealed_batch(lines, name=name, date="2026-11-25", opened_ns=midnight_ns + 10**9, per_symbol={symbol: 2})
+    split(store, name, Limits(None, None))
+    compress(store, name)
+    for date, volume in (("2026-11-24", "2"), ("2026-11-25", "5")):
+        (row,) = csv.DictReader(io.StringIO(use("bars", symbol, "--date", date, "--every", "1d", "--csv")))
+        assert (row["start"], row["volume"]) == (f"2026-11-{int(date[-2:]) - 1} 19:00:00-05:00", volume)
+
+
+def test_an_answer_is_written_to_a_new_file_or_not_at_all(use: Use, tmp_path: Path) -> None:
+    """Each format has the rows of the SELECT; a failure leaves nothing, and a file that exists is kept."""
+    sql = "SELECT symbol, price FROM trades ORDER BY symbol, price -- ends in a comment"
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        "parquet": pl.read_parquet, "csv": pl.read_csv, "csv.gz": pl.read_csv, "csv.zst": pl.read_csv,
+        "jsonl": pl.read_ndjson,
+    }  # fmt: skip
+    for end, reader in readers.items():
+        assert use("query", sql, "--out", f"a.{end}") == f"a.{end}: 3 rows\n"
+        assert reader(tmp_path / f"a.{end}").rows() == [("AAPL", 100.1), ("AAPL", 100.3), ("MSFT", 400.0)]
+    with pytest.raises(ConflictError, match="exists already"):
+        use("query", sql, "--out", "a.csv")
+    with pytest.raises(SettingsError, match="Conversion"):
+        use("query", "SELECT symbol::INT FROM trades", "--out", "b.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*sorted(f"a.{end}" for end in readers), "data"]
+
+
+def test_a_statement_cannot_write_elsewhere(use: Use, tmp_path: Path) -> None:
+    """With --out, too, there is one SELECT, and one file is written."""
+    for sql in ("SELECT 1) TO 'other.csv' --", "COPY trades TO 'other.csv'", "SELECT 1; COPY trades TO 'other.csv'"):
+        with pytest.raises(SettingsError):
+            use("query", sql, "--out", "a.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_dates_limit_every_view(use: Use) -> None:
+    """Trades, gaps, coverage, sessions, and days of the days asked for; a range has all of its days."""
+    for view in ("trades", "coverage", "sessions", "days"):
+        sql = f"SELECT count(*) > 0 AS any FROM {view}"
+        for date, there in (("2026-11-24", "true"), ("2026-11-25", "false"), ("2026-11-20..2026-11-30", "true")):
+            assert use("query", sql, "--csv", "--date", date) == f"any\n{there}\n", (view, date)
+
+
+def test_an_unknown_symbol_is_said(use: Use, capfd: pytest.CaptureFixture[str]) -> None:
+    """An empty answer about a symbol without trades names it, and what is near."""
+    result = CliRunner().invoke(app, ["query", "SELECT * FROM trades WHERE symbol = 'APPL'"])
+    assert "APPL: no trade of any day is archived; did you mean AAPL?" in result.stderr
 
 
 def test_verify_remote_exits_0_only_where_all_holds(use: Use, in_bucket: Any, object_store: Any) -> None:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,13 +13,15 @@ import pytest
 from journal_hash import journal_sha256
 from msgspec import UNSET
 
+from tasks.archive.day_files import DAY_SCHEMA, day_groups
+from tasks.archive.deltas import DELTA_SCHEMA, DeltaEncoder
 from tasks.archive.encodings import Encoding, read_groups
-from tasks.archive.schema import CODED_SCHEMA, before_resent
+from tasks.archive.schema import CODED_SCHEMA, SCHEMA, before_resent, without_dictionaries
 from tasks.compress.parquet import compress
 from tasks.merge.day import merge
 from tasks.query.sources import sources_of
 from tasks.query.views import connect
-from tasks.records.manifest import Manifest, Report, encode, read, record_sha256, sha256_said
+from tasks.records.manifest import Day, Manifest, Report, encode, read, record_sha256, sha256_said
 from tasks.records.names import BatchName
 from tasks.records.trade import EXTRA_COLUMNS
 from tasks.storage.store import Store, write_whole
@@ -38,11 +41,21 @@ def made_old(file: Path) -> None:
         text = text.replace(b",trade_id,sequence,side,resent\n", b",duplicate\n").replace(b",,,,false\n", b",true\n")
         file.write_bytes(gzip.compress(text))
         return
-    with pq.ParquetFile(file) as whole:
-        table = whole.read().drop_columns(list(EXTRA_COLUMNS))
+    of_day = file.parent.parent.parent.name == "days"
+    groups = [group.combine_chunks() for group in (day_groups if of_day else partial(read_groups, coded=True))(file)]
+    layout = (pq.read_metadata(file).metadata or {})[b"layout"]
+    if layout == b"B":
+        steps = DeltaEncoder()
+        groups = [steps.encode(group) for group in groups]
+    table = pa.concat_tables(groups)
+    table = table.cast(without_dictionaries(table.schema)).drop_columns(list(EXTRA_COLUMNS))
     place = table.schema.get_field_index("resent")
     old = pa.field("duplicate", pa.bool_(), nullable=False)
-    pq.write_table(table.set_column(place, old, pa.array([True] * len(table))), file)
+    every = (*without_dictionaries(DELTA_SCHEMA), *without_dictionaries(DAY_SCHEMA), *SCHEMA)
+    known = {each.name: each for each in every}
+    table = table.set_column(place, old, pa.array([True] * len(table)))
+    schema = pa.schema([old if each == "duplicate" else known[each] for each in table.column_names])
+    pq.write_table(table.cast(schema.with_metadata({b"layout": layout})), file)
 
 
 def old_archive(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> Path:
@@ -57,7 +70,7 @@ def old_archive(store: Store, sealed_batch: SealBatch, encoding: Encoding) -> Pa
     made_old(file)
     report = replace(manifest.report, resent=UNSET, duplicates=20)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    write_whole(path, encode(replace(manifest, report=report, bytes=file.stat().st_size, sha256=sha256)))
+    write_whole(path, encode(replace(manifest, version=1, report=report, bytes=file.stat().st_size, sha256=sha256)))
     return path
 
 
@@ -100,6 +113,8 @@ def test_old_rows_can_be_asked(store: Store, sealed_batch: SealBatch, encoding: 
         for date in ("2026-11-24", "2026-11-25"):
             assert merge(store, "finnhub", date)
         made_old(next(store.days.glob("feed=*/date=2026-11-24/*.parquet")))
+        record = store.day_record("finnhub", "2026-11-24")
+        write_whole(record, encode(replace(read(record, Day), version=1)))
     with connect(sources_of(store, store.manifests())) as database:
         asked = database.execute("SELECT count(*), count(*) FILTER (resent), count(resent) FROM trades").fetchall()
     assert asked == [(30, 5, 30)]

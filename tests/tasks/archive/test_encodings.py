@@ -9,7 +9,6 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,8 +37,8 @@ PRICES = [b"231.3", b"231.30", b"0.000000001", b"1e5", b"1E-7", b"100", b"100.0"
           b"999999999.999999999", b"1234567890", b"64250.01", b"00.5", b"5.", b"0.10"]  # fmt: skip
 LINES = [
     b"%d,%d,%d,%d,%s,%s,0.%d,%s\n"
-    % (1 + n // 60, n % 60 + 1, T + n // 3 * 7_001, T + n // 2 * 1_000_000, b"SPY" if n % 3 else b"BINANCE:BTCUSDT",
-       PRICES[n % len(PRICES)], n, b"1;2" if n % 5 else b"")
+    % (1 + n // 60, n % 60 + 1, T + n // 3 * 7_001, T + n // 2 * 1_000_000 + n % 7 // 6,
+       b"SPY" if n % 3 else b"BINANCE:BTCUSDT", PRICES[n % len(PRICES)], n, b"1;2" if n % 5 else b"")
     for n in range(120)
 ]  # fmt: skip
 
@@ -127,29 +126,28 @@ def test_flipped_bits_are_found_in_every_form(store: Store, sealed_batch: SealBa
         list(read_groups(file))
 
 
-def test_whole_milliseconds_stand_as_such(store: Store, sealed_batch: SealBatch) -> None:
-    """Whole-millisecond event times are stored as such; one that is finer makes the file use nanoseconds."""
-    file = archived(store, sealed_batch(LINES), Encoding())
-    assert pq.read_schema(file).field("ts_event").type == pa.timestamp("ms", "UTC")
+def test_event_times_are_in_ns_in_every_file(store: Store, sealed_batch: SealBatch) -> None:
+    """Files of whole milliseconds and of finer times have one unit, and can be scanned together."""
+    files = [archived(store, sealed_batch(LINES), Encoding())]
     odd = LINES[0].replace(b",%d,BIN" % T, b",%d,BIN" % (T + 1))
-    other = BatchName("20261124T143000Z-9f3c01ab", 0, 1)
-    file = archived(store, sealed_batch([odd, *LINES[1:]], name=other), Encoding())
-    assert pq.read_schema(file).field("ts_event").type == pa.timestamp("ns", "UTC")
-    assert [journal.split(b",")[3] for journal in b"".join(journal_bytes(file, None)).splitlines()[1:2]] == [
-        b"%d" % (T + 1)
-    ]
+    for number, encoding in enumerate((Encoding(), Encoding("max")), 1):
+        name = BatchName("20261124T143000Z-9f3c01ab", 0, number)
+        files.append(archived(store, sealed_batch([odd, *LINES[1:]], name=name), encoding))
+        assert b"".join(journal_bytes(files[-1], None)).splitlines()[1].split(b",")[3] == b"%d" % (T + 1)
+    frame = pl.scan_parquet(files[:2]).collect()
+    assert frame["ts_event"].to_physical().to_list()[::120] == [T, T + 1]
 
 
 def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
     """The expressions in the file's metadata for polars and duckdb restore receive times and prices."""
     name = sealed_batch(LINES)
     plain = archived(store, name, Encoding())
-    expected = pl.read_parquet(plain).with_columns(pl.col("price").cast(pl.Float64))
+    expected = pl.read_parquet(plain)
     (plain.parent / name.manifest).unlink()
     file = archived(store, sealed_batch(LINES), Encoding("max"))
     given_by = {column: eval(text, {"pl": pl}) for column, text in RESTORED_BY["polars"].items()}
     unusual = pl.col("price_text").cast(pl.Float64)
-    frame = pl.read_parquet(file).with_columns(given_by["ts_recv"].alias("ts_recv"))
+    frame = pl.read_parquet(file).with_columns(ts_recv=given_by["ts_recv"], ts_event=given_by["ts_event"])
     frame = frame.with_columns(pl.coalesce(unusual, given_by["price"]).alias("price"))
     assert frame.select("ts_recv", "ts_event").equals(expected.select("ts_recv", "ts_event"))
     # A float has 53 bits: more than nine million with nine digits after the point is exact in price_step alone.
@@ -158,11 +156,12 @@ def test_others_restore_the_smallest_form(store: Store, sealed_batch: SealBatch)
     assert frame["price"].filter(usual).equals(expected["price"].filter(usual))
     sql = RESTORED_BY["duckdb"]
     rows = duckdb.sql(
-        f"select epoch_ns({sql['ts_recv']}), coalesce(price_text::DOUBLE, {sql['price']}) "
+        f"select epoch_ns({sql['ts_recv']}), coalesce(price_text::DOUBLE, {sql['price']}), epoch_ns({sql['ts_event']}) "
         f"from read_parquet('{file}', file_row_number = true) order by file_row_number"
     ).fetchall()
     assert [row[0] for row in rows] == expected["ts_recv"].to_physical().to_list()
     assert [row[1] for row in rows] == pytest.approx(expected["price"].to_list(), rel=1e-15)
+    assert [row[2] for row in rows] == expected["ts_event"].to_physical().to_list()
 
 
 def test_the_docs_restore_the_smallest_form(store: Store, sealed_batch: SealBatch) -> None:
@@ -207,7 +206,7 @@ def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], 
         ).cast(without_missing(SCHEMA, ())).cast(without_missing(CODED_SCHEMA, ())).combine_chunks()
         for part in parts
     ]  # fmt: skip
-    with writing(tmp_path / "x.parquet", Encoding("max"), {}) as write:
+    with writing(tmp_path / "x.parquet", Encoding("max"), {}, "20261124T143000Z-9f3c01ab") as write:
         for table in tables:
             write(completed(table).select(CODED_SCHEMA.names).cast(CODED_SCHEMA))
     back = pa.concat_tables(read_groups(tmp_path / "x.parquet"))

@@ -78,7 +78,7 @@ def test_a_quarantine_that_does_not_fit_is_found(store: Store, sealed_batch: Sea
 
 def test_any_flipped_bit_is_found(store: Store, sealed_batch: SealBatch) -> None:
     """A flipped bit raises an error that names the file, or changes only metadata, which its hash detects."""
-    manifest, parquet, rows = archived(store, sealed_batch, lines_of(2_000, set()))
+    manifest, parquet, rows = archived(store, sealed_batch, lines_of(4_000, set()))
     assert parquet is not None
     whole, draw, named = parquet.read_bytes(), random.Random(5), 0
     for _ in range(40):

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.archive.encodings import WRITER_OPTIONS, read_groups
-from tasks.archive.schema import SCHEMA
+from tasks.archive.encodings import WRITER_OPTIONS
+from tasks.archive.schema import FILE_SCHEMA, without_dictionaries
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Manifest, Report, encode, read
@@ -49,8 +49,10 @@ def test_the_archive_equals_the_batch(store: Store, sealed_batch: SealBatch) -> 
     manifest = compress(store, name)
     folder = store.archive / "feed=finnhub" / "date=2026-11-24"
     rows = pl.read_parquet(folder / name.archived).with_columns(pl.col("ts_recv", "ts_event").to_physical())
-    assert [row[:8] for row in rows.iter_rows()] == [
-        (*map(int, line[:4]), *line[4:])
+    assert rows["session"].unique().to_list() == [name.session]
+    columns = ("connection", "recv_seq", "ts_recv", "ts_event", "symbol", "price_text", "size", "conditions")
+    assert rows.select(columns).rows() == [
+        (*map(int, line[:4]), *line[4:6], float(line[6]), line[7].split(";"))
         for line in (text.decode().rstrip("\n").split(",") for n, text in enumerate(LINES) if n != 40)
     ]
     assert manifest == read(folder / name.manifest, Manifest)
@@ -67,12 +69,13 @@ def test_others_read_it(store: Store, sealed_batch: SealBatch) -> None:
     compress(store, name)
     path = store.archive_folder("finnhub", "2026-11-24") / name.archived
     query = f"select count(*), min(price), epoch_ns(min(ts_recv)) from '{path}' where symbol = 'SPY'"
-    assert duckdb.sql(query).fetchall() == [(133, "10.50", T + 1)]
+    assert duckdb.sql(query).fetchall() == [(133, 10.5, T + 1)]
     file = pq.ParquetFile(path)
     facts = {key.decode(): value.decode() for key, value in file.metadata.metadata.items() if key != b"ARROW:schema"}
     assert (facts["batch"], facts["session"], facts["feed"]) == (str(name), name.session, "finnhub")
     assert facts["software"].startswith("stock-tracing ")
-    assert set(json.loads(facts["columns"])) == set(SCHEMA.names)
+    assert set(json.loads(facts["columns"])) == set(FILE_SCHEMA.names)
+    assert facts["format_version"] == "2"
     assert file.schema_arrow.field("price").metadata[b"unit"]
     assert file.schema_arrow.field("ts_event").type == pa.timestamp("ns", "UTC")
 
@@ -147,11 +150,10 @@ def test_the_file_is_the_one_that_plain_texts_give(
     compress(store, name)
     archived = store.archive_folder("finnhub", "2026-11-24") / name.archived
     file = pq.ParquetFile(archived)
-    table = pa.concat_tables(read_groups(archived))
-    assert table.schema.equals(SCHEMA)
+    table = pq.read_table(archived)
     facts = {key: text for key, text in file.metadata.metadata.items() if key != b"ARROW:schema"}
     plain = store.root / "plain.parquet"
-    with pq.ParquetWriter(plain, SCHEMA.with_metadata(facts), **WRITER_OPTIONS) as writer:
+    with pq.ParquetWriter(plain, without_dictionaries(FILE_SCHEMA).with_metadata(facts), **WRITER_OPTIONS) as writer:
         writer.write_table(table.replace_schema_metadata(facts))
     assert pages(plain) == pages(archived)
 

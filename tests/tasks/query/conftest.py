@@ -1,6 +1,7 @@
-"""Two small archived sessions over two days, through the real stages."""
+"""Two small archived sessions over two days, and two real days, through the real stages."""
 
 import pytest
+from real_days import TAPES, Print, archive, prints
 
 from tasks.compress.parquet import compress
 from tasks.records.ledger import Gap, SessionRecord
@@ -55,3 +56,22 @@ def archived(store: Store, sealed_batch: object) -> Store:
     (store.sessions / FIRST).mkdir()
     write_whole(store.sessions / FIRST / "session.json", encode(record))
     return store
+
+
+@pytest.fixture(scope="session")
+def real_days(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two real days of two stocks, archived; skips where the tapes are not beside the repository."""
+    _needs_tapes()
+    return archive(tmp_path_factory.mktemp("real"))
+
+
+@pytest.fixture(scope="session")
+def real_prints() -> list[Print]:
+    """The trades of those days, from the tapes alone."""
+    _needs_tapes()
+    return prints()
+
+
+def _needs_tapes() -> None:
+    if not TAPES.is_dir():
+        pytest.skip("the real days are not beside the repository, in ../shared/tape")

@@ -1,0 +1,134 @@
+"""The archive in Python: trades, bars, gaps, and coverage as Polars frames.
+
+    from tape.research import bars, load
+
+    load("NVDA", "2026-11-25").filter(pl.col("sets_volume")).select(pl.col("size").sum()).collect()
+    bars(["NVDA", "AAPL"], "2026-11-02..2026-11-24", every="5m")
+
+Days are those of the exchange, as text or dates: one, a range such as `2026-11-02..2026-11-24`, or None for all. Times
+are in `tz`, by default the exchange's. The archive is the folder `data_dir`, by default that of the settings. Errors
+are those of `tasks.errors`, each one line.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import polars as pl
+
+from flows.settings import Settings, load_settings
+from tape.days import days_of, zone_named
+from tape.selection import Selection, bars_of, local, sessions_of, unique
+from tasks.duration import duration_ns
+from tasks.errors import SettingsError
+from tasks.market.hours import exchange_zone
+from tasks.query.bars import DAY_NS, Prints, Session, Wanted
+from tasks.query.prints import listed
+from tasks.query.record_views import Days, add_records
+from tasks.query.sources import sources_of
+from tasks.query.views import connect
+from tasks.storage.store import Store
+
+Symbols = str | Iterable[str] | None
+Date = str | dt.date | None
+
+
+def load(
+    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+) -> pl.LazyFrame:
+    """Return trades, by event time: the columns of the view `trades`, which docs/research.md lists.
+
+    The rows are read at once: name symbols and days that fit into memory. Raises TerminalError if a symbol has no trade
+    on these days.
+    """
+    settings, chosen = _chosen(date, data_dir)
+    names = _names(symbols)
+    where = f"WHERE symbol IN ({listed(names)})" if names else ""
+    sources, sessions = sources_of(chosen.store, chosen.manifests, names), sessions_of(settings.calendar)
+    with connect(sources, sessions=sessions) as database:
+        sql = f"SELECT * FROM trades {where} ORDER BY ts_event, ts_recv, connection, recv_seq"  # noqa: S608 - quoted
+        frame = database.sql(sql).pl()
+    chosen.check_symbols(names, set(frame["symbol"].unique()))
+    return _in_zone(frame, settings, tz).lazy()
+
+
+def bars(
+    symbols: str | Iterable[str],
+    date: Date,
+    every: str = "1m",
+    *,
+    prints: Prints = "consolidated",
+    session: Session = "regular",
+    fill: bool = False,
+    tz: str | None = None,
+    data_dir: str | Path | None = None,
+) -> pl.DataFrame:
+    """Return OHLCV bars, as `tape bars` does: `start` until just before `end`, with `gap_s` beside each.
+
+    Raises TerminalError if a symbol has no trade on these days.
+    """
+    settings, chosen = _chosen(date, data_dir)
+    every_ns = duration_ns(every)
+    if not 0 < every_ns <= DAY_NS or not chosen.days:
+        raise SettingsError(f"bars: give a day, and the length of a bar up to a day: 10s, 1m, 1h, 1d; not {every[:40]}")
+    for given, known in ((prints, Prints), (session, Session)):
+        if given not in get_args(known):
+            raise SettingsError(f"bars: {given!r} is none of {', '.join(get_args(known))}")
+    wanted = Wanted(
+        symbols=_names(symbols), days=chosen.days, every_ns=every_ns, zone=exchange_zone(settings.calendar).key,
+        prints=prints, session=session, fill=fill, until_ns=time.time_ns(),
+    )  # fmt: skip
+    frame = cast(pl.DataFrame, pl.from_arrow(bars_of(chosen, wanted, settings.calendar).table))
+    times = {name: pl.from_epoch(f"{name}_ns", time_unit="ns").alias(name) for name in ("start", "end")}
+    others = [name for name in frame.columns if name not in ("symbol", "session", "start_ns", "end_ns")]
+    return _in_zone(frame.select("symbol", times["start"], times["end"], "session", *others), settings, tz)
+
+
+def gaps(
+    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+) -> pl.DataFrame:
+    """Return when a session could not receive a symbol, clipped to the days: `start_at` until just before `end_at`.
+
+    `end_at` is null while a gap is open. Another session may have received what one has missed; see `coverage`.
+    """
+    return _view("gaps", symbols, date, tz, data_dir, "start_at")
+
+
+def coverage(
+    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+) -> pl.DataFrame:
+    """Return for each symbol and minute of its market's hours whether a trade could be received, and for how long."""
+    return _view("coverage", symbols, date, tz, data_dir, "minute")
+
+
+def _view(
+    name: str, symbols: Symbols, date: Date, tz: str | None, data_dir: str | Path | None, order: str
+) -> pl.DataFrame:
+    settings, chosen = _chosen(date, data_dir)
+    names, sessions = _names(symbols), sessions_of(settings.calendar)
+    where = f"WHERE symbol IN ({listed(names)})" if names else ""
+    with connect(sources_of(chosen.store, ())) as database:
+        add_records(database, chosen.store, chosen.manifests, Days(chosen.first, chosen.last), sessions, [name])
+        sql = f"SELECT * FROM {name} {where} ORDER BY symbol, {order}"  # noqa: S608 - quoted
+        return _in_zone(database.sql(sql).pl(), settings, tz)
+
+
+def _chosen(date: Date, data_dir: str | Path | None) -> tuple[Settings, Selection]:
+    settings = load_settings(data_dir=None if data_dir is None else Path(data_dir))
+    if not settings.data_dir.is_dir():
+        raise SettingsError(f"{settings.data_dir}: there is no such data folder; give data_dir or set TAPE_DATA_DIR")
+    text = date.isoformat() if isinstance(date, dt.date) else date
+    return settings, local(Store(settings.data_dir), days_of(text, "date", settings))
+
+
+def _names(symbols: Symbols) -> tuple[str, ...]:
+    return unique((symbols,) if isinstance(symbols, str) else tuple(symbols or ()))
+
+
+def _in_zone(frame: pl.DataFrame, settings: Settings, tz: str | None) -> pl.DataFrame:
+    """Return the frame with every time, which is in UTC, in that zone or the exchange's."""
+    zone: Any = exchange_zone(settings.calendar) if tz is None else zone_named(tz, "tz")
+    times = pl.selectors.datetime().dt.replace_time_zone("UTC").dt.convert_time_zone(zone.key)
+    return frame.with_columns(times)
