@@ -138,7 +138,7 @@ class Parser:
             reading.control_frames += 1
         elif kind == "heartbeat":
             beat = self._heartbeat.decode(text)
-            self._symbols.checked(beat.product_id)  # Whoever follows numbers needs memory for each.
+            self._symbols.checked(beat.product_id)  # A tracker of numbers needs memory for each.
             if beat.last_trade_id:
                 reading.last_ids[beat.product_id] = beat.last_trade_id
             reading.control_frames += 1

@@ -57,19 +57,6 @@ def read_tape(path: Path) -> Iterator[list[TapeRow]]:
         raise TerminalError(f"{path}: cannot read this tape ({reason}); give a complete, readable file") from error
 
 
-def read_trades(path: Path) -> Iterator[Trade]:
-    """Yield the same as `read_tape`, one Trade at a time."""
-    for block in read_tape(path):
-        for row in block:
-            yield trade_of(row)
-
-
-def trade_of(row: TapeRow) -> Trade:
-    """Convert a row to a Trade."""
-    at_ms, symbol, price, size, conditions = row
-    return Trade(at_ms * NS_PER_MS, symbol, price, size, tuple(conditions.split(";")) if conditions else ())
-
-
 def row_of(trade: Trade) -> TapeRow:
     """Convert a Trade to a row; its event time is truncated to milliseconds."""
     at_ms = trade.ts_event_ns // NS_PER_MS

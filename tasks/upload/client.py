@@ -51,7 +51,7 @@ def client_of(bucket: Bucket) -> Any:
     with _wrong_variable_named(bucket, core):
         if bucket.access_key_id and core.profile not in (None, *core.available_profiles):
             core.session_var_map["profile"] = _NOT_SET  # With keys of our own no profile is needed.
-        # Without this each client reads the descriptions of S3 anew: 80 ms of CPU.
+        # Without this each client reads the S3 API description again: 80 ms of CPU.
         core.register_component("data_loader", _descriptions(core.get_config_variable("data_path")))
         session = boto3.session.Session(
             botocore_session=core,

@@ -122,7 +122,7 @@ class ObjectStore:
                 yield
         except TerminalError as error:
             if status_of(error.__cause__) not in _NOT_ABOUT_CREDENTIALS:
-                # It may be the credentials: whoever opens the bucket next reads them anew.
+                # The cause may be the credentials; the next client rereads them.
                 client_of.cache_clear()
             raise
 

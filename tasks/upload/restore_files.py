@@ -173,7 +173,7 @@ def _download_checked(store: Store, objects: ObjectStore, remote: RemoteDay, fil
 def _check_rows(store: Store, file: Path, day: Day, here: Day | None) -> None:
     """Raise CorruptionError if the day's file has other rows of a batch than those that are here.
 
-    Its record cannot vouch for it: whoever can write one object to a bucket can write two that agree.
+    Its record cannot vouch for it: anyone who can write one object to a bucket can write two that match.
     """
     folder, scratch = store.archive_folder(day.feed, day.date), unfinished(file).with_suffix(".rows")
     own = [Source(each.batch, folder / each.file) for each in day.batches if each.file and _is_here(folder, each)]

@@ -5,7 +5,7 @@
   needs.
 - A session that has ended: its record, `<prefix>/_sessions/<session>/session.json`.
 - A closed day: `<prefix>-by-day/feed=…/date=…/<stem>.parquet`, and last `_<stem>.day.json`. The stem says what the day
-  was made of, so a day that is merged anew has other keys. Once these exist, earlier merges are removed if all their
+  was made of, so a day that is merged again has other keys. Once these exist, earlier merges are removed if all their
   batches are in the new one; the day of another machine, of other batches, stays.
 
 Every function may be run again: it returns the receipt that exists and asks the store nothing. A receipt that lacks an

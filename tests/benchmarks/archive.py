@@ -124,7 +124,7 @@ def cpu_s() -> float:
 
 
 def peak_bytes() -> int:
-    """This process's own peak; getrusage's may be that of the parent, which it inherits."""
+    """Return this process's own peak memory; getrusage may give the parent's, which is inherited."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -142,7 +142,7 @@ def run_way(name: str, folder: Path) -> None:
 
 
 def measure(name: str, folder: Path) -> Row:
-    """The figures of one way, run in a fresh process."""
+    """Measure one way in a fresh process."""
     command = [sys.executable, __file__, "--way", name, str(folder)]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -163,7 +163,7 @@ def as_journal(trades: pl.DataFrame) -> pl.DataFrame:
 
 
 def real(rows: int) -> pl.DataFrame:
-    """The trades of the real tape, days of them until there are enough."""
+    """Return the real tape's trades, repeating days until there are enough."""
     day = pl.read_csv(REAL, infer_schema=False).with_columns(
         pl.col("ts_event_ms").cast(pl.Int64) * 1_000_000, pl.col("conditions").fill_null("")
     )
@@ -217,7 +217,7 @@ def seal(folder: Path, trades: pl.DataFrame) -> None:
 
 
 def spoilt(trades: pl.DataFrame) -> pl.DataFrame:
-    """Every second trade bad, in one of four ways."""
+    """Return trades of which every second one is bad in one of four ways."""
     kind = pl.int_range(pl.len()) % 8
     return trades.with_columns(
         pl.when(kind == 1).then(pl.lit("-1")).otherwise("price").alias("price"),
@@ -228,7 +228,7 @@ def spoilt(trades: pl.DataFrame) -> pl.DataFrame:
 
 
 def compare(trades: pl.DataFrame, repeats: int, once: tuple[str, ...], often: tuple[str, ...]) -> dict[str, Row]:
-    """The median figures of these ways on these trades, one after the other; of `ours` those of both steps."""
+    """Return the median figures of these ways on these trades; for `ours`, of both steps."""
     runs: dict[str, list[Row]] = {name: [] for name in (*often, *once)}
     with tempfile.TemporaryDirectory() as temporary:
         start = Path(temporary) / "start"
@@ -250,13 +250,13 @@ def compare(trades: pl.DataFrame, repeats: int, once: tuple[str, ...], often: tu
 
 
 def output_bytes(name: str, folder: Path) -> int:
-    """The size of the file that a way has left."""
+    """Return the size of the file that a way wrote."""
     globs = {"compress": "archive/*/*/*.parquet", "gzip": "gzip.csv.gz"}
     return sum(path.stat().st_size for path in folder.glob(globs.get(name, f"{name}.parquet")))
 
 
 def sizes(trades: pl.DataFrame) -> dict[str, int]:
-    """Bytes of these trades in each encoding of the archive, merged as a day, and as others keep them."""
+    """Measure the bytes of these trades in each encoding, merged as a day, and in other formats."""
     from tasks.archive.encodings import Encoding
     from tasks.compress import parquet
     from tasks.merge import day
@@ -286,7 +286,7 @@ def sizes(trades: pl.DataFrame) -> dict[str, int]:
 
 
 def dbn_bytes(rows: pl.DataFrame) -> int:
-    """A stand-in for DBN's trade schema, field by field: it has no place for conditions and for parts of a share."""
+    """A stand-in for DBN's trade schema, field by field; it has no conditions or fractional shares."""
     import pyarrow as pa
 
     fields = [
@@ -316,7 +316,7 @@ def show_sizes(tape: str, rows: int, found: dict[str, int]) -> None:
 
 
 def aims_of_size(tape: str, found: dict[str, int]) -> list[tuple[str, str, str]]:
-    """What the forms weigh beside what is aimed at."""
+    """Compare the encodings' sizes with the targets."""
     plain, smallest = found["ours, A"], found["ours, B"]
     return [
         (f"{tape}: size, of gzip -6", f"{plain / found[GZIP]:.3f}", "≤ 0.5"),
@@ -343,7 +343,7 @@ def show(tape: str, rows: int, found: dict[str, Row]) -> None:
 
 
 def aims(found: dict[str, dict[str, Row]], rows: int) -> list[tuple[str, str, str]]:
-    """What was measured beside what is aimed at."""
+    """Compare the measurements with the targets."""
     lines = []
     for tape in (name for name in found if "duckdb" in found[name]):
         ours, duck = (found[tape][name] for name in ("ours", "duckdb"))

@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
 
 
 def built(per_frame: int, symbols: int) -> list[bytes]:
-    """Frames of `per_frame` trades, as Finnhub spells them, that go round all symbols."""
+    """Make frames of `per_frame` trades in Finnhub's format that cycle through all symbols."""
     trades = [
         {
             "c": ["1", "12"] if number % 3 else None,
@@ -87,7 +87,7 @@ def framed(payload: bytes) -> bytes:
 
 
 def shake_hands(client: socket.socket) -> bytes:
-    """Answer the upgrade; gives what the client sent after it."""
+    """Answer the upgrade; return what the client sent after it."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += client.recv(65536)
@@ -111,7 +111,7 @@ def await_subscriptions(client: socket.socket, rest: bytes, symbols: int) -> Non
 
 
 def first_message(data: bytes) -> tuple[bytes, bytes] | None:
-    """The payload of the first frame of a client, unmasked, and what follows it; None while it is not whole."""
+    """Return a client's first frame, unmasked, and the bytes after it; None while it is incomplete."""
     if len(data) < 2:
         return None
     length, start = data[1] & 0x7F, 2

@@ -42,7 +42,7 @@ class Peer:
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot be run here, if so."""
+        """Return why it cannot run here, or None."""
         if not (HERE / self.script).exists():
             return f"{self.script} is not there"
         absent = [library for library in self.needs if importlib.util.find_spec(library) is None]
@@ -65,7 +65,7 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent in one run."""
+    """The load of one run."""
 
     trades: int
     per_frame: int
@@ -122,7 +122,7 @@ def parse() -> argparse.Namespace:
 
 
 def compare(peers: list[Peer], load: Load, repeat: int) -> list[Result]:
-    """Every peer `repeat` times under this load, taking turns, so that a disturbance meets all alike."""
+    """Run every peer `repeat` times under this load, taking turns so that disturbances affect all alike."""
     starts: dict[str, list[float]] = {peer.name: [] for peer in peers}
     totals: dict[str, list[float]] = {peer.name: [] for peer in peers}
     lost = dict.fromkeys(totals, 0)
@@ -144,7 +144,7 @@ def compare(peers: list[Peer], load: Load, repeat: int) -> list[Result]:
 
 
 def sized(load: Load, trades: float) -> Load:
-    """That load with about so many trades, in whole frames."""
+    """Return the load with about this many trades, in whole frames."""
     frames = max(1, round(trades / load.per_frame))
     return Load(frames * load.per_frame, load.per_frame, load.symbols, load.rate, load.certificate)
 
@@ -184,7 +184,7 @@ def served(load: Load) -> Iterator[str]:
 
 
 def rows_in(folder: Path) -> int:
-    """Rows of every CSV below the folder, headers left out, and trades in every raw dump."""
+    """Count the rows of every CSV below the folder, without headers, and the trades in every raw dump."""
     rows = sum(path.read_bytes().count(b'"s":"') for path in folder.rglob("*.raw"))
     for path in [*folder.rglob("*.csv"), *folder.rglob("*.csv.open")]:
         content = path.read_bytes()

@@ -61,14 +61,14 @@ def original(folder: Path, symbols: int) -> Original:
 
 
 def trading_dates(count: int) -> list[dt.date]:
-    """So many weekdays, the last of them a few days ago."""
+    """Return this many weekdays, ending a few days ago."""
     today = dt.datetime.now(dt.UTC).date()
     dates = (today - dt.timedelta(days=back) for back in range(3, 2 * count + 9))
     return sorted([each for each in dates if each.weekday() < 5][:count])
 
 
 def make_year(store: Store, made: Original, days: int, batches: int, keep_days: int) -> None:
-    """So many closed days of so many batches, everything uploaded."""
+    """Make closed, fully uploaded days with this many batches each."""
     dates = trading_dates(days)
     for number, date in enumerate(dates):
         session = f"{date:%Y%m%d}T143000Z-{number:08x}"
@@ -177,7 +177,7 @@ def list_all(folder: Path) -> tuple[str, float]:
 
 
 def look(folder: Path) -> tuple[str, float]:
-    """What waits, as a fresh process finds it, and the time that it took to look."""
+    """Find the waiting batches in a fresh process, and measure the time."""
     command = [sys.executable, __file__, "--look", str(folder)]
     said = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     return "{} batches, {} sessions, {} days wait".format(*said["found"]), said["wall_s"]

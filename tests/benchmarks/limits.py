@@ -102,7 +102,7 @@ def memory(rate: int, seconds: int) -> list[Row]:
 
 
 def stall(rate: int, seconds: int) -> list[Row]:
-    """Every write to the journal is held for so many seconds, once, in the middle of the stream."""
+    """Stall every write to the journal once, in the middle of the stream."""
     load = Load(rate * seconds, 5, 50, rate)
     os.environ["BENCH_STALL_S"] = str(seconds)
     try:
@@ -122,7 +122,7 @@ def stall(rate: int, seconds: int) -> list[Row]:
 
 
 def tls() -> list[Row]:
-    """CPU per trade by TLS beside plain, in turns."""
+    """Compare CPU per trade with and without TLS, taking turns."""
     rows = []
     with certificate(True) as pem:
         for per_frame in (1, 5):

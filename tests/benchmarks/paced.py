@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
 
 
 def compare(peers: list[Peer], rate: int, seconds: int, repeat: int) -> list[Result]:
-    """Every peer `repeat` times at this rate, taking turns, so that a disturbance meets all alike."""
+    """Run every peer `repeat` times at this rate, taking turns so that disturbances affect all alike."""
     percent: dict[str, list[float]] = {peer.name: [] for peer in peers}
     lost = dict.fromkeys(percent, 0)
     for turn in range(repeat):
@@ -82,7 +82,7 @@ def compare(peers: list[Peer], rate: int, seconds: int, repeat: int) -> list[Res
 
 
 def load_of(rate: int, seconds: float) -> Load:
-    """So many trades a second for that long. Where nothing is to come, one trade at the start and one at the end."""
+    """Send trades at this rate for some time; at rate zero, one trade at the start and one at the end."""
     trades = max(2, round(rate * seconds))
     return Load(trades, 1, 50, rate or 1 / seconds)
 

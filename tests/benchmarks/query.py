@@ -2,7 +2,7 @@
 
     python tests/benchmarks/query.py [--rows 5000000] [--symbols 100] [--repeats 5] [--json]
 
-The day is one file of layout A as the close of a day leaves it: sorted by symbol and event time, in row groups of
+The day is one file in encoding A, as closing a day writes it: sorted by symbol and event time, in row groups of
 which each holds few symbols. It is written here, so that it is the same whatever wrote the archive. Each way is a
 fresh process, and the file is dropped from the page cache before it. `bytes read` is what the process read by
 system calls after its imports (`/proc/self/io`), beside the file's size; wall is that of the whole command.
@@ -64,7 +64,7 @@ def polars_scan(folder: Path, symbol: str) -> Callable[[], int]:
 
 
 def whole_file(folder: Path, symbol: str) -> Callable[[], int]:
-    """pyarrow alone, reading the whole file, as a reader without statistics does."""
+    """Read the whole file with pyarrow, like a reader without statistics."""
     file = next((folder / "days").rglob("*.parquet"))
 
     def run() -> int:
@@ -166,7 +166,7 @@ def _cold(file: Path) -> None:
 
 
 def measure(command: list[str], file: Path, repeats: int) -> tuple[float, list[str]]:
-    """The median wall of a command, cold each time, and what it printed each time."""
+    """Return a command's median wall time, cold each time, and its outputs."""
     walls, printed = [], []
     for _ in range(repeats):
         _cold(file)

@@ -42,7 +42,7 @@ WARMING = 3
 
 
 def archived(folder: Path, size: int) -> Path:
-    """A data folder with one archived batch, whose file is noise of that size; gives the file."""
+    """Make a data folder with one archived batch of random bytes; return its file."""
     store = Store(folder).prepare()
     place = store.archive_folder("finnhub", "2026-11-24")
     place.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from tape_trades import read_trades
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -17,7 +18,7 @@ from tasks.records.trade import NS_PER_MS, Trade
 from tasks.replay.generate import generate
 from tasks.replay.run import Replay, serve_in_thread
 from tasks.replay.server import Clock, ReplayOptions
-from tasks.replay.tape_file import read_trades, write_tape
+from tasks.replay.tape_file import write_tape
 
 REPO = Path(__file__).parents[3]
 REAL_TAPE = REPO / ".." / "shared" / "tape" / "us-equities-20131007.csv.gz"

@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tape_trades import read_trades
 
 from tasks.errors import TerminalError
 from tasks.records.trade import Trade
 from tasks.replay.generate import generate
-from tasks.replay.tape_file import read_tape, read_trades, row_of, write_tape
+from tasks.replay.tape_file import read_tape, row_of, write_tape
 
 HEADER = "ts_event_ms,symbol,price,size,conditions"
 REAL_TAPE = Path(__file__).parents[3] / ".." / "shared" / "tape" / "us-equities-20131007.csv.gz"
