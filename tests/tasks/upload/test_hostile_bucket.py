@@ -55,10 +55,13 @@ def put(object_store: Any, bucket: Bucket) -> Any:
     return lambda key, body: client.put_object(Bucket=bucket.name, Key=key, Body=body)
 
 
-def filled(table: pa.Table, column: str, text: str) -> pa.Table:
-    """Return the table with this text in every row of a column."""
-    at = table.schema.get_field_index(column)
-    return table.set_column(at, table.schema.field(at), pa.array([text] * len(table), table.schema.field(at).type))
+def filled(table: pa.Table, column: str, number: float) -> pa.Table:
+    """Return the table with this number in every row of a column, and no text beside it."""
+    for name, value in ((column, number), (f"{column}_text", None)):
+        at = table.schema.get_field_index(name)
+        field = table.schema.field(at)
+        table = table.set_column(at, field, pa.array([value] * len(table), field.type))
+    return table
 
 
 def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
     record = store.day_record("finnhub", DATE)
     day = read(record, Day)
     table = pq.read_table(record.with_name(str(day.file)))
-    pq.write_table(filled(table, "price", "1.00"), tmp_path / "forged")
+    pq.write_table(filled(table, "price", 1.0), tmp_path / "forged")
     body = (tmp_path / "forged").read_bytes()
     late = replace(day.batches[0].seal, batch="20261124T150000Z-00000000-0-000000", quarantine={})
     forged = replace(
@@ -109,7 +112,7 @@ def test_retention_removes_no_batch_for_a_forged_day(uploaded: Store, tmp_path: 
     day = read(record, Day)
     file = record.with_name(str(day.file))
     table = pq.read_table(file)
-    pq.write_table(filled(table, "size", "7"), file)
+    pq.write_table(filled(table, "size", 7.0), file)
     body = file.read_bytes()
     record.write_bytes(encode(replace(day, sha256=hashlib.sha256(body).hexdigest(), bytes=len(body))))
     before = {path: path.read_bytes() for path in uploaded.archive.rglob("*.parquet")}
@@ -186,5 +189,5 @@ def test_a_small_file_that_claims_many_rows_is_refused(uploaded: Store) -> None:
     frame = pl.concat([pl.from_arrow(row)] * 1).select(pl.all().repeat_by(4_000_001).explode())  # type: ignore[type-var]
     pq.write_table(frame.to_arrow().cast(row.schema), path, row_group_size=5_000_000)
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(CorruptionError, match="a group has 4,000,001 rows"):
+    with pytest.raises(CorruptionError, match="a row group has 4,000,001 rows"):
         next(read_groups(path))
