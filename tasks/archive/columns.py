@@ -148,14 +148,15 @@ def _lists(column: pa.DictionaryArray, kind: pa.ListType) -> pa.ListArray:
     """Return each text as the list of its `;`-separated parts; an empty text has none."""
     known, codes = pl.Series(column.dictionary, dtype=pl.String), _values(column.indices)
     parts = known.filter(known != "").str.split(";")
-    lengths = np.zeros(len(known), np.int64)
+    lengths = np.zeros(len(known), np.int32)
     lengths[(known != "").to_numpy()] = parts.list.len().to_numpy()
-    starts = (np.cumsum(lengths) - lengths)[codes]
-    ends = np.concatenate([[0], np.cumsum(lengths[codes])])
-    places = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths[codes])
+    ends = np.zeros(len(codes) + 1, np.int32)
+    np.cumsum(lengths[codes], out=ends[1:])
+    starts = (np.cumsum(lengths, dtype=np.int32) - lengths)[codes]
+    places = np.arange(ends[-1], dtype=np.int32) + np.repeat(starts - ends[:-1], lengths[codes])
     flat = parts.explode().drop_nulls().to_arrow().cast(pa.large_string()).dictionary_encode()
     values = pa.DictionaryArray.from_arrays(_arrow(_values(flat.indices)[places]), flat.dictionary)
-    return pa.ListArray.from_arrays(_arrow(ends.astype(np.int32)), values, type=kind)
+    return pa.ListArray.from_arrays(_arrow(ends), values, type=kind)
 
 
 def _texts(lists: pa.ListArray) -> pa.DictionaryArray:
@@ -164,14 +165,13 @@ def _texts(lists: pa.ListArray) -> pa.DictionaryArray:
     _, codes = by_appearance(ids, number)
     first = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]
-    distinct = lists.take(_arrow(first)).cast(pa.list_(pa.large_string()))
-    texts = pl.Series(distinct).list.join(";")
+    texts = pl.Series(lists.take(_arrow(first))).list.join(";")
     return pa.DictionaryArray.from_arrays(_arrow(codes), texts.to_arrow().cast(pa.large_string()))
 
 
 def _numbered(lists: pa.ListArray) -> tuple[Codes, int]:
     """Return a number for each list, the same for equal lists only, and how many numbers there are."""
-    offsets, values = _values(lists.offsets), lists.values
+    offsets, values = _values(lists.offsets), lists.values.dictionary_encode()
     parts = _values(values.indices).astype(np.int64)
     lengths = np.diff(offsets)
     ids, number = np.zeros(len(lists), np.int32), 1

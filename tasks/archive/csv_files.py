@@ -1,6 +1,7 @@
 """Writes archived trades as compressed CSV and reads them back.
 
-The columns are the journal's, then `resent` (true or false), under one header line. No field contains a comma, a
+The columns are `session`, the journal's, and `resent` (true or false), under one header line; prices, sizes, and
+conditions are texts as received. Format 1 had no session. No field contains a comma, a
 quote, or a line break. The output is deterministic: the same rows give the same bytes.
 """
 
@@ -22,8 +23,8 @@ from tasks.archive.schema import SCHEMA, before_resent, completed
 from tasks.errors import CorruptionError
 
 GZIP = b"\x1f\x8b"
-HEADER = ",".join(SCHEMA.names).encode() + b"\n"
-_OLD_HEADER = ",".join(before_resent(SCHEMA).names).encode() + b"\n"
+HEADER = ",".join(("session", *SCHEMA.names)).encode() + b"\n"
+_OLD_HEADERS = tuple(",".join(each.names).encode() + b"\n" for each in (SCHEMA, before_resent(SCHEMA)))
 _TIMES = ("ts_recv", "ts_event")
 _BLOCK_BYTES = 16 << 20
 _GZIP_LEVEL = 6
@@ -31,17 +32,18 @@ _ZSTD_LEVEL = 9
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[Callable[[pa.Table], object]]:
-    """Open a file for writing; yields a function that appends a table with `SCHEMA`'s columns."""
+def writing(target: Path, session: str) -> Iterator[Callable[[pa.Table], object]]:
+    """Open a file for writing; yields a function that appends a table with `SCHEMA`'s columns of that session."""
     with target.open("wb") as raw, _compressing(raw, target) as write:
         write(HEADER)
-        yield lambda table: write(_lines(table))
+        yield lambda table: write(_lines(table, session))
 
 
-def _lines(table: pa.Table) -> bytes:
+def _lines(table: pa.Table, session: str) -> bytes:
     frame = cast(pl.DataFrame, pl.from_arrow(table.cast(SCHEMA)))
     text = io.BytesIO()
-    frame.with_columns(pl.col(_TIMES).to_physical()).write_csv(text, include_header=False, quote_style="never")
+    frame = frame.select(pl.lit(session).alias("session"), pl.exclude(_TIMES), pl.col(_TIMES).to_physical())
+    frame.select("session", *SCHEMA.names).write_csv(text, include_header=False, quote_style="never")
     return text.getvalue()
 
 
@@ -59,6 +61,7 @@ def _compressing(raw: IO[bytes], target: Path) -> Iterator[Callable[[bytes], obj
 def read(archived: Path) -> Iterator[pa.Table]:
     """Yield the rows in pieces, as tables of `SCHEMA`. Raises FileNotFoundError, or CorruptionError if damaged."""
     types = {each.name: pa.int64() if each.name in _TIMES else each.type for each in (*SCHEMA, *before_resent(SCHEMA))}
+    types["session"] = pa.large_string()
     options = pa_csv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=False)
     header = b""
     with _reading(archived) as file:
@@ -83,8 +86,8 @@ def read(archived: Path) -> Iterator[pa.Table]:
 
 
 def _header(block: bytes, archived: Path) -> bytes:
-    """Return the header line of a file: today's, or the older one without `resent`."""
-    for header in (HEADER, _OLD_HEADER):
+    """Return the header line of a file: today's, or an older one."""
+    for header in (HEADER, *_OLD_HEADERS):
         if block.startswith(header):
             return header
     raise _other_columns(archived)

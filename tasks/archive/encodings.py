@@ -4,7 +4,7 @@
 | ------- | --------- | --------------------------------------------------------------------------------------------- |
 | A       | .parquet  | the default: one row for each trade, every value absolute, for any reader                     |
 | B       | .parquet  | the smallest: differences instead of receive times and prices (see `deltas.py`)               |
-| csv.zst | .csv.zst  | the journal's columns and `resent`, zstd                                                      |
+| csv.zst | .csv.zst  | `session`, the journal's columns, and `resent`, zstd                                          |
 | csv.gz  | .csv.gz   | the same, gzip                                                                                |
 
 Parquet rows are sorted by (connection, recv_seq); texts and `connection` are dictionary-encoded, counters are
@@ -87,6 +87,8 @@ _SCHEMAS = {
     "A": (FILE_SCHEMA, SCHEMA),
     "B": (deltas.STEPS_SCHEMA, without_dictionaries(deltas.DELTA_SCHEMA)),
 }
+# A whole row group would be far more in memory as texts than as numbers.
+_READ_ROWS = 200_000
 Write = Callable[[pa.Table], object]
 
 
@@ -110,7 +112,7 @@ def writing(target: Path, encoding: Encoding, facts: dict[str, str], session: st
     `facts` are stored as the file's metadata (CSV has none). `session` is the session's name, the same in every row.
     """
     if encoding.format != "parquet":
-        with csv_files.writing(target) as write:
+        with csv_files.writing(target, session) as write:
             yield write
         return
     steps = deltas.DeltaEncoder() if encoding.layout == "max" else None
@@ -145,8 +147,8 @@ def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = 
     """Yield the file's rows in order, as tables of `SCHEMA`; verifies every page's checksum.
 
     `coded` gives dictionaries instead of texts, for a third of the CPU. `last_rows` asks for at least that many of the
-    last rows; earlier groups are skipped if the encoding allows it. At most one row group is in memory. Raises
-    FileNotFoundError, and CorruptionError if the file is damaged or has other columns.
+    last rows; earlier groups are skipped if the encoding allows it. Memory is bounded by a row group as it is in the
+    file. Raises FileNotFoundError, and CorruptionError if the file is damaged or has other columns.
     """
     schema = CODED_SCHEMA if coded else SCHEMA
     if archived.suffix != ".parquet" and ".csv" in archived.suffixes:
@@ -157,8 +159,9 @@ def read_groups(archived: Path, *, coded: bool = False, last_rows: int | None = 
         steps = deltas.DeltaEncoder() if _layout(file.metadata) == "B" else None
         first = 0 if last_rows is None or steps is not None else _group_before_last(file.metadata, last_rows)
         for group in range(first, file.num_row_groups):
-            table = completed(from_file(file.read_row_group(group)))
-            yield _as(table if steps is None else steps.decode(table), schema)
+            for piece in file.iter_batches(_READ_ROWS, row_groups=[group]):
+                table = completed(from_file(pa.Table.from_batches([piece])))
+                yield _as(table if steps is None else steps.decode(table), schema)
 
 
 def _group_before_last(footer: pq.FileMetaData, rows: int) -> int:
@@ -214,7 +217,7 @@ def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
             raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
         old_texts = (*TEXTS, "price_text") if coded else ()
         wanted = DICTIONARIES if "session" in known[0].names else old_texts
-        texts = [name for name in wanted if name.split(".")[0] in known[0].names]
+        texts = [name for name in wanted if name in known[0].names]
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             check_groups(file, parquet)
             yield file

@@ -20,8 +20,8 @@ from tasks.archive.sorting import regrouped
 from tasks.errors import CorruptionError
 from tasks.prefetch import prefetch
 
-_COMPARED_ROWS = 400_000
-_READ_ROWS = 200_000
+_COMPARED_ROWS = 100_000
+_READ_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.archive.encodings import Encoding, read_groups, writing
 from tasks.archive.schema import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS, completed
@@ -155,8 +156,9 @@ def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
         return bool(theirs.equals(ours))
     if theirs.num_chunks == ours.num_chunks == 1:
         left, right = theirs.chunk(0), ours.chunk(0)
-        if left.dictionary.cast(pa.large_string()).equals(right.dictionary):
-            return bool(left.indices.equals(right.indices) and left.null_count == 0)
+        # The place of each of their texts among ours, null if it is none of ours: then no row may have it.
+        places = pc.index_in(left.dictionary.cast(pa.large_string()), right.dictionary)
+        return bool(left.null_count == 0 and places.take(left.indices).equals(right.indices))
     return bool(theirs.cast(pa.large_string()).equals(ours.cast(pa.large_string())))
 
 

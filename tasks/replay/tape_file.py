@@ -20,7 +20,7 @@ from tasks.records.trade import NS_PER_MS, TAPE_COLUMNS, Trade
 # because a replay at full speed handles each in about 5 µs.
 TapeRow = tuple[int, str, str, str, str]
 
-_ARCHIVED = b"connection,recv_seq,"
+_ARCHIVED = (b"session,connection,recv_seq,", b"connection,recv_seq,")
 _PARQUET_COLUMNS = ("ts_event", "symbol", "price", "size", "conditions")
 _BLOCK_BYTES = 1 << 18
 _LONGEST_LINE_BYTES = 1 << 20
@@ -46,7 +46,7 @@ def read_tape(path: Path) -> Iterator[list[TapeRow]]:
                 yield from _read_archived(path)
             elif start[:2] == b"\x1f\x8b":
                 with gzip.GzipFile(fileobj=file) as unzipped:
-                    if unzipped.peek(len(_ARCHIVED)).startswith(_ARCHIVED):
+                    if unzipped.peek(len(_ARCHIVED[0])).startswith(_ARCHIVED):
                         yield from _read_archived(path)
                     else:
                         yield from _read_csv(path, cast(BinaryIO, unzipped))

@@ -38,6 +38,7 @@ def made_old(file: Path) -> None:
     """Give an archived file its old columns, with `duplicate` true in every row."""
     if file.suffix == ".gz":
         text = gzip.decompress(file.read_bytes())
+        text = text.replace(b"session,", b"").replace(b"20261124T143000Z-9f3c01ab,", b"")
         text = text.replace(b",trade_id,sequence,side,resent\n", b",duplicate\n").replace(b",,,,false\n", b",true\n")
         file.write_bytes(gzip.compress(text))
         return

@@ -94,6 +94,23 @@ def test_a_number_that_is_not_its_text_is_found(changed: str, values: pa.Array, 
         from_file(table.set_column(table.schema.get_field_index(changed), changed, values))
 
 
+def test_more_texts_than_a_dictionary_holds(tmp_path: Path) -> None:
+    """A row group with megabytes of different digits and conditions, as a hostile vendor may send, comes back."""
+    number = 60_000
+    odd = [f"?;{n:0100d}" for n in range(number)]
+    digits = [f"1.{n:098d}0" for n in range(number)]
+    table = rows(digits, digits[::-1], odd)
+    for encoding in (Encoding(), Encoding("max")):
+        with writing(tmp_path / "x.parquet", encoding, {}, SESSION) as write:
+            write(table)
+        for coded in (False, True):
+            assert (
+                pa.concat_tables(read_groups(tmp_path / "x.parquet", coded=coded))
+                .cast(SCHEMA)
+                .equals(table.cast(SCHEMA))
+            )
+
+
 def test_others_see_numbers_and_lists(tmp_path: Path) -> None:
     """Polars, duckdb, and pyarrow see float64 prices, lists of conditions, ns in every file, and the session."""
     files = []

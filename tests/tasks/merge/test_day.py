@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from journal_hash import journal_sha256
 
 from tasks.archive import sorting
@@ -22,6 +25,7 @@ from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.merge import written
 from tasks.merge.day import merge
+from tasks.merge.written import group_sizes
 from tasks.records.manifest import Day, Manifest, Removed, encode, read
 from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
@@ -118,6 +122,39 @@ def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPat
     assert duckdb.sql(f"{asked} {where}").fetchall()[0][0] == sum(
         each.report.per_symbol.get("AAPL", 0) for each in day.batches
     )
+
+
+def test_the_key_is_unique(store: Store, sealed_batch: SealBatch) -> None:
+    """Session, connection, and recv_seq identify a row of a day and of its batches, over lanes and sessions."""
+    names = [BatchName(session, lane, 0) for session in (NAMES[0].session, NAMES[-1].session) for lane in (0, 1)]
+    for name in names:
+        rows = [b"%d,%d,%d,%d,SPY,1,1,\n" % (1 + n // 20, n % 20 + 1, T + n, T) for n in range(name.lane, 40, 2)]
+        sealed_batch(rows, name=name, lanes=2)
+        split(store, name, Limits(None, None))
+        compress(store, name)
+    day = merge(store, "finnhub", DATE)
+    assert day is not None
+    for files in (store.archive.rglob("*.parquet"), [folder(store) / str(day.file)]):
+        keys = pl.read_parquet(list(files)).select("session", "connection", "recv_seq")
+        assert keys.height == keys.n_unique() == 80
+    frame = pl.read_parquet(folder(store) / str(day.file))
+    assert frame["batch"].str.starts_with(frame["session"]).all()
+
+
+@given(
+    symbols=st.dictionaries(st.text("ABC", min_size=1, max_size=3), st.integers(1, 60), max_size=20),
+    most=st.integers(1, 25),
+)
+def test_row_groups_end_with_a_symbol(symbols: dict[str, int], most: int) -> None:
+    """Groups are never too large, and one that begins or ends within a symbol holds nothing else."""
+    sizes = list(group_sizes(symbols, most))
+    assert sum(sizes) == sum(symbols.values())
+    assert all(0 < size <= most for size in sizes)
+    rows = [symbol for symbol in sorted(symbols) for _ in range(symbols[symbol])]
+    for start, stop in pairwise([0, *accumulate(sizes)]):
+        begins = start == 0 or rows[start - 1] != rows[start]
+        ends = stop == len(rows) or rows[stop - 1] != rows[stop]
+        assert (begins and ends) or len(set(rows[start:stop])) == 1
 
 
 def test_again_and_with_more(archived: Store, sealed_batch: SealBatch) -> None:
@@ -280,6 +317,7 @@ import os, signal, sys
 from pathlib import Path
 from tasks.archive import sorting
 from tasks.merge.day import merge
+from tasks.merge.written import group_sizes
 from tasks.storage.store import Store
 
 sorting.RUN_ROWS, sorting.BLOCK_ROWS = 150, 150

@@ -55,10 +55,13 @@ def put(object_store: Any, bucket: Bucket) -> Any:
     return lambda key, body: client.put_object(Bucket=bucket.name, Key=key, Body=body)
 
 
-def filled(table: pa.Table, column: str, text: str) -> pa.Table:
-    """Return the table with this text in every row of a column."""
-    at = table.schema.get_field_index(column)
-    return table.set_column(at, table.schema.field(at), pa.array([text] * len(table), table.schema.field(at).type))
+def filled(table: pa.Table, column: str, number: float) -> pa.Table:
+    """Return the table with this number in every row of a column, and no text beside it."""
+    for name, value in ((column, number), (f"{column}_text", None)):
+        at = table.schema.get_field_index(name)
+        field = table.schema.field(at)
+        table = table.set_column(at, field, pa.array([value] * len(table), field.type))
+    return table
 
 
 def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def forge_day(store: Store, put: Any, tmp_path: Path) -> None:
     record = store.day_record("finnhub", DATE)
     day = read(record, Day)
     table = pq.read_table(record.with_name(str(day.file)))
-    pq.write_table(filled(table, "price", "1.00"), tmp_path / "forged")
+    pq.write_table(filled(table, "price", 1.0), tmp_path / "forged")
     body = (tmp_path / "forged").read_bytes()
     late = replace(day.batches[0].seal, batch="20261124T150000Z-00000000-0-000000", quarantine={})
     forged = replace(
@@ -109,7 +112,7 @@ def test_retention_removes_no_batch_for_a_forged_day(uploaded: Store, tmp_path: 
     day = read(record, Day)
     file = record.with_name(str(day.file))
     table = pq.read_table(file)
-    pq.write_table(filled(table, "size", "7"), file)
+    pq.write_table(filled(table, "size", 7.0), file)
     body = file.read_bytes()
     record.write_bytes(encode(replace(day, sha256=hashlib.sha256(body).hexdigest(), bytes=len(body))))
     before = {path: path.read_bytes() for path in uploaded.archive.rglob("*.parquet")}
