@@ -88,7 +88,7 @@ _SCHEMAS = {
     "B": (deltas.STEPS_SCHEMA, without_dictionaries(deltas.DELTA_SCHEMA)),
 }
 # A whole row group would be far more in memory as texts than as numbers.
-_READ_ROWS = 200_000
+_READ_ROWS = 100_000
 Write = Callable[[pa.Table], object]
 
 
