@@ -120,6 +120,7 @@ def test_a_gap_and_a_killed_recorder_are_events_of_their_session(
     assert tape.verdict().holds
 
 
+@pytest.mark.slow
 def test_quarantine_and_a_broken_law_are_events(tape: Any, until: Any, sealed_session: Callable[[], str]) -> None:
     """What an archiving run quarantines, and a session of which a batch was lost, are told with their counts."""
     from flows.archive_batches import archive_batches

@@ -119,11 +119,11 @@ def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
     from flows.trading_day import trading_day
 
     begun = elsewhere(dt.datetime.now(dt.UTC).replace(microsecond=0))
-    opens, closes = (begun + dt.timedelta(seconds=seconds) for seconds in (8, 16))
+    opens, closes = (begun + dt.timedelta(seconds=seconds) for seconds in (5, 11))
     calendar = trades_on(opens, closes, early=True)
     with serve_in_thread(generate(11, 60), ReplayOptions(speed=1.0)) as server:
         settings = {
-            "TAPE_CALENDAR": calendar, "TAPE_OPEN_BEFORE": "1s", "TAPE_CLOSE_AFTER": "5s", "TAPE_BATCH_FOR": "1s",
+            "TAPE_CALENDAR": calendar, "TAPE_OPEN_BEFORE": "1s", "TAPE_CLOSE_AFTER": "2s", "TAPE_BATCH_FOR": "1s",
             "TAPE_FEED_URL": server.url, "TAPE_MIN_COVERAGE": "0%",
         }  # fmt: skip
         with tape.here(TAPE_SYMBOLS="SPY,NVDA", **settings):
@@ -132,7 +132,7 @@ def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
     opens_ns, closes_ns = (int(each.timestamp()) * 10**9 for each in (opens, closes))
     assert (ledger.record.outcome, ledger.balances) == ("complete", True)
     (request,) = ledger.record.requests
-    assert (request.start_ns, request.until_ns) == (opens_ns - 10**9, closes_ns + 5 * 10**9)
+    assert (request.start_ns, request.until_ns) == (opens_ns - 10**9, closes_ns + 2 * 10**9)
     assert request.hours == ((opens_ns, closes_ns),)
     assert ledger.record.started_ns >= request.start_ns
     assert ledger.record.ended_ns >= ledger.record.deadline_ns == request.until_ns

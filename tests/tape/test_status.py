@@ -28,7 +28,7 @@ def recorder(store: Store, fault_server: Callable[..., FaultServer]) -> Iterator
     """A recorder, a process of its own, that has recorded nine trades of A, and none of B."""
     server = fault_server([Subscribed("A", "B"), Send(trades(9)), Answered()])
     it = start_or_attach(ask(store.root, server.url, ("A", "B")), "a-very-secret-key")
-    wait_for(lambda: (status := it.status()) and status.trades == 9 and status.state == "recording")
+    wait_for(lambda: (status := it.status()) and status.per_symbol.get("A") == 9)
     pid = status_of(it).pid
     yield it
     with suppress(ProcessLookupError):
