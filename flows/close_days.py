@@ -62,6 +62,9 @@ def close_day(date: dt.date | None = None) -> Closing:
     """Close one day, or every day that is over; upload closed days; apply the retention rule.
 
     A day that cannot be closed does not stop the others. Raises NotClosed at the end if there was one.
+
+    Args:
+        date: The day to close, YYYY-MM-DD. Empty: every day that is over and not closed yet.
     """
     settings = settings_to_write()
     store = Store(settings.data_dir).prepare()

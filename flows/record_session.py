@@ -90,11 +90,18 @@ def record_session(
     batch_for: str | None = None,
     lanes: str | None = None,
 ) -> Ledger | Any:
-    """Record these symbols for a duration ("5m") or until a time ("16:00", or ISO 8601 with an offset).
+    """Record one session of these symbols, and archive its batches while it records.
 
-    Records five minutes if neither is given; other missing values come from the settings. Returns the ledger. Raises
-    SettingsError before anything starts, SessionFailed if the recording failed or its ledger does not balance, and
-    NotArchived if a batch could not be archived: it is then recorded, and `archive_batches` archives it later.
+    Returns the ledger. Raises SettingsError before anything starts, SessionFailed if the recording failed or its ledger
+    does not balance, and NotArchived if a batch could not be archived: it is then recorded, and `archive_batches`
+    archives it later.
+
+    Args:
+        symbols: The symbols, as the feed spells them, such as AAPL or BINANCE:BTCUSDT. Empty: TAPE_SYMBOLS.
+        record_for: How long to record, such as 90s, 5m, or 6h30m. Give this or `until`, not both; 5m with neither.
+        until: When to end: HH:MM by the worker's clock, or ISO 8601 with an offset. Not together with `record_for`.
+        batch_for: Seal a batch at this age, such as 5m. Empty: TAPE_BATCH_FOR.
+        lanes: How many queues, writers, and journals, or `ticker` for one per symbol. Empty: TAPE_LANES.
     """
     settings = settings_to_write(symbols=symbols, batch_for=batch_for, lanes=lanes)
     # A form in Prefect's UI sends an empty string for a field that is left blank.

@@ -61,6 +61,14 @@ def trading_day(
 
     Ends as `Skipped` if the exchange is closed that day. Raises DayShort if too little of the day was recorded, by this
     run and all others together; at the end, raises what `archive_batches` raises about other days.
+
+    Args:
+        symbols: The symbols, as the feed spells them, such as AAPL or BINANCE:BTCUSDT. Empty: TAPE_SYMBOLS.
+        date: The exchange's day, YYYY-MM-DD. Empty: today in the exchange's time zone, as a schedule needs it.
+        feed: The feed, such as finnhub or coinbase. Empty: TAPE_FEED.
+        calendar: The exchange's ISO 10383 code, such as XNYS or XHKG, or 24/7. Empty: TAPE_CALENDAR.
+        open_before: How long before the open to begin, such as 1m or 5h30m. Empty: TAPE_OPEN_BEFORE.
+        close_after: How long after the close to end, such as 5m or 4h. Empty: TAPE_CLOSE_AFTER.
     """
     settings = settings_to_write(
         symbols=symbols, feed=feed, calendar=calendar, open_before=open_before, close_after=close_after

@@ -256,6 +256,7 @@ def test_no_parameter_says_where_a_key_or_a_file_goes(deployment: dict[str, Any]
     allowed |= {"feed", "calendar", "open_before", "close_after"}  # A vendor's key goes to that vendor alone.
     assert set(flow.parameters.properties) <= allowed
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+    assert all(each["description"] for each in flow.parameters.properties.values())  # What the form shows.
 
 
 def assert_schedules(deployed: dict[str, Any]) -> None:
