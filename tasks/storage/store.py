@@ -104,7 +104,7 @@ class Store:
 
     def manifests(self, feed: str = "*", date: str = "*", session: str = "") -> list[Path]:
         """Return the manifests of archived batches, of one feed, day, and session or of all, in order of recording."""
-        paths = self.archive.glob(f"{names.day_folder(feed, date)}/{session}{names.MANIFESTS}")
+        paths = self.archive.glob(f"{names.day_folder(feed, date)}/_{session}{names.MANIFESTS}")
         return sorted(paths, key=lambda path: BatchName.parse(path.name))
 
     def manifest_of(self, name: BatchName) -> Path | None:

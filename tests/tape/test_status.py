@@ -13,13 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import archive_sealed
 from faults import FaultServer, Send, Subscribed
 from recording import Answered, ask, trades, wait_for
 
+from tape.live import batches_of
 from tasks.capture.supervise import Recorder, start_or_attach
+from tasks.compress.parquet import compress
+from tasks.records.names import BatchName
 from tasks.records.status import Status
 from tasks.storage.store import Store
+from tasks.validate.schema import Limits
+from tasks.validate.split import split
 
+SESSION = "20261124T143000Z-9f3c01ab"
+LINE = b"1,1,1795530600007000001,1795530600000000000,A,1.5,1,\n"
 TAPE = str(Path(sys.executable).with_name("tape"))
 
 
@@ -56,6 +64,22 @@ def test_a_running_session_is_shown_once(recorder: Recorder, store: Store) -> No
     (found,) = json.loads(tape("status", "--json", "--data-dir", str(store.root)).stdout)["sessions"]
     assert (found["trades"], found["state"], found["stale"]) == (9, "recording", False)
     assert found["batches"] == {"sealed": 0, "validated": 0, "archived": 0}
+
+
+def test_batches_are_counted_by_stage_for_the_session_alone(
+    store: Store, sealed_batch: Callable[..., BatchName]
+) -> None:
+    """Sealed, validated, and archived batches of the session, none of any other session."""
+    other = "20261124T143000Z-00c0ffee"
+    for number in range(4):
+        sealed_batch([LINE], name=BatchName(SESSION, 0, number))
+    sealed_batch([LINE], name=BatchName(other, 0, 0))
+    for number in range(3):
+        split(store, BatchName(SESSION, 0, number), Limits(None, None))
+    for name in (BatchName(SESSION, 0, 0), BatchName(SESSION, 0, 1)):
+        compress(store, name)
+    archive_sealed(store, BatchName(other, 0, 0))
+    assert batches_of(store, SESSION) == (1, 1, 2)
 
 
 @pytest.mark.slow
