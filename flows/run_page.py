@@ -186,7 +186,7 @@ def page(title: str, facts: Facts, settings: Settings, ledger: Ledger | None, fa
     line = summary(received, len(facts.request.current), facts.coverage)
     open_gaps = [gap for status in facts.statuses for gap in status.open_gaps]
     parts = [
-        f"# {_mark(facts, ledger, failed, open_gaps)} {in_markdown(title)}",
+        f"# {_mark(facts, ledger, failed, open_gaps)} {title}",
         f"**{line}**",
         *([f"🔴 {in_markdown(failed)}"] if failed else []),
         *(f"🔴 **cannot receive {len(gap.symbols):,} symbols** since {_clock(gap.start_ns, zone)}: "

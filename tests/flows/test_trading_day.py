@@ -150,7 +150,7 @@ def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
     (page,) = tape.server.ask("artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
     assert page["key"] == f"day-finnhub-{calendar}-{begun.date()}".lower()
     assert page["updated"] > page["created"]
-    assert page["data"].startswith(f"# ✅ `{calendar} {begun.date()}`")
+    assert page["data"].startswith(f"# ✅ {calendar} {begun.date()}")
     for text in (trades, "| ended, 100 % of ", "![Trades a minute", "![Lag from event", "![Timeline", "balances"):
         assert text in page["data"]
 
