@@ -77,8 +77,7 @@ def summary(trades: int, symbols: int, covered: Coverage) -> str:
     gaps, hours = len(notable(covered.gaps)), covered.hours_share
     share = covered.share if hours is None else hours
     of = "requested time" if hours is None else "market hours"
-    named = "symbol" if symbols == 1 else "symbols"
-    return f"{trades:,} trades of {symbols} {named}, {gaps:,} gap{'' if gaps == 1 else 's'}, {_percent(share)} of {of}"
+    return f"{_some(trades, 'trade')} of {_some(symbols, 'symbol')}, {_some(gaps, 'gap')}, {_percent(share)} of {of}"
 
 
 class RunPage:
@@ -189,7 +188,7 @@ def page(title: str, facts: Facts, settings: Settings, ledger: Ledger | None, fa
         f"# {_mark(facts, ledger, failed, open_gaps)} {title}",
         f"**{line}**",
         *([f"🔴 {in_markdown(failed)}"] if failed else []),
-        *(f"🔴 **cannot receive {len(gap.symbols):,} symbols** since {_clock(gap.start_ns, zone)}: "
+        *(f"🔴 **cannot receive {_some(len(gap.symbols), 'symbol')}** since {_clock(gap.start_ns, zone)}: "
           f"{in_markdown(gap.reason)}" for gap in open_gaps[:_LISTED]),
         "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in _rows(facts, settings, zone))]),
         *_pictures(facts, zone),
@@ -351,6 +350,10 @@ def _lag_now(store: Store, running: Sequence[str]) -> float | None:
 def _share(each: Any) -> float:
     share = each.share if each.hours_share is None else each.hours_share
     return 1.0 if share is None else float(share)
+
+
+def _some(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _percent(share: float | None) -> str:
