@@ -1,4 +1,4 @@
-"""Does archiving finish whatever was left, once, whatever stood in its way?"""
+"""Archiving finishes whatever was left, once, whatever stood in its way."""
 
 import hashlib
 import json

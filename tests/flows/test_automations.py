@@ -1,4 +1,4 @@
-"""Do alarms reach a receiver, once each, by automations that can be deployed again and again?"""
+"""Alarms reach a receiver once each, and deploying them again makes no doubles."""
 
 import datetime as dt
 import subprocess

@@ -1,4 +1,4 @@
-"""Is every day that is over closed, uploaded and, by the settings, cleared, whatever is wrong with another?"""
+"""Every day that is over is closed, uploaded, and cleared by the settings, whatever is wrong with another."""
 
 import datetime as dt
 import json

@@ -1,4 +1,4 @@
-"""When is a day over, so that it may be closed? Not before it is over in every zone in which it may still record."""
+"""A day may be closed only once it is over in every zone in which it may still record."""
 
 import datetime as dt
 import shutil

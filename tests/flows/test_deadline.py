@@ -1,4 +1,4 @@
-"""Until when is a session asked to record, as a person says it by the clock of this machine?"""
+"""The end of a recording, as a person gives it by this machine's clock."""
 
 import datetime as dt
 import time

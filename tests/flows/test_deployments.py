@@ -1,4 +1,4 @@
-"""Does `deployments/prefect.yaml` do what its own header says, on a real server with a real worker?"""
+"""`deployments/prefect.yaml` does what its header says, on a real server with a real worker."""
 
 import datetime as dt
 import importlib

@@ -1,4 +1,4 @@
-"""Is no line of `.env` lost without a word?"""
+"""No line of `.env` is lost without a word."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Is each thing that a receiver of alarms must hear an event at the server, with what it needs, and told once?"""
+"""What a receiver of alarms must know is an event at the server, complete, and emitted once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Is a key sent to the hosts of its vendor alone, and is what lies open told?"""
+"""A key is sent only to its vendor's hosts, and exposures are reported."""
 
 import os
 import stat

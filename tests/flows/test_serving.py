@@ -1,4 +1,4 @@
-"""Does the service run in one process as it does with a worker, and are the units for both ways sound?"""
+"""The service runs in one process as it does with a worker, and the units for both ways are sound."""
 
 import shutil
 import signal

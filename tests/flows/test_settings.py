@@ -1,4 +1,4 @@
-"""Does every setting arrive checked, in the right unit, and without giving away a secret?"""
+"""Every setting arrives checked, in the right unit, and without revealing a secret."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Does a command do its work whatever lies in the working folder, and go the way that the environment names?"""
+"""A command works whatever is in the working folder, and follows the environment's proxies and certificates."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Is an exchange's day recorded from its open to its close, and no other day?"""
+"""An exchange's day is recorded from its open to its close, and no other day."""
 
 import datetime as dt
 import re

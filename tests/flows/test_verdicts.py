@@ -1,4 +1,4 @@
-"""Is what a killed run left taken up, and does a run of which something was lost fail, in Prefect and for a shell?"""
+"""What a killed run left is finished, and a run that lost something fails, in Prefect and for a shell."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does the weekly verification fail for what is broken here or in the bucket, and for nothing else?"""
+"""The weekly verification fails for what is broken here or in the bucket, and for nothing else."""
 
 from collections.abc import Callable
 from typing import Any

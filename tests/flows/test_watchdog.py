@@ -1,4 +1,4 @@
-"""Does a day that should be recording go on within a minute, and does a run whose process is gone end as such?"""
+"""A day that should be recording goes on within a minute, and a run whose process is gone is ended."""
 
 import datetime as dt
 import os

@@ -1,4 +1,4 @@
-"""Is a day complete? What is missing of each symbol's market hours, and why, in the first line and by numbers."""
+"""`tape show DATE` begins with whether the day is complete: what is missing of each symbol, and why."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""Do digits and conditions come back byte for byte from the numbers and lists of archived files?"""
+"""Digits and conditions come back byte for byte from the numbers and lists of archived files."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""Is an archive of format 1 still read, verified, queried, merged, and refused if it is of a later format?
+"""An archive of format 1 is read, verified, queried, and merged; a later format than ours is refused.
 
 `format_1.tar.gz` is a data folder that the software wrote before format 2: encodings A, B, and csv.gz, with event times
 in ms and in ns, a quarantined row, and a closed day.
