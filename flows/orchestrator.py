@@ -6,12 +6,14 @@ ends. If neither is possible, the same flow runs without Prefect: an orchestrato
 record.
 """
 
+import contextvars
 import logging
 import secrets
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -139,6 +141,17 @@ def call(task: Any, *arguments: Any, **options: Any) -> Any:
                 raise
             logging.getLogger(__name__).warning("%s; retrying", error)
             time.sleep(_AGAIN_AFTER_S)
+
+
+def beside(work: Callable[[], object], wait_s: float) -> None:
+    """Do what is only for the UI in a thread of its own, and wait at most so long for it.
+
+    A client retries for minutes while the API is away; no recording may wait for that.
+    """
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(work,), name="api", daemon=True)
+    thread.start()
+    thread.join(wait_s)
 
 
 def completed(result: Any, message: str) -> Any:

@@ -24,7 +24,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
 from flows.bucket import bucket_of
-from flows.orchestrator import is_alone
+from flows.orchestrator import beside, is_alone
 from flows.pictures import gap_picture, lag_picture, trades_picture
 from flows.settings import Settings
 from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
@@ -41,6 +41,7 @@ from tasks.shown import in_markdown
 from tasks.storage.store import Store
 
 _EVERY_S = 60.0
+_FINAL_WITHIN_S = 30.0
 _LISTED = 10
 # Of how many bytes at the end of a journal the lag of this moment is computed.
 _TAIL_BYTES = 64 << 10
@@ -117,10 +118,16 @@ class RunPage:
     ) -> None:
         """Write the page as things stand; `ledger` is the final one, `failed` why the run fails.
 
-        An error is only logged: a page is worth no trade.
+        An error is only logged, and an API that is away holds nothing up for long: a page is worth no trade.
         """
         if is_alone() or flow_run.id is None:
             return
+        if over is not None:  # Called by the page's own thread.
+            self._write(ledger, failed, over)
+        else:
+            beside(lambda: self._write(ledger, failed, None), _FINAL_WITHIN_S)
+
+    def _write(self, ledger: Ledger | None, failed: str | None, over: threading.Event | None) -> None:
         try:
             text = page(self._title, self._facts(), self._settings, ledger, failed)
             with self._writing:

@@ -15,6 +15,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
+from flows.orchestrator import beside
 from tasks.errors import CorruptionError
 from tasks.records.manifest import encode, read
 from tasks.records.requests import is_running, this_process
@@ -23,6 +24,7 @@ from tasks.storage.store import Store, write_whole
 FOLDER = "runs"
 # A run of that age whose process is gone is either ended or nobody's concern any more.
 _FORGOTTEN_AFTER_S = 3 * 86_400
+_TAGGED_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,15 @@ def add_tags(*tags: str) -> None:
     """Add tags to the current run, so that the UI can filter by them; an API that does not answer is only logged."""
     if flow_run.id is None:
         return
-    try:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *tags}))
-    except Exception as error:
-        get_run_logger().warning("this run was not tagged: %s", type(error).__name__)
+
+    def add() -> None:
+        try:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, *tags}))
+        except Exception as error:
+            get_run_logger().warning("this run was not tagged: %s", type(error).__name__)
+
+    beside(add, _TAGGED_WITHIN_S)
 
 
 def runs(store: Store) -> list[tuple[Path, Run]]:

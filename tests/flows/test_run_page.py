@@ -2,12 +2,14 @@
 
 import base64
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import SealBatch, archive_sealed
 
+from flows.orchestrator import beside
 from flows.run_page import Facts, page, summary
 from flows.settings import Settings, load_settings
 from tasks.query.minutes import MINUTE_NS, Minute, Minutes
@@ -105,6 +107,14 @@ def test_minutes_are_those_of_the_rows(store: Store, sealed_batch: SealBatch) ->
         Minute(START_NS, 100, 50.0, 99.0, 100.0),
         Minute(START_NS + MINUTE_NS, 1, 7.0, 7.0, 7.0),
     ]
+
+
+def test_an_api_that_hangs_holds_up_nothing() -> None:
+    """What is only for the UI is waited for as long as said, and no longer."""
+    answered = threading.Event()
+    beside(answered.wait, 0.01)
+    assert not answered.is_set()
+    answered.set()
 
 
 def test_the_summary_is_one_line(facts: Facts) -> None:
