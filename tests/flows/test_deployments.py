@@ -142,7 +142,8 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     shell("prefect work-pool create tape --type process --overwrite")
     working = worker()
     shell("prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
-    deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {})}
+    ours = {each.name for each in definitions()}  # Other tests may have deployed to the server that they share.
+    deployed = {each["name"]: each for each in tape.server.ask("deployments/filter", {}) if each["name"] in ours}
     assert_schedules(deployed)
     for each in deployed.values():
         assert each["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]

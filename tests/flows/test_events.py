@@ -166,8 +166,8 @@ def test_a_day_that_was_not_recorded_is_an_event(tape: Any, until: Any) -> None:
     from flows.trading_day import trading_day
 
     with tape.here(TAPE_SYMBOLS="SPY,NVDA"):
-        trading_day(date=dt.date(2024, 11, 27), return_state=True)
-    (short,) = until(lambda: told(tape, "tape.day.short", "tape.day.finnhub.2024-11-27"))
+        trading_day(date=dt.date(2024, 11, 26), return_state=True)
+    (short,) = until(lambda: told(tape, "tape.day.short", "tape.day.finnhub.2024-11-26"))
     assert short["payload"]["trades"] == 0
     assert set(short["payload"]["symbols"]) == {"SPY", "NVDA"}
-    assert short["payload"]["start"] == "2024-11-27T14:25:00.000Z"
+    assert short["payload"]["start"] == "2024-11-26T14:25:00.000Z"
