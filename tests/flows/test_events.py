@@ -92,6 +92,7 @@ def told(tape: Any, name: str, resource: str = "") -> list[dict[str, Any]]:
     return [each for each in found if each["resource"]["prefect.resource.id"].startswith(resource)]
 
 
+@pytest.mark.slow
 def test_a_gap_and_a_killed_recorder_are_events_of_their_session(
     tape: Any, until: Any, fault_server: Callable[..., FaultServer]
 ) -> None:

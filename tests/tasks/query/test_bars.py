@@ -205,6 +205,7 @@ def by_hand(prints: Iterable[Print], every_ns: int) -> dict[tuple[str, int], lis
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_ns", [MINUTE_NS, 7 * MINUTE_NS], ids=["minutes", "7 minutes"])
 def test_bars_of_real_days_are_those_made_by_hand(real_days: Store, real_prints: list[Print], every_ns: int) -> None:
     """Highs, lows, volumes, and counts of every bar; opens and closes too, where one time has one price."""
@@ -220,6 +221,7 @@ def test_bars_of_real_days_are_those_made_by_hand(real_days: Store, real_prints:
     assert same > 0.9 * len(got)
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_real_day_stands_beside_its_bars(real_days: Store) -> None:
     """The bars in a gap of five minutes say 60 s each, and their volume is none."""
     start_ns, end_ns = gap_of(DAYS[1])
@@ -228,6 +230,7 @@ def test_the_gap_of_a_real_day_stands_beside_its_bars(real_days: Store) -> None:
     assert lost == dict.fromkeys(range(start_ns, end_ns, MINUTE_NS), (60, 0))
 
 
+@pytest.mark.slow
 def test_the_day_of_a_real_stock_closes_with_the_auction(real_days: Store, real_prints: list[Print]) -> None:
     """The day has the prints of regular hours and the auction after them, and none of those after hours."""
     assert RULES is not None

@@ -39,6 +39,10 @@ def example(title: str, number: int = 0) -> str:
     return code
 
 
+# Whole days of the real tape are archived for these.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def asked(real_days: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Runs the SQL example below a title: `asked("**VWAP") -> rows`."""

@@ -109,6 +109,7 @@ def test_days_tell_what_is_archived(archived: Store) -> None:
     assert found == [("2026-11-24", 1, 2, 1, 7, True), ("2026-11-25", 1, 2, 1, 7, False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["volume", "high_low", "open_close"])
 def test_sql_and_python_agree_about_every_real_print(real_days: Store, real_prints: list[Print], name: str) -> None:
     """How many prints of each list of codes and session set a volume, a high, and an open, by both."""
