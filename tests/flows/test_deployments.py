@@ -115,7 +115,7 @@ def test_a_run_that_a_schedule_made_is_executed_by_a_worker(
         wanted = {"deployments": {"id": {"any_": [deployed[deployment]["id"]]}}, "flow_runs": {"state": state}}
         return tape.server.ask("flow_runs/filter", wanted)
 
-    for name in ("market-hours", "safety-net", "close-day"):
+    for name in ("market-hours", "safety-net", "close-day", "weekly-verify"):
         made = until(lambda name=name: runs(name, type={"any_": ["SCHEDULED"]}), 120)
         assert all(each["auto_scheduled"] for each in made)
     doctor = tape.run("doctor")
@@ -198,7 +198,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
                 **common, record_for=record_for,
             )
             for folder, served, record_for in (
-                ("completed", one, "10s"), ("cancelled", two, "60s"), ("orphaned", three, "25s"),
+                ("completed", one, "10s"), ("cancelled", two, "60s"), ("orphaned", three, "50s"),
             )
         }  # fmt: skip
         until(lambda: trades("cancelled") > 50 or ended(runs["cancelled"]), 120)

@@ -103,7 +103,7 @@ def test_a_gap_and_a_killed_recorder_are_events_of_their_session(
     server = fault_server([Subscribed("A"), Send(trades(9, 0)), Drop()], *([*go_on] for _ in range(4)))
 
     def kill() -> None:
-        until(lambda: tape.status().get("gaps", 0) > 0 and tape.status()["state"] == "recording")
+        until(lambda: tape.status().get("gaps", 0) > 0 and tape.status()["trades"] == 18)
         os.kill(tape.status()["pid"], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

@@ -231,7 +231,7 @@ def test_a_stalled_feed_that_answers_pings_is_no_gap(
 ) -> None:
     """Silence for many ping intervals with each ping answered, then more trades: one connection, no gap."""
     server = fault_server([Subscribed("A"), Send(trades(3)), Wait("ping", 5), Send(trades(3, 3)), Answered(b"last")])
-    recording = session(server.url, ping_every_s=0.4)
+    recording = session(server.url, ping_every_s=1.0)
     server.connection(0).wait_heard("pong", b"last")
     record = recording.end()
     assert_all_there(store, record, server)
