@@ -184,7 +184,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
     with (
         serve_in_thread(generate(13, 90), ReplayOptions(speed=1.0)) as one,
         serve_in_thread(generate(14, 90), ReplayOptions(speed=1.0)) as two,
-        serve_in_thread(generate(15, 90), ReplayOptions(speed=1.0)) as three,
+        serve_in_thread(generate(15, 180), ReplayOptions(speed=1.0)) as three,
     ):
         stolen = tape.folder / "stolen"
         foreign = start("by-hand", symbols=["SPY"], feed_url=one.url, data_dir=str(stolen))
@@ -216,7 +216,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         cancelled = record_of(tape.folder / "cancelled")
         assert (cancelled["outcome"], cancelled["gaps"]) == ("stopped", [])
         assert not list((tape.folder / "cancelled").glob("spool/*"))
-        orphaned = until(lambda: record_of(tape.folder / "orphaned"))
+        orphaned = until(lambda: record_of(tape.folder / "orphaned"), 90)
     assert (orphaned["outcome"], orphaned["gaps"]) == ("complete", [])
     assert Store(tape.folder / "orphaned").sealed_batches()
     worker()
