@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,15 +30,16 @@ from flows.settings import Settings
 from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.archive.catalog import Catalog
 from tasks.market.hours import exchange_zone
+from tasks.query.holdings import per_symbol
 from tasks.query.minutes import Minute, Minutes
 from tasks.records.coverage import coverage, notable
-from tasks.records.ledger import Coverage, Gap, Ledger, Request, SessionRecord, TradeCounts
-from tasks.records.names import BatchName, is_session_name
-from tasks.records.sessions import record_of
+from tasks.records.ledger import Coverage, Gap, Ledger, Request, TradeCounts
+from tasks.records.names import BatchName
 from tasks.records.status import Status, read_status
 from tasks.records.trade import NS_PER_S
 from tasks.shown import in_markdown
 from tasks.storage.store import Store
+from tasks.verify.account import sessions_for
 
 _EVERY_S = 60.0
 _FINAL_WITHIN_S = 30.0
@@ -57,7 +58,6 @@ class Facts:
 
     now_ns: int
     request: Request
-    sessions: tuple[SessionRecord, ...]
     statuses: tuple[Status, ...]
     coverage: Coverage
     trades: TradeCounts
@@ -146,27 +146,23 @@ class RunPage:
     def _facts(self) -> Facts:
         now_ns, store = time.time_ns(), Store(self._settings.data_dir)
         catalog, request = Catalog(store), self._request
-        sessions = _sessions_of(store, request)
-        names = {each.session: catalog.names(each.session).get(each.session, []) for each in sessions}
-        known = [catalog.facts(name) for of_session in names.values() for name in of_session]
+        sessions = sessions_for(store, request)
+        names = catalog.names()
+        known = [catalog.facts(name) for each in sessions for name in names.get(each.session, [])]
+        manifests = {each.session: store.manifests(session=each.session) for each in sessions}
         running = [each.session for each in sessions if each.outcome == "recording"]
         statuses = tuple(status for session in running if (status := read_status(store.sessions / session)) is not None)
         rate, silent = self._since_before(now_ns, statuses)
         bucket, usage = bucket_of(self._settings), shutil.disk_usage(self._settings.data_dir)
-        per_symbol = Counter[str]()
-        for session, of_session in names.items():
-            if session in running:
-                continue
-            for name in of_session:
-                manifest = catalog.batch(name).manifest
-                per_symbol.update(manifest.report.per_symbol if manifest else {})
+        ended = [path for session, paths in manifests.items() if session not in running for path in paths]
+        counts = Counter(per_symbol(ended))
         for status in statuses:
-            per_symbol.update(status.per_symbol)
+            counts.update(status.per_symbol)
         return Facts(
-            now_ns=now_ns, request=request, sessions=sessions, statuses=statuses,
+            now_ns=now_ns, request=request, statuses=statuses,
             coverage=coverage([_until(request, now_ns)], sessions), trades=_counts(known, statuses),
-            per_symbol=per_symbol, reasons=reasons_of(known), waiting=sum(each.state != "archived" for each in known),
-            minutes=self._minutes.of(_files(store, [name for each in names.values() for name in each])),
+            per_symbol=counts, reasons=reasons_of(known), waiting=sum(each.state != "archived" for each in known),
+            minutes=self._minutes.of(_files(path for paths in manifests.values() for path in paths)),
             free_bytes=usage.free, recorded_bytes=sum(each.bytes for each in known),
             to_upload=None if bucket is None else len(catalog.awaiting_upload(bucket.place)),
             rate=rate, lag_ms=_lag_now(store, running), silent=silent,
@@ -216,9 +212,7 @@ def _mark(facts: Facts, ledger: Ledger | None, failed: str | None, open_gaps: Se
 def _rows(facts: Facts, settings: Settings, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     request, minutes, trades = facts.request, facts.minutes, facts.trades
     whole_ns = max(1, request.end_ns - request.start_ns)
-    done = (
-        1.0 if not facts.statuses and facts.now_ns >= request.end_ns else (facts.now_ns - request.start_ns) / whole_ns
-    )
+    done = (facts.now_ns - request.start_ns) / whole_ns
     state = ", ".join(status.state for status in facts.statuses) or "ended"
     yield (
         "state",
@@ -306,18 +300,6 @@ def _ledger_table(ledger: Ledger | None) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def _sessions_of(store: Store, request: Request) -> tuple[SessionRecord, ...]:
-    """Return the records of the request's feed whose time overlaps the request's, running sessions included."""
-    found = []
-    for folder in sorted(store.sessions.glob("*")):
-        record = record_of(folder) if is_session_name(folder.name) else None
-        if record is None or record.feed != request.feed or record.started_ns >= request.end_ns:
-            continue
-        if record.outcome == "recording" or record.ended_ns > request.start_ns:
-            found.append(record)
-    return tuple(found)
-
-
 def _until(request: Request, now_ns: int) -> Request:
     """Return the request up to this moment: what is still to come is not missing."""
     return replace(request, until_ns=max(request.start_ns, min(request.until_ns, now_ns)))
@@ -330,13 +312,11 @@ def _counts(known: list[BatchFacts], statuses: Sequence[Status]) -> TradeCounts:
     return replace(counts, received=max(counts.received, written)) if statuses else counts
 
 
-def _files(store: Store, names: Sequence[BatchName]) -> Iterator[Path]:
-    for name in names:
-        manifest = store.manifest_of(name)
-        if manifest is None:
-            continue
-        for archived in name.archives:
-            if (file := manifest.with_name(archived)).exists():
+def _files(manifests: Iterable[Path]) -> Iterator[Path]:
+    """Yield the archived files of these batches that are still here."""
+    for path in manifests:
+        for archived in BatchName.parse(path.name).archives:
+            if (file := path.with_name(archived)).exists():
                 yield file
 
 

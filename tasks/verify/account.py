@@ -110,17 +110,24 @@ def account_of(store: Store, request: Request) -> Account:
     from tasks.verify.rows import Rows
     from tasks.verify.within import trades_within
 
-    asked, found, records = asked_spans(request), Counter[str](), list[SessionRecord]()
+    asked, found, records = asked_spans(request), Counter[str](), sessions_for(store, request)
     with TemporaryDirectory(prefix="tape-account-") as folder:
         rows = Rows(store, Path(folder))
-        for session in (each for each in sorted(store.sessions.glob("*")) if is_session_name(each.name)):
-            record = record_of(session)
-            if record is not None and record.feed == request.feed and _overlaps(request, record):
-                records.append(record)
-                found.update(trades_within(store, record.session, asked, rows))
+        for record in records:
+            found.update(trades_within(store, record.session, asked, rows))
     symbols = dict.fromkeys((*request.symbols, *(change.symbol for change in request.changes)))
     per_symbol = {symbol: found[symbol] for symbol in symbols}
     return Account(request=request, coverage=coverage([request], records), per_symbol=per_symbol)
+
+
+def sessions_for(store: Store, request: Request) -> list[SessionRecord]:
+    """Return the records of the request's feed that overlap its time, oldest first, running sessions included.
+
+    Raises CorruptionError if one cannot be read.
+    """
+    folders = [folder for folder in sorted(store.sessions.glob("*")) if is_session_name(folder.name)]
+    records = [record for folder in folders if (record := record_of(folder)) is not None]
+    return [each for each in records if each.feed == request.feed and _overlaps(request, each)]
 
 
 def _overlaps(request: Request, record: SessionRecord) -> bool:

@@ -49,7 +49,7 @@ def facts() -> Facts:
         open_gaps=(OPEN,), trades=1_000, per_symbol={"AAPL": 1_000}, symbols=SYMBOLS,
     )  # fmt: skip
     return Facts(
-        now_ns=NOW_NS, request=request, sessions=(record,), statuses=(status,),
+        now_ns=NOW_NS, request=request, statuses=(status,),
         coverage=coverage([replace(request, until_ns=NOW_NS)], [record]),
         trades=TradeCounts(received=1_000, quarantined=2, refused=1), per_symbol={"AAPL": 1_000},
         reasons={"price | not positive": 3}, waiting=1, minutes=[Minute(START_NS, 900, 20.0, 80.0, 1_500.0)],
