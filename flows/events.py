@@ -4,7 +4,6 @@ Events are for alarms. They are queued and sent by a thread of Prefect's: an API
 up nor end a recording. Each is also a warning in the log of its run.
 """
 
-import contextvars
 import logging
 import shutil
 import threading
@@ -20,7 +19,7 @@ from prefect.exceptions import MissingContextError
 from prefect.settings import get_current_settings
 
 from flows.bucket import bucket_of
-from flows.orchestrator import is_alone
+from flows.orchestrator import is_alone, meanwhile
 from flows.settings import Settings
 from tasks.archive.catalog import Catalog
 from tasks.capture.supervise import Recorder, record_of, watched
@@ -181,17 +180,9 @@ def emit(event: Event) -> None:
 @contextmanager
 def recorders_reported(settings: Settings, limits: Limits | None = None) -> Iterator[None]:
     """Emit events about the recorders that this process starts or joins in the block, from a thread of its own."""
-    over, first = threading.Event(), len(watched)
-    context = contextvars.copy_context()
-    thread = threading.Thread(
-        target=context.run, args=(_report, settings, limits, first, over), name="events", daemon=True
-    )
-    thread.start()
-    try:
+    first = len(watched)
+    with meanwhile(lambda over: _report(settings, limits, first, over), wait_s=5.0):
         yield
-    finally:
-        over.set()
-        thread.join(5)
 
 
 def _report(settings: Settings, limits: Limits | None, first: int, over: threading.Event) -> None:

@@ -154,6 +154,23 @@ def beside(work: Callable[[], object], wait_s: float) -> None:
     thread.join(wait_s)
 
 
+@contextmanager
+def meanwhile(work: Callable[[threading.Event], object], wait_s: float) -> Iterator[None]:
+    """Do `work` in a thread of its own while the block runs; it gets the event that tells it to end.
+
+    At the end of the block, wait at most so long for it: an API that hangs must not hold up what comes next.
+    """
+    over = threading.Event()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(work, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(wait_s)
+
+
 def completed(result: Any, message: str) -> Any:
     """Return what a flow returns to end with that message on its page; without Prefect, the result itself."""
     from prefect.states import Completed

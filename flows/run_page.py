@@ -4,7 +4,6 @@ What it shows comes from the files beside the recording, read by the process tha
 recorder nothing. It is written from a thread of its own, because an API that hangs must not hold up the capture.
 """
 
-import contextvars
 import datetime as dt
 import shutil
 import threading
@@ -24,7 +23,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.runtime import flow_run
 
 from flows.bucket import bucket_of
-from flows.orchestrator import beside, is_alone
+from flows.orchestrator import beside, is_alone, meanwhile
 from flows.pictures import gap_picture, lag_picture, trades_picture
 from flows.settings import Settings
 from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
@@ -98,14 +97,8 @@ class RunPage:
         if is_alone() or flow_run.id is None:
             yield
             return
-        over = threading.Event()
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._keep_up, over, every_s), name="page", daemon=True)
-        thread.start()
-        try:
+        with meanwhile(lambda over: self._keep_up(over, every_s), wait_s=0.0):
             yield
-        finally:
-            over.set()  # Not joined: an API that hangs must not keep a finished recording from being archived.
 
     def _keep_up(self, over: threading.Event, every_s: float) -> None:
         while True:
