@@ -10,7 +10,6 @@ It also ends runs whose process is gone, which the server would show as Running 
 
 import datetime as dt
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -152,7 +151,7 @@ class Watchdog:
         log.warning("%s of %s should be recording and nobody sees to it: starting it", due.deployment, due.day.date)
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, "day", due.deployment, "--date", str(due.day.date)],
-            stdin=subprocess.DEVNULL, env={**os.environ}, start_new_session=True,
+            stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self._started[key] = _Started(process, now_s + pause_s, pause_s)
 

@@ -16,6 +16,7 @@ from tape import report
 from tape.cli.finding import Finding
 from tasks.archive.catalog import Catalog
 from tasks.errors import RecorderError, SettingsError
+from tasks.records.names import DAY_FOLDERS, feed_and_date
 from tasks.records.sessions import record_of
 from tasks.storage.store import Store
 from tasks.zones import utc_text
@@ -152,15 +153,13 @@ def waiting(settings: Settings) -> Finding:
 
 def days_left(settings: Settings, free_bytes: int) -> str:
     """Return how many days the disk lasts at the rate of the newest archived day, or an empty text without one."""
-    sizes: dict[str, int] = {}
-    for folder in Store(settings.data_dir).archive.glob("feed=*/date=*"):
-        date = folder.name.removeprefix("date=")
-        sizes[date] = sizes.get(date, 0) + _size(folder)
-    if not sizes:
+    folders = list(Store(settings.data_dir).archive.glob(DAY_FOLDERS))
+    if not folders:
         return ""
-    date = max(sizes)
-    days = max(0, free_bytes - settings.disk_reserve_bytes) / max(1, sizes[date])
-    return f"; {days:,.0f} days at the rate of {date} ({sizes[date] / 2**20:,.1f} MiB archived)"
+    date = max(feed_and_date(folder)[1] for folder in folders)
+    size = sum(_size(folder) for folder in folders if feed_and_date(folder)[1] == date)  # Of a year, one day's files.
+    days = max(0, free_bytes - settings.disk_reserve_bytes) / max(1, size)
+    return f"; {days:,.0f} days at the rate of {date} ({size / 2**20:,.1f} MiB archived)"
 
 
 def _size(folder: Path) -> int:
