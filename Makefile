@@ -44,7 +44,7 @@ abuse: $(MADE) ## a hostile feed, bucket, API and disk, for minutes; what each a
 		tests/flows/test_key_hosts.py tests/tasks/capture/test_bounds.py
 
 lock: ## pin what pyproject.toml asks for; needs uv
-	uv pip compile -q --universal --generate-hashes --no-header --extra dev -p 3.11 pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --extra dev --extra dashboard -p 3.11 pyproject.toml -o requirements.lock
 
 clean: ## remove what make made; recordings stay
 	rm -rf .venv build demo-data mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
