@@ -98,7 +98,9 @@ class BatchShown:
 class Board:
     """Everything about a session at `now_ns` that does not depend on the symbol chosen.
 
-    `status` is None for a session that has none, such as one restored from a bucket.
+    `status` is None for a session that has none, such as one restored from a bucket. `newest_recv_ns` is when the
+    latest trade was received. `loaded` is the share of the batches recorded before the page came that has been read; it
+    is 1 once all are shown. `problem` says in one line what could not be read, if anything.
     """
 
     session: str
@@ -118,6 +120,9 @@ class Board:
     batches: tuple[BatchShown, ...]
     quarantine: dict[str, int]
     disk_free_bytes: int
+    newest_recv_ns: int | None = None
+    loaded: float = 1.0
+    problem: str | None = None
 
 
 class Source(Protocol):
