@@ -98,9 +98,9 @@ class BatchShown:
 class Board:
     """Everything about a session at `now_ns` that does not depend on the symbol chosen.
 
-    `status` is None for a session that has none, such as one restored from a bucket. `newest_recv_ns` is when the latest
-    trade was received. `loaded` is the share that has been read of what was recorded before the page came; it is 1 once
-    everything is shown. `problem` says in one line what could not be read, if anything.
+    `status` is None for a session that has none, such as one restored from a bucket. `newest_recv_ns` is when the
+    latest trade was received. `loaded` is the share of the batches recorded before the page came that has been read; it
+    is 1 once all are shown. `problem` says in one line what could not be read, if anything.
     """
 
     session: str
