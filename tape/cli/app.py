@@ -20,11 +20,12 @@ from flows.settings import chosen, load_settings, reach_this_machine_without_a_p
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
-from tape.cli import close, query, service, status
+from tape.cli import close, dashboard, query, service, status
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.days import day_of
 from tape.live import session_shown
+from tape.watched_symbols import change_watched, existing_folder
 from tasks.errors import RecorderError, SettingsError
 from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 from tasks.records.ledger import Ledger
@@ -42,6 +43,7 @@ app.add_typer(symbols_app, name="symbols")
 query.add_to(app)
 status.add_to(app)
 app.command()(close.close)
+app.command()(dashboard.dashboard)
 service.add_to(app)
 
 FAILED, WRONG_USE = 1, 2
@@ -146,7 +148,7 @@ def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json:
     check_tls()
     from tasks.capture.supervise import recording_session
 
-    _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
+    _, status = recording_session(Store(existing_folder(load_settings(data_dir=data_dir).data_dir)), session)
     trades = {symbol: status.per_symbol.get(symbol, 0) for symbol in status.symbols}
     if as_json:
         print(msgspec.json.encode({"session": status.session, "symbols": trades}).decode())
@@ -169,20 +171,8 @@ def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: Data
 
 def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
     check_tls()
-    from tasks.capture.supervise import change_symbols, recording_session
-
-    settings = load_settings(symbols=symbols, data_dir=data_dir)
-    folder, status = recording_session(Store(_existing(settings.data_dir)), session)
-    given, adding = settings.symbols, action == "added"
-    idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
-    changed = [symbol for symbol in given if symbol not in idle]
-    if changed:
-        change_symbols(
-            folder, lambda now: (*now, *changed) if adding else [each for each in now if each not in changed]
-        )
-        print(f"{folder.name}: {', '.join(changed)}: {action}, without a reconnect")
-    if idle:
-        print(f"{folder.name}: {', '.join(idle)}: {'already recorded' if adding else 'not recorded'}, nothing to do")
+    for line in change_watched(action, symbols, session, data_dir):
+        print(line)
 
 
 @app.command()
@@ -218,7 +208,7 @@ def verify(
             raise typer.Exit(FAILED)
         return
     with progress("sessions verified") as note:
-        verdict = verdict_on(Store(_existing(settings.data_dir)), note)
+        verdict = verdict_on(Store(existing_folder(settings.data_dir)), note)
     if as_json:
         print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())
     else:
@@ -259,7 +249,7 @@ def export(
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     with progress("trades written") as note:
-        rows = write(Store(_existing(settings.data_dir)), out, day, note)
+        rows = write(Store(existing_folder(settings.data_dir)), out, day, note)
     report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 
@@ -335,12 +325,6 @@ def _speed(text: str) -> float | None:
     if speed is not None and not 0 < speed < 1e6:
         raise SettingsError(f"--speed: {text!r} is not a speed; write 1, 0.5, 60, or max")
     return speed
-
-
-def _existing(data_dir: Path) -> Path:
-    if not data_dir.is_dir():
-        raise SettingsError(f"{data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return data_dir
 
 
 def _say(text: str) -> None:

@@ -60,7 +60,8 @@ def symbol_chart(
         "axisPointer": {"link": [{"xAxisIndex": "all"}], "lineStyle": {"color": palette.muted}},
         "xAxis": [_time_axis(window, palette, 0, labels=False), _time_axis(window, palette, 1)],
         "yAxis": [
-            {**_value_axis(palette, 0), "scale": True, ":axisLabel": _labels(palette, f"tape.price(value, {decimals})")},
+            {**_value_axis(palette, 0), "scale": True,
+             ":axisLabel": _labels(palette, f"tape.price(value, {decimals})")},
             {**_value_axis(palette, 1), "splitNumber": 2, "splitLine": {"show": False},
              ":axisLabel": _labels(palette, "tape.short(value)")},
         ],
@@ -104,7 +105,7 @@ def rate_chart(pace: Pace, window: Window, gaps: Sequence[ShownGap], palette: Pa
 
 def lag_chart(pace: Pace, window: Window, gaps: Sequence[ShownGap], palette: Palette) -> Options:
     """Receive minus event time of each second: median, 95th, and 99th percentile, told apart by their dashes."""
-    lines = (
+    lines: tuple[tuple[str, Floats, str, str | list[float]], ...] = (
         ("p50", pace.lag_p50_ms, palette.accent, "solid"),
         ("p95", pace.lag_p95_ms, palette.text, [5, 3]),
         ("p99", pace.lag_p99_ms, palette.muted, [1.5, 2.5]),
@@ -114,6 +115,10 @@ def lag_chart(pace: Pace, window: Window, gaps: Sequence[ShownGap], palette: Pal
     return _strip(window, palette, "tape.short(value)", "(points) => tape.pace(points, ' ms', 1)") | {"series": series}
 
 
+_TIMES = {
+    "year": "{yyyy}", "month": "{MMM}", "day": "{d} {MMM}", "hour": "{HH}:{mm}", "minute": "{HH}:{mm}",
+    "second": "{HH}:{mm}:{ss}", "millisecond": "{HH}:{mm}:{ss}",
+}  # fmt: skip
 _OHLC = {"x": 0, "y": [1, 2, 3, 4]}
 
 
@@ -144,9 +149,9 @@ def _time_axis(window: Window, palette: Palette, grid: int, *, labels: bool = Tr
     return {
         "type": "time", "gridIndex": grid, "min": window.start_ns // _NS_PER_MS, "max": window.end_ns // _NS_PER_MS,
         "axisLine": {"lineStyle": {"color": palette.line}}, "axisTick": {"show": False}, "splitLine": {"show": False},
+        "containShape": False,
         "axisLabel": {"show": labels, "color": palette.muted, "fontSize": 11, "hideOverlap": True,
-                      "formatter": {"year": "{yyyy}", "month": "{MMM}", "day": "{d} {MMM}", "hour": "{HH}:{mm}",
-                                    "minute": "{HH}:{mm}", "second": "{HH}:{mm}:{ss}", "millisecond": "{HH}:{mm}:{ss}"}},
+                      "formatter": _TIMES},
     }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class Guard:
 
 def _name_of(address: str) -> str:
     try:
-        return urlsplit(address).hostname or ""
+        return str(urlsplit(address).hostname or "")
     except ValueError:
         return ""
 

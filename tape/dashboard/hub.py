@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -17,8 +16,11 @@ log = logging.getLogger(__name__)
 class Refreshed(Source, Protocol):
     """A source that follows a running session."""
 
-    def refresh(self, now_ns: int) -> None:
+    def refresh(self) -> None:
         """Read what was written since the last refresh."""
+
+    def close(self) -> None:
+        """Close what is open."""
 
 
 class View(Protocol):
@@ -41,14 +43,14 @@ class Hub:
         self._running, self._follow = running, follow
         self._sources: dict[str, Refreshed] = {}
         self._made: dict[Hashable, Any] = {}
-        self.running: tuple[str, ...] = ()
+        self.running: tuple[str, ...] = running()
         self.views: set[View] = set()
         self.lock, self.wanted = asyncio.Lock(), asyncio.Event()
 
     async def source(self, session: str) -> Refreshed:
         """Return the source of a session, opened and read if nobody else watches it; the caller holds `lock`."""
         if session not in self._sources:
-            self._sources[session] = await asyncio.to_thread(self._opened, session)
+            self._sources[session] = await asyncio.to_thread(self._follow, session)
         return self._sources[session]
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
@@ -79,15 +81,10 @@ class Hub:
             except Exception:
                 log.exception("a tab could not be updated")
 
-    def _opened(self, session: str) -> Refreshed:
-        source = self._follow(session)
-        source.refresh(time.time_ns())
-        return source
-
     def _refresh(self) -> None:
         self.running = self._running()
         watched = {view.session for view in tuple(self.views)}
         for session in self._sources.keys() - watched:
-            del self._sources[session]
+            self._sources.pop(session).close()
         for source in self._sources.values():
-            source.refresh(time.time_ns())
+            source.refresh()

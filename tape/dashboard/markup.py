@@ -29,7 +29,7 @@ def prints_table(prints: Sequence[Print]) -> str:
         rows.append(
             f'<tr title="received {lag_ms:,.0f} ms after the event"><td>{clock(trade.ts_event_ns, 3)}</td>'
             f'<td class="n {name}"><i>{arrow}</i>{safe(trade.price)}</td><td class="n">{safe(trade.size)}</td>'
-            f'<td class="codes">{codes}</td></tr>'
+            f'<td class="codes" title="{safe(", ".join(trade.conditions))}">{codes}</td></tr>'
         )
     return _table(("time", "n:price", "n:size", "conditions"), rows)
 
@@ -41,13 +41,15 @@ def gaps_table(gaps: Sequence[ShownGap], now_ns: int) -> str:
     rows = []
     for gap in sorted(gaps, key=lambda gap: (gap.end_ns is not None, -gap.start_ns))[:100]:
         lasted = seconds(((gap.end_ns or now_ns) - gap.start_ns) / NS_PER_S)
-        until = "<b>open</b>" if gap.end_ns is None else lasted
+        state, until = ("open", f"open, {lasted}") if gap.end_ns is None else ("closed", lasted)
         names = ", ".join(gap.symbols[:8]) + (" …" if len(gap.symbols) > 8 else "")
+        told = names if len(gap.symbols) == 1 else f"{len(gap.symbols):,} symbols"
         rows.append(
-            f'<tr class="{"open" if gap.end_ns is None else ""}"><td>{clock(gap.start_ns)}</td><td class="n">{until}</td>'
-            f'<td class="n" title="{safe(names)}">{len(gap.symbols):,}</td><td class="long">{safe(gap.reason)}</td></tr>'
+            f'<tr class="{state}" data-gap="{state}"><td>{clock(gap.start_ns)}</td><td class="n">{until}</td>'
+            f'<td class="n" title="{safe(names)}">{safe(told)}</td></tr>'
+            f'<tr class="why {state}"><td class="long" colspan="3">{safe(gap.reason)}</td></tr>'
         )
-    return _table(("from", "n:lasted", "n:symbols", "reason"), rows)
+    return _table(("from", "n:lasted", "n:missed"), rows)
 
 
 def batches_table(batches: Sequence[BatchShown]) -> str:

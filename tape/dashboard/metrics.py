@@ -13,8 +13,8 @@ _METRICS: tuple[tuple[str, str, str, Callable[[Board], float | None]], ...] = (
     ("tape_gaps_total", "counter", "Gaps so far, open ones included.", lambda board: len(board.gaps)),
     ("tape_gaps_open", "gauge", "Gaps that are open.", lambda board: sum(gap.end_ns is None for gap in board.gaps)),
     ("tape_quarantined_total", "counter", "Trades quarantined.", lambda board: sum(board.quarantine.values())),
-    ("tape_queue_bytes", "gauge", "Waits between socket and journal.", lambda board: board.status and board.status.queue_bytes),
-    ("tape_connections_total", "counter", "Connections made.", lambda board: board.status and board.status.connection),
+    ("tape_queue_bytes", "gauge", "Waits between socket and journal.", lambda board: _of_status(board, "queue_bytes")),
+    ("tape_connections_total", "counter", "Connections made.", lambda board: _of_status(board, "connection")),
     ("tape_disk_free_bytes", "gauge", "Free space for data.", lambda board: board.disk_free_bytes),
 )  # fmt: skip
 _LAGS = (("0.5", "lag_p50_ms"), ("0.95", "lag_p95_ms"), ("0.99", "lag_p99_ms"))
@@ -33,8 +33,13 @@ def exposition(boards: Sequence[Board]) -> str:
     lines += ["# HELP tape_batches Batches by the stage they have reached.", "# TYPE tape_batches gauge"]
     for board in boards:
         stages = [batch.stage for batch in board.batches]
-        lines += [f'tape_batches{_labels(board, None, stage)} {stages.count(stage)}' for stage in sorted(set(stages))]
+        lines += [f"tape_batches{_labels(board, None, stage)} {stages.count(stage)}" for stage in sorted(set(stages))]
     return "\n".join(lines) + "\n"
+
+
+def _of_status(board: Board, field: str) -> float | None:
+    value: float | None = getattr(board.status, field, None)
+    return value
 
 
 def _labels(board: Board, quantile: str | None = None, stage: str | None = None) -> str:

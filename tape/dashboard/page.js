@@ -11,7 +11,7 @@ window.tape = (() => {
   apply();
 
   const visible = new Set();
-  const tell = () => emitEvent("tape-visible", document.hidden ? [] : [...visible].sort());
+  const tell = () => emitEvent("tape-visible", { parts: document.hidden ? [] : [...visible].sort(), width: innerWidth });
   const watch = () => {
     const observer = new IntersectionObserver((entries) => {
       for (const each of entries) visible[each.isIntersecting ? "add" : "delete"](each.target.dataset.part);

@@ -10,7 +10,7 @@ from nicegui.events import GenericEventArguments
 from tape.dashboard import markup
 from tape.dashboard.model import Board, Print, SymbolRow
 from tape.dashboard.tags import Markup, Tag
-from tape.dashboard.wording import HEALTHS, NOTHING, clock, day_and_clock, figures, number, silence
+from tape.dashboard.wording import NOTHING, clock, day_and_clock, figures, health, number, silence
 from tasks.shown import plain
 
 FIGURES = {
@@ -54,8 +54,10 @@ class State:
 
     def show(self, board: Board) -> None:
         """Show a board."""
-        self._pill.say(HEALTHS[board.health])
-        self._pill.classes(replace=f"state {board.health}") if board.health not in self._pill.classes else None
+        kind, told = health(board)
+        self._pill.say(told)
+        if kind not in self._pill.classes:
+            self._pill.classes(replace=f"state {kind}")
 
 
 class Notes:
@@ -154,16 +156,15 @@ def _column(field: str, head: str, width: int, written: str, **more: Any) -> dic
 
 
 _COLUMNS: list[dict[str, Any]] = [
-    {"field": "symbol", "headerName": "Symbol", "minWidth": 96, "flex": 1, "cellClass": "name",
-     ":tooltipValueGetter": "(p) => p.value"},
-    _column("last", "Last", 96, "tape.price(p.value, p.data.decimals)"),
-    _column("change", "Change", 84, "tape.change(p.value)",
-            cellClassRules={"up": "value > 0", "down": "value < 0"}),
-    _column("volume", "Volume", 72, "tape.short(p.value)"),
-    _column("trades", "Trades", 72, "tape.short(p.value)", cellClass="quiet"),
-    _column("rhythm", "Every", 64, "p.value == null ? '–' : tape.short(p.value) + ' s'", cellClass="quiet"),
-    _column("silent", "Silent", 68, "tape.silence(p.value)", cellClass="quiet"),
-    _column("gap", "Gap", 56, "p.value ? 'gap' : ''", cellClassRules={"gap": "value"}),
+    {"field": "symbol", "headerName": "Symbol", "minWidth": 120, "flex": 1, "cellClass": "name", "pinned": "left",
+     "width": 136, ":tooltipValueGetter": "(p) => p.value"},
+    _column("last", "Last", 88, "tape.price(p.value, p.data.decimals)"),
+    _column("change", "Change", 80, "tape.change(p.value)", cellClassRules={"up": "value > 0", "down": "value < 0"}),
+    _column("volume", "Volume", 66, "tape.short(p.value)"),
+    _column("gap", "Gap", 46, "p.value ? 'gap' : ''", cellClassRules={"gap": "value"}),
+    _column("silent", "Silent", 56, "tape.silence(p.value)", cellClass="quiet"),
+    _column("rhythm", "Every", 60, "p.value == null ? '–' : tape.short(p.value) + ' s'", cellClass="quiet"),
+    _column("trades", "Trades", 66, "tape.short(p.value)", cellClass="quiet"),
 ]  # fmt: skip
 
 
@@ -172,7 +173,8 @@ class Prints:
 
     def __init__(self) -> None:
         """Create an empty table."""
-        self._title = Tag("h3", text="Prints")
+        with Tag("div", "head"):
+            self._title = Tag("h3", text="Prints")
         self._table = Markup("scroll", tabindex="0", role="region", aria_label="Latest trades", data_testid="prints")
 
     def show(self, symbol: str, prints: tuple[Print, ...]) -> None:

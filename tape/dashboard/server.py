@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -16,7 +15,7 @@ from nicegui import app as pages
 from nicegui import ui
 
 from tape.dashboard.guard import Access, Guard
-from tape.dashboard.hub import Hub
+from tape.dashboard.hub import Hub, View
 from tape.dashboard.metrics import exposition
 from tape.dashboard.parts import INTERVALS_S, State
 from tape.dashboard.session_page import Choice, SessionPage
@@ -85,26 +84,47 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     logging.getLogger("nicegui").setLevel(logging.WARNING)
     pages.on_exception(lambda error: logging.getLogger(__name__).error("a page failed", exc_info=error))
     ui.run_with(
-        app, title="Tape", favicon=_HERE / "favicon.svg", language="en-US", tailwind=False, binding_refresh_interval=None,
-        reconnect_timeout=10.0, show_welcome_message=False, dark=False,
+        app, title="Tape", favicon=_HERE / "favicon.svg", language="en-US", tailwind=False, dark=False,
+        binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
     )  # fmt: skip
     return app
 
 
 async def _live(hub: Hub, offer: Offer, request: Request, prefix: str) -> None:
     asked = request.query_params
-    running = hub.running
     async with hub.lock:
+        running = hub.running
         session = asked.get("session") if asked.get("session") in running else (running[-1] if running else None)
         state = _header(prefix, "live", session, running)
         if session is None:
             _welcome(offer.last_end(), prefix)
+            _until_left(hub, _Waiting(hub))
             return
-        change = partial(asyncio.to_thread, offer.change, session)
+
+        async def change(action: str, symbols: list[str]) -> str:
+            return await asyncio.to_thread(offer.change, session, action, symbols)
+
         page = SessionPage(hub, session, await hub.source(session), _choice(request), state, change)
-    hub.views.add(page)
-    ui.context.client.on_delete(lambda: hub.views.discard(page))
+    _until_left(hub, page)
     ui.context.client.on_connect(lambda: ui.run_javascript("tape.watch()"))
+
+
+class _Waiting:
+    """Loads the page anew once a session is being recorded."""
+
+    session = ""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._client = hub, ui.context.client
+
+    def show(self) -> None:
+        if self._hub.running:
+            self._client.run_javascript("location.reload()")
+
+
+def _until_left(hub: Hub, view: View) -> None:
+    hub.views.add(view)
+    ui.context.client.on_delete(lambda: hub.views.discard(view))
 
 
 def _choice(request: Request) -> Choice:
@@ -130,7 +150,9 @@ def _header(prefix: str, here: str, session: str | None, running: tuple[str, ...
             with chooser:
                 for name in running:
                     Tag("option", text=name, value=name, selected=name == session or None)
-            chooser.on("change", js_handler="(e) => { location.search = '?session=' + encodeURIComponent(e.target.value); }")
+            chooser.on(
+                "change", js_handler="(e) => { location.search = '?session=' + encodeURIComponent(e.target.value); }"
+            )
         elif session:
             Tag("span", "session", session, data_testid="session")
         Tag("span", "grow")

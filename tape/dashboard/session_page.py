@@ -19,7 +19,7 @@ from tasks.errors import RecorderError
 from tasks.records.trade import NS_PER_S
 from tasks.shown import plain
 
-_BARS, _PACE_S, _PRINTS = 180, 300, 60
+_BARS, _PACE_S, _PRINTS = 120, 300, 60
 _RATE_TOLD = "Trades of each second of the last five minutes"
 _LAG_TOLD = "Lag of each second of the last five minutes in milliseconds: three percentiles"
 
@@ -61,7 +61,7 @@ class SessionPage:
         if choice.symbol not in {row.symbol for row in board.rows}:
             busiest = max(board.rows, key=lambda row: row.trades, default=None)
             choice = replace(choice, symbol=busiest.symbol if busiest else "")
-        self._choice = choice
+        self._choice, self._bars = choice, _BARS
         # Until the browser says what is visible, nothing is sent beyond the page itself.
         self._visible: frozenset[str] = frozenset()
         ui.on("tape-visible", self._see)
@@ -133,7 +133,7 @@ class SessionPage:
         with Tag("div", "head"):
             self._title = Tag("h2", data_testid="symbol")
             self._last = Tag("span", "quote", data_testid="last")
-            self._change = Tag("span", "", data_testid="change")
+            self._moved = Tag("span", "", data_testid="change")
             Tag("span", "grow")
             if self._change_symbols:
                 self._remove = Tag("button", text="Remove", data_testid="remove").on("click", self._ask)
@@ -158,7 +158,8 @@ class SessionPage:
                 Tag("h3", text="Trades per second")
             self._rate = Chart(rate, self._choice.dark, _RATE_TOLD, "rate")
         with Tag("div"):
-            with Tag("div", "head"), Tag("h3", text="Lag, ms"):
+            with Tag("div", "head"):
+                Tag("h3", text="Lag, ms")
                 with Tag("span", "key", aria_hidden="true"):
                     for name in ("p50", "p95", "p99"):
                         Tag("i", name)
@@ -177,9 +178,9 @@ class SessionPage:
         self._last.say(last)
         change = row.change if row else None
         name, arrow = ("up", "▲") if (change or 0) > 0 else ("down", "▼") if (change or 0) < 0 else ("muted", "")
-        self._change.say(NOTHING if change is None else f"{arrow} {abs(100 * change):.2f} %")
-        if name not in self._change.classes:
-            self._change.classes(replace=name)
+        self._moved.say(NOTHING if change is None else f"{arrow} {abs(100 * change):.2f} %")
+        if name not in self._moved.classes:
+            self._moved.classes(replace=name)
         self._mode.say("Line" if choice.as_line else "Candles")
         self._mode.set(aria_label=f"Shown as {'a line' if choice.as_line else 'candles'}; press for the other")
         for each, button in self._every.items():
@@ -206,15 +207,15 @@ class SessionPage:
         def make() -> charts.Options:
             row = self._row(board)
             return charts.symbol_chart(
-                self._source.bars(choice.symbol, every_ns, _BARS),
-                charts.window_of(board.now_ns, every_ns, _BARS),
+                self._source.bars(choice.symbol, every_ns, self._bars),
+                charts.window_of(board.now_ns, every_ns, self._bars),
                 [gap for gap in board.gaps if choice.symbol in gap.symbols],
                 row.decimals if row else 2,
                 palette.DARK if choice.dark else palette.LIGHT,
                 as_line=choice.as_line,
             )
 
-        return self._hub.once((id(self._source), choice), make)
+        return self._hub.once((id(self._source), choice, self._bars), make)
 
     def _strip_options(self, board: Board) -> tuple[charts.Options, charts.Options]:
         colors = palette.DARK if self._choice.dark else palette.LIGHT
@@ -231,7 +232,8 @@ class SessionPage:
     # What the user does
 
     def _see(self, event: GenericEventArguments) -> None:
-        self._visible = frozenset(map(str, event.args))
+        self._visible = frozenset(map(str, event.args["parts"]))
+        self._bars = 60 if event.args["width"] < 760 else 240 if event.args["width"] > 1_800 else _BARS
         self._hub.wanted.set()
 
     def _darken(self, event: GenericEventArguments) -> None:
@@ -264,7 +266,8 @@ class SessionPage:
         await self._change("removed", [self._choice.symbol])
 
     async def _change(self, action: str, symbols: list[str]) -> bool:
-        assert self._change_symbols is not None
+        if self._change_symbols is None:
+            return False
         try:
             said, failed = await self._change_symbols(action, symbols), False
         except RecorderError as error:

@@ -7,7 +7,6 @@ from tape.dashboard.model import Board
 from tasks.records.trade import NS_PER_S
 
 NOTHING = "–"
-HEALTHS = {"up": "recording", "down": "not receiving", "stale": "stale", "ended": "ended"}
 
 
 def number(value: float | None, decimals: int = 0) -> str:
@@ -67,6 +66,14 @@ def silence(value: float | None) -> float | None:
         return None
     step = 1 if value < 10 else 5 if value < 60 else 60
     return value // step * step
+
+
+def health(board: Board) -> tuple[str, str]:
+    """Return the kind of state, and a word for it: a recorder that is up may still be without a connection."""
+    state = board.status.state if board.status else "recording"
+    if board.health == "up":
+        return ("up" if state == "recording" else "down"), state
+    return board.health, board.health
 
 
 def figures(board: Board) -> dict[str, str]:

@@ -32,12 +32,15 @@ class Generated:
     def __post_init__(self) -> None:
         self.start_ns = (time.time_ns() // NS_PER_S - self.age_s) * NS_PER_S
         self.symbols |= {f"SYM{n:03}": (10.0 + n, 2) for n in range(self.extra)}
-        self.refresh(time.time_ns())
+        self.refresh()
 
-    def refresh(self, now_ns: int) -> None:
-        """Move on to that time."""
+    def refresh(self) -> None:
+        """Move on to now."""
         if self.moving or not self.now_ns:
-            self.now_ns = now_ns
+            self.now_ns = time.time_ns()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _price(self, symbol: str, second: np.ndarray) -> np.ndarray:
         base, decimals = self.symbols[symbol]

@@ -1,0 +1,43 @@
+"""What the page of a data folder shows: its running sessions, and how its last session ended."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tape.dashboard.hub import Hub
+from tape.dashboard.live import LiveSession
+from tape.dashboard.server import Offer
+from tape.dashboard.wording import day_and_clock
+from tape.watched_symbols import change_watched
+from tasks.errors import RecorderError
+from tasks.records.sessions import is_recording, record_of
+from tasks.storage.store import Store
+
+
+def offer_of(folder: Path, *, metrics: bool = False) -> Offer:
+    """Return what the page shows of this data folder."""
+    store = Store(folder)
+
+    def running() -> tuple[str, ...]:
+        return tuple(path.name for path in sorted(store.sessions.glob("*")) if is_recording(path))
+
+    def change(session: str, action: str, symbols: Sequence[str]) -> str:
+        return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, folder))
+
+    return Offer(
+        hub=lambda: Hub(running, lambda session: LiveSession(store, session)),
+        change=change,
+        last_end=lambda: _last_end(store),
+        metrics=metrics,
+    )
+
+
+def _last_end(store: Store) -> str:
+    for folder in sorted(store.sessions.glob("*"), reverse=True):
+        try:
+            if (record := record_of(folder)) is not None:
+                return (
+                    f"The last session, {record.session}, ended {day_and_clock(record.ended_ns)} UTC: {record.outcome}."
+                )
+        except RecorderError as error:
+            return f"The last session cannot be read: {error}"
+    return f"Nothing has been recorded in {store.root} yet."
