@@ -41,9 +41,9 @@ def symbol_chart(
     start_ns = bars.start_ns[inside]
     o, h, low, c, volume = (each[inside] for each in (bars.open, bars.high, bars.low, bars.close, bars.volume))
     at_ms, rose = _ms(start_ns), c >= o
-    # A candle is as wide as the window's share of each bar drawn; ECharts would widen them if periods are missing.
-    periods = (window.end_ns - window.start_ns) / bars.every_ns
-    width = f"{max(1.0, 68 * len(start_ns) / periods):.2f}%"
+    # ECharts takes the shortest distance of two bars as the room of each, which is more if periods are missing.
+    room_ns = int(np.diff(start_ns).min()) if len(start_ns) > 1 else bars.every_ns
+    width = f"{max(1.0, 70 * bars.every_ns / room_ns):.2f}%"
     line = np.column_stack((at_ms, c)) if as_line else np.empty((0, 2))
     last = [{"yAxis": float(c[-1]), "label": {"formatter": f"{c[-1]:,.{decimals}f}"}}] if len(c) else []
     candle = {
@@ -67,7 +67,7 @@ def symbol_chart(
         ],
         "series": [
             {
-                "type": "candlestick", "name": "bars", "itemStyle": candle, "barWidth": width, "encode": _OHLC,
+                "type": "candlestick", "name": "bars", "itemStyle": candle, "barWidth": width, "barMaxWidth": 18, "encode": _OHLC,
                 "data": [] if as_line else np.column_stack((at_ms, o, c, low, h)).tolist(),
             },
             {
@@ -83,8 +83,8 @@ def symbol_chart(
                               "backgroundColor": palette.up if not len(rose) or rose[-1] else palette.down},
                 },
             },
-            _volume("volume up", at_ms[rose], volume[rose], palette.up),
-            _volume("volume down", at_ms[~rose], volume[~rose], palette.down),
+            _volume("volume up", at_ms[rose], volume[rose], palette.up, width),
+            _volume("volume down", at_ms[~rose], volume[~rose], palette.down, width),
         ],
     }  # fmt: skip
 
@@ -174,10 +174,10 @@ def _line(name: str, data: list[Any], color: str, dash: str | list[float]) -> Op
     }  # fmt: skip
 
 
-def _volume(name: str, at_ms: Ints, volume: Floats, color: str) -> Options:
+def _volume(name: str, at_ms: Ints, volume: Floats, color: str, width: str) -> Options:
     return {
-        "type": "bar", "name": name, "xAxisIndex": 1, "yAxisIndex": 1, "stack": "volume", "barMaxWidth": 24,
-        "barCategoryGap": "30%", "itemStyle": {"color": color, "opacity": 0.55},
+        "type": "bar", "name": name, "xAxisIndex": 1, "yAxisIndex": 1, "barGap": "-100%", "barMaxWidth": 18,
+        "barWidth": width, "itemStyle": {"color": color, "opacity": 0.55},
         "data": np.column_stack((at_ms, volume)).tolist(),
     }  # fmt: skip
 

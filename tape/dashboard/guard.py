@@ -125,9 +125,10 @@ class Guard:
 
 def _name_of(address: str) -> str:
     try:
-        return str(urlsplit(address).hostname or "")
+        name = urlsplit(address).hostname
     except ValueError:
         return ""
+    return name or ""
 
 
 async def _form(receive: Receive) -> str:

@@ -62,6 +62,7 @@ class SessionPage:
             busiest = max(board.rows, key=lambda row: row.trades, default=None)
             choice = replace(choice, symbol=busiest.symbol if busiest else "")
         self._choice, self._bars = choice, _BARS
+        self._repaint = False
         # Until the browser says what is visible, nothing is sent beyond the page itself.
         self._visible: frozenset[str] = frozenset()
         ui.on("tape-visible", self._see)
@@ -73,6 +74,10 @@ class SessionPage:
         if not self._visible:
             return
         board = self._source.board()
+        if self._repaint:  # Charts have their colors from here, also those that are out of sight.
+            self._repaint = False
+            self._show_symbol(board)
+            self._show_strips(board)
         self._state.show(board)
         self._notes.show(board)
         shown = {
@@ -238,6 +243,7 @@ class SessionPage:
 
     def _darken(self, event: GenericEventArguments) -> None:
         self._choose(dark=bool(event.args))
+        self._repaint = True
 
     def _choose_symbol(self, symbol: str) -> None:
         self._choose(symbol=symbol)
