@@ -83,7 +83,7 @@ class LiveSession:
 
     def prints(self, symbol: str, limit: int) -> tuple[Print, ...]:
         """Return the latest trades of a symbol, newest first."""
-        return prints_shown(self._series, self._record.feed, symbol, limit)
+        return prints_shown(self._series.prints(symbol, limit), self._record.feed)
 
     def _start_over(self) -> None:
         session, symbols = self._folder.name, Symbols()
@@ -164,6 +164,10 @@ class LiveSession:
             newest_recv_ns=series.newest_recv_ns, loaded=self._past.share,
             problem=self._problem or self._stages.problem or self._past.problem,
         )  # fmt: skip
+
+
+def _zone_of(record: SessionRecord, symbol: str) -> str:
+    return zone_of(record.feed, symbol, record.zone)
 
 
 def _newest_first(name: BatchName) -> tuple[int, int]:

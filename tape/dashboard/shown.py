@@ -1,9 +1,10 @@
 """Turns a series and the records of a session into what the page shows of it."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import numpy as np
+import polars as pl
 
 from tape.dashboard.model import Print, ShownGap, SymbolRow
 from tape.dashboard.series import Series, Totals, percentile
@@ -11,12 +12,14 @@ from tasks.feeds.registry import FEEDS
 from tasks.records.ledger import Gap
 from tasks.records.trade import NS_PER_S
 
+Newest = Sequence[int] | Mapping[int, int]
+
 # Over how many seconds the page's rate and lag are taken.
 RATE_S = 5
 
 
 def symbol_rows(
-    series: Series, totals: Totals, symbols: Iterable[str], in_gap: Collection[str], now_ns: int, newest: Sequence[int]
+    series: Series, totals: Totals, symbols: Iterable[str], in_gap: Collection[str], now_ns: int, newest: Newest
 ) -> tuple[SymbolRow, ...]:
     """Return a row for each of these symbols; `newest` has when (UTC ns) the last trade of each number came."""
     places = {number: place for place, number in enumerate(totals.numbers)}
@@ -55,8 +58,8 @@ def gaps_shown(gaps: Iterable[Gap]) -> tuple[ShownGap, ...]:
     return tuple(sorted(shown, key=attrgetter("start_ns")))
 
 
-def prints_shown(series: Series, feed: str, symbol: str, limit: int) -> tuple[Print, ...]:
-    """Return the latest trades of a symbol, newest first, with the names of their conditions."""
+def prints_shown(trades: pl.DataFrame, feed: str) -> tuple[Print, ...]:
+    """Return these trades with the names of their conditions."""
     rules = FEEDS[feed].condition_rules if feed in FEEDS else None
     names = rules.names if rules else {}
     return tuple(
@@ -67,7 +70,7 @@ def prints_shown(series: Series, feed: str, symbol: str, limit: int) -> tuple[Pr
                 f"{code} {names[code]}" if code in names else code for code in row["conditions"].split(";") if code
             ),
         )
-        for row in series.prints(symbol, limit).iter_rows(named=True)
+        for row in trades.iter_rows(named=True)
     )  # fmt: skip
 
 
