@@ -1,7 +1,8 @@
 """The rows of a batch, wherever it is: sealed, validated, archived in any encoding, or in its day's file."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -34,6 +35,21 @@ def batch_rows(store: Store, name: BatchName) -> Iterator[pl.DataFrame]:
     raise TerminalError(f"{name}: has no file in {store.root}; restore it from a copy")
 
 
+def rows_of(store: Store, names: Iterable[BatchName]) -> Iterator[pl.DataFrame]:
+    """Yield the rows of these batches in order; a day's file is read once for all that are in it. Raises the same."""
+    in_days: dict[Path, list[BatchName]] = {}
+    for name in names:
+        file = None
+        with suppress(FileNotFoundError):
+            file = _archived_file(store, name)
+        if file is not None and file.is_relative_to(store.days):
+            in_days.setdefault(file, []).append(name)
+        else:
+            yield from batch_rows(store, name)
+    for day_file, some in in_days.items():
+        yield from _of_day(day_file, some)
+
+
 def _sealed(store: Store, name: BatchName) -> Iterator[pl.DataFrame]:
     file = (store.sealed / name.sealed).open("rb")
 
@@ -60,19 +76,25 @@ def _validated(store: Store, name: BatchName) -> Iterator[pl.DataFrame]:
 
 
 def _archived(store: Store, name: BatchName) -> Iterator[pl.DataFrame]:
+    file = _archived_file(store, name)
+    if file is None:
+        return iter(())
+    return _of_day(file, [name]) if file.is_relative_to(store.days) else map(_frame, read_groups(file))
+
+
+def _archived_file(store: Store, name: BatchName) -> Path | None:
+    """Return the file of a batch's rows, or its day's; None if it has no row. Raises FileNotFoundError."""
     record = store.manifest_of(name)
     if record is None:
         raise FileNotFoundError(name)
     manifest = read(record, Manifest)
-    if not manifest.rows:
-        return iter(())
-    file = Catalog(store).rows_of(record, manifest)
-    if file.name == manifest.file:
-        return (_frame(table) for table in read_groups(file))
-    of_batch = pa.scalar(str(name), pa.large_string())
-    return (
-        _frame(table.filter(pc.equal(table["batch"].cast(pa.large_string()), of_batch))) for table in day_groups(file)
-    )
+    return Catalog(store).rows_of(record, manifest) if manifest.rows else None
+
+
+def _of_day(day_file: Path, names: Collection[BatchName]) -> Iterator[pl.DataFrame]:
+    wanted = pa.array([str(name) for name in names], pa.large_string())
+    for table in day_groups(day_file):
+        yield _frame(table.filter(pc.is_in(table["batch"].cast(pa.large_string()), wanted)))
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import polars as pl
 from tape.dashboard.batch_rows import batch_rows
 from tape.dashboard.journal_tail import JournalChangedError, JournalTail
 from tape.dashboard.model import Bars, Board, Health, Pace, Print
-from tape.dashboard.series import Series, Symbols
+from tape.dashboard.series import ANY_LAG, Series, Symbols
 from tape.dashboard.shown import gaps_shown, prints_shown, rate_and_lag, symbol_rows
 from tape.dashboard.stages import Stages
 from tasks.errors import RecorderError, TerminalError
@@ -26,6 +26,7 @@ from tasks.records.names import BatchName
 from tasks.records.sessions import GAPS_FILE, RECORD_FILE, is_recording, record_of
 from tasks.records.status import STALE_AFTER_NS, Status, read_status
 from tasks.records.trade import NS_PER_S
+from tasks.spans import Span
 from tasks.storage.store import FileState, Store, state_of
 
 Rows = Callable[[], Iterator[pl.DataFrame]]
@@ -35,11 +36,15 @@ class LiveSession:
     """A session of this data folder (a `Source`). `refresh` once a tick; all methods are called by one thread.
 
     What was recorded before the page came is read in a thread of its own, newest batch first; `Board.loaded` says how
-    far it is. Raises TerminalError if there is no such session.
+    far it is. `lags_ns` are the lags (ns) that validation will accept: other trades are not shown. Raises TerminalError
+    if there is no such session.
     """
 
-    def __init__(self, store: Store, session: str, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, store: Store, session: str, now_ns: Callable[[], int] = time.time_ns, lags_ns: Span = ANY_LAG
+    ) -> None:
         self._store, self._now_ns, self._folder = store, now_ns, store.sessions / session
+        self._lags_ns = lags_ns
         self._record = self._read_record()
         self._status: Status | None = None
         self._gaps: tuple[FileState | None, tuple[Gap, ...]] = (None, ())
@@ -78,12 +83,14 @@ class LiveSession:
 
     def prints(self, symbol: str, limit: int) -> tuple[Print, ...]:
         """Return the latest trades of a symbol, newest first."""
-        return prints_shown(self._series, self._record.feed, symbol, limit)
+        return prints_shown(self._series.prints(symbol, limit), self._record.feed)
 
     def _start_over(self) -> None:
         session, symbols = self._folder.name, Symbols()
         record = self._record
-        self._new_series = partial(Series, symbols, lambda symbol: zone_of(record.feed, symbol, record.zone))
+        self._new_series = partial(
+            Series, symbols, lambda symbol: zone_of(record.feed, symbol, record.zone), self._lags_ns
+        )
         self._series = self._new_series()
         self._tail, self._stages = JournalTail(self._store.spool / session), Stages(self._store, session)
         # The spool before the other folders: a batch that moves in between is found there, not missed.
@@ -151,12 +158,16 @@ class LiveSession:
             end_ns=status.deadline_ns if status else record.deadline_ns, health=health, status=status,
             trades=status.trades if status else series.rows, trades_per_s=rate,
             lag_p50_ms=p50, lag_p95_ms=p95, lag_p99_ms=p99,
-            rows=symbol_rows(series, series.totals, symbols, in_gap, now_ns, series.newest_of_each()),
+            rows=symbol_rows(series, series.totals(), symbols, in_gap, now_ns, series.newest_of_each()),
             gaps=gaps_shown(gaps), batches=self._stages.shown(self._tail.open_rows()),
             quarantine=self._stages.quarantine, disk_free_bytes=shutil.disk_usage(self._store.root).free,
             newest_recv_ns=series.newest_recv_ns, loaded=self._past.share,
             problem=self._problem or self._stages.problem or self._past.problem,
         )  # fmt: skip
+
+
+def _zone_of(record: SessionRecord, symbol: str) -> str:
+    return zone_of(record.feed, symbol, record.zone)
 
 
 def _newest_first(name: BatchName) -> tuple[int, int]:

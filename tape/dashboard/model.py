@@ -125,6 +125,42 @@ class Board:
     problem: str | None = None
 
 
+DayState = Literal["complete", "gaps", "short", "missing", "unknown", "closed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayShown:
+    """A day (YYYY-MM-DD) of the calendar.
+
+    `state`: complete; `gaps` in market hours; `short` of them, because no session was there for all; `missing`,
+    although the market was open; `unknown`, because no record of its sessions is here; or `closed`, without market
+    hours. `share` is that of market hours in which trades could be received, None if unknown or if there were none.
+    """
+
+    date: str
+    state: DayState
+    share: float | None
+    sessions: tuple[str, ...]
+    trades: int
+    is_recording: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionShown:
+    """A session of the archive; `balances` is whether its ledger does, None if no record of it is here."""
+
+    session: str
+    days: tuple[str, ...]
+    outcome: str
+    trades: int
+    gaps: int
+    batches: int
+    archived: int
+    uploaded: int
+    coverage: float | None
+    balances: bool | None
+
+
 class Source(Protocol):
     """A session or day to show: one that is being recorded, or one of the archive up to a moment."""
 

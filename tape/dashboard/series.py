@@ -16,6 +16,7 @@ import polars as pl
 from tape.dashboard.journal_tail import COLUMNS
 from tape.dashboard.model import Bars, Floats, Ints, Pace
 from tasks.records.trade import NS_PER_MS, NS_PER_S
+from tasks.spans import Span
 from tasks.zones import UTC, dates_between, day_span
 
 DAY_NS, _HOUR_S = 86_400 * NS_PER_S, 3_600
@@ -34,11 +35,16 @@ _MIDDLES = np.concatenate([
 ])  # fmt: skip
 _BLOCK_S = 600
 _MOST_DECIMALS = 15
+ANY_LAG: Span = (-(1 << 62), 1 << 62)
 
 
 @dataclass(slots=True)
 class Parts:
-    """Bars of any symbols and lengths as arrays of one length; `first_ns` and `last_ns` are of open and close."""
+    """Bars of any symbols and lengths as arrays of one length; `first_ns` and `last_ns` are of open and close.
+
+    The volume is `units`, whole ones, and `nanos`, billionths: their sums are exact in any order, so that a session has
+    the same volume to the last bit whether it was read live, from batches, or from a day's file.
+    """
 
     key: Ints
     first_ns: Ints
@@ -47,7 +53,8 @@ class Parts:
     high: Floats
     low: Floats
     close: Floats
-    volume: Floats
+    units: Floats
+    nanos: Ints
     trades: Ints
 
     def __len__(self) -> int:
@@ -75,9 +82,22 @@ def merged(pieces: Sequence[Parts]) -> Parts:
     return Parts(
         key[starts], whole.first_ns[first], whole.last_ns[last], whole.open[first],
         np.maximum.reduceat(whole.high[by_first], starts), np.minimum.reduceat(whole.low[by_first], starts),
-        whole.close[last], np.add.reduceat(whole.volume[by_first], starts),
-        np.add.reduceat(whole.trades[by_first], starts),
+        whole.close[last],
+        *(np.add.reduceat(each[by_first], starts) for each in (whole.units, whole.nanos, whole.trades)),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The trades of each symbol that has any, by its number in `numbers`; the times are of its first and last trade."""
+
+    numbers: list[int]
+    first_ns: list[int]
+    last_ns: list[int]
+    first: list[float]
+    last: list[float]
+    volume: list[float]
+    trades: list[int]
 
 
 class Symbols:
@@ -139,28 +159,33 @@ def percentile(counts: npt.NDArray[np.uint32], share: float) -> Floats:
 
 
 class Series:
-    """The trades of one session. Used by one thread; a series that is added to another may have had its own."""
+    """The trades of one session. Used by one thread; a series that is added to another may have had its own.
 
-    def __init__(self, symbols: Symbols, zone_of: Callable[[str], str] = lambda _: UTC) -> None:
+    `zone_of` gives the time zone of a symbol's days. `lags_ns` are the lags (ns) that validation accepts.
+    """
+
+    def __init__(
+        self, symbols: Symbols, zone_of: Callable[[str], str] = lambda _: UTC, lags_ns: Span = ANY_LAG
+    ) -> None:
         self.symbols = symbols
         self.rows = 0
         self.newest_recv_ns: int | None = None
-        self.totals = _NONE
         self.lags = Lags()
-        self._zone_of = zone_of
+        self._zone_of, self._lags_ns = zone_of, lags_ns
+        self._totals = _NONE
         # With each piece, how often it was merged.
         self._pieces: list[tuple[int, Parts]] = []
         self._prints: list[pl.DataFrame] = []
         self._recv_ns = _Most()
-        self._decimals = _Most(), _Most()
+        self._decimals = _Most()
 
     def add(self, frame: pl.DataFrame) -> None:
         """Add trades in order of receipt, received later than those that are there; what is not valid is left out."""
         self.rows += len(frame)
         price, size = (frame[name].cast(pl.Float64, strict=False) for name in ("price", "size"))
+        lag_ns = frame["ts_recv"] - frame["ts_event"]
         valid = price.is_finite() & (price > 0) & size.is_finite() & (size >= 0)
-        for name in ("ts_recv", "ts_event"):
-            valid &= frame[name] >= 0
+        valid &= (frame["ts_recv"] >= 0) & (frame["ts_event"] >= 0) & lag_ns.is_between(*self._lags_ns)
         if not valid.all() or valid.null_count():
             valid = valid.fill_null(value=False)
             frame, price, size = frame.filter(valid), price.filter(valid), size.filter(valid)
@@ -168,16 +193,16 @@ class Series:
             return
         numbers = self.symbols.of(frame["symbol"].to_list())
         recv_ns, event_ns, prices = frame["ts_recv"].to_numpy(), frame["ts_event"].to_numpy(), price.to_numpy()
+        units = np.floor(sizes := size.to_numpy())
         trades = Parts(
             numbers * _SECONDS + event_ns // NS_PER_S, event_ns, event_ns, prices, prices, prices, prices,
-            size.to_numpy(), np.ones(len(frame), np.int64),
+            units, np.rint((sizes - units) * 1e9).astype(np.int64), np.ones(len(frame), np.int64),
         )  # fmt: skip
-        self.totals = merged([self.totals, trades.keyed(numbers)])
+        self._totals = merged([self._totals, trades.keyed(numbers)])
         self._append(merged([trades]))
         self.lags.note(recv_ns, recv_ns - event_ns)
         self._recv_ns.note(numbers, recv_ns)
-        for most, name in zip(self._decimals, ("price", "size"), strict=True):
-            most.note(numbers, _decimals(frame[name]))
+        self._decimals.note(numbers, _decimals(frame["price"]))
         self.newest_recv_ns = max(self.newest_recv_ns or 0, int(recv_ns.max()))
         self._prints.append(frame.select(*COLUMNS, pl.Series("number", numbers)))
         if len(self._prints) > _PRINT_FRAMES:
@@ -186,10 +211,10 @@ class Series:
     def prepend(self, other: "Series") -> None:
         """Add a series of the same symbols that was received before this one. The other must not be used anymore."""
         self.rows += other.rows
-        self.totals = merged([other.totals, self.totals])
+        self._totals = merged([other._totals, self._totals])
         self._pieces = [*other._pieces, *self._pieces]
         self.lags.add(other.lags)
-        for mine, theirs in zip((self._recv_ns, *self._decimals), (other._recv_ns, *other._decimals), strict=True):
+        for mine, theirs in ((self._recv_ns, other._recv_ns), (self._decimals, other._decimals)):
             mine.note(np.arange(len(theirs.values)), theirs.values)
         if other.newest_recv_ns is not None:
             self.newest_recv_ns = max(self.newest_recv_ns or 0, other.newest_recv_ns)
@@ -212,8 +237,32 @@ class Series:
         found = found.cut(max(0, len(found) - limit), len(found))
         return Bars(
             every_ns=every_ns, start_ns=found.key, open=found.open, high=found.high, low=found.low, close=found.close,
-            volume=np.round(found.volume, self.decimals(number or 0, 1)), trades=found.trades,
+            volume=found.units + found.nanos / 1e9, trades=found.trades,
         )  # fmt: skip
+
+    def totals(self) -> Totals:
+        """Return the totals of all trades."""
+        return _totals(self._totals)
+
+    def totals_until(self, until_s: int) -> Totals:
+        """Return the totals of the seconds before `until_s`, of a series that is one piece."""
+        piece = self._pieces[0][1] if self._pieces else _NONE
+        bounds = self._totals.key * _SECONDS
+        starts, stops = np.searchsorted(piece.key, bounds), np.searchsorted(piece.key, bounds + until_s)
+        numbers, starts, stops = (each[stops > starts] for each in (self._totals.key, starts, stops))
+        if not len(numbers):
+            return _totals(_NONE)
+        # Every other sum is of what lies between two symbols' seconds. The last symbol's may reach to the end.
+        edges = np.stack([starts, stops], axis=1).ravel()
+        sums = (
+            np.add.reduceat(np.append(each, each[:1] * 0), edges)[::2]
+            for each in (piece.units, piece.nanos, piece.trades)
+        )
+        first, last = piece.open[starts], piece.close[stops - 1]
+        # Nobody asks for highs and lows of a whole day at a moment.
+        return _totals(
+            Parts(numbers, piece.first_ns[starts], piece.last_ns[stops - 1], first, first, last, last, *sums)
+        )
 
     def prints(self, symbol: str, limit: int) -> pl.DataFrame:
         """Return the latest trades of a symbol, newest first, at most two hundred."""
@@ -222,9 +271,9 @@ class Series:
             return pl.DataFrame()
         return pl.concat(self._prints).filter(pl.col("number") == number).tail(limit).reverse()
 
-    def decimals(self, number: int, of_size: int = 0) -> int:
-        """Return how many digits after the point the prices of a symbol have, or its sizes."""
-        return self._decimals[of_size].of(number)
+    def decimals(self, number: int) -> int:
+        """Return how many digits after the point the prices of a symbol have."""
+        return self._decimals.of(number)
 
     def newest_of_each(self) -> list[int]:
         """Return when (UTC ns) the latest trade of each symbol was received, by its number."""
@@ -281,6 +330,12 @@ class _Most:
         return int(self.values[number]) if number < len(self.values) else 0
 
 
+def _totals(parts: Parts) -> Totals:
+    volume = parts.units + parts.nanos / 1e9
+    columns = (parts.key, parts.first_ns, parts.last_ns, parts.open, parts.close, volume, parts.trades)
+    return Totals(*(each.tolist() for each in columns))
+
+
 def _decimals(texts: pl.Series) -> Ints:
     """Return how many digits after the point each number has, written without an exponent."""
     point = texts.str.find(".", literal=True)
@@ -298,4 +353,4 @@ def _latest(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 
 _TIMES, _NUMBERS = np.empty(0, np.int64), np.empty(0, np.float64)
-_NONE = Parts(_TIMES, _TIMES, _TIMES, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _TIMES)
+_NONE = Parts(_TIMES, _TIMES, _TIMES, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS, _TIMES, _TIMES)

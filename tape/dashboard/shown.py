@@ -1,28 +1,29 @@
 """Turns a series and the records of a session into what the page shows of it."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import numpy as np
+import polars as pl
 
 from tape.dashboard.model import Print, ShownGap, SymbolRow
-from tape.dashboard.series import Parts, Series, percentile
+from tape.dashboard.series import Series, Totals, percentile
 from tasks.feeds.registry import FEEDS
 from tasks.records.ledger import Gap
 from tasks.records.trade import NS_PER_S
+
+Newest = Sequence[int] | Mapping[int, int]
 
 # Over how many seconds the page's rate and lag are taken.
 RATE_S = 5
 
 
 def symbol_rows(
-    series: Series, totals: Parts, symbols: Iterable[str], in_gap: Collection[str], now_ns: int, newest: Sequence[int]
+    series: Series, totals: Totals, symbols: Iterable[str], in_gap: Collection[str], now_ns: int, newest: Newest
 ) -> tuple[SymbolRow, ...]:
     """Return a row for each of these symbols; `newest` has when (UTC ns) the last trade of each number came."""
-    places = {number: place for place, number in enumerate(totals.key.tolist())}
-    opened, closed, volumes, trades, first_ns, last_ns = (
-        getattr(totals, name).tolist() for name in ("open", "close", "volume", "trades", "first_ns", "last_ns")
-    )
+    places = {number: place for place, number in enumerate(totals.numbers)}
+    first, last, trades = totals.first, totals.last, totals.trades
     numbers, rows = series.symbols.numbers, []
     for symbol in symbols:
         number = numbers.get(symbol, -1)
@@ -30,11 +31,11 @@ def symbol_rows(
         if at is None:
             rows.append(_never_traded(symbol, symbol in in_gap))
             continue
-        rhythm_s = (last_ns[at] - first_ns[at]) / (trades[at] - 1) / NS_PER_S if trades[at] > 1 else None
+        lasted_s = (totals.last_ns[at] - totals.first_ns[at]) / NS_PER_S
         rows.append(
             SymbolRow(
-                symbol=symbol, last=closed[at], change=closed[at] / opened[at] - 1,
-                volume=round(volumes[at], series.decimals(number, 1)), trades=trades[at], rhythm_s=rhythm_s,
+                symbol=symbol, last=last[at], change=last[at] / first[at] - 1, volume=totals.volume[at],
+                trades=trades[at], rhythm_s=lasted_s / (trades[at] - 1) if trades[at] > 1 else None,
                 silent_s=max(0.0, (now_ns - newest[number]) / NS_PER_S), in_gap=symbol in in_gap,
                 decimals=series.decimals(number),
             )
@@ -57,8 +58,8 @@ def gaps_shown(gaps: Iterable[Gap]) -> tuple[ShownGap, ...]:
     return tuple(sorted(shown, key=attrgetter("start_ns")))
 
 
-def prints_shown(series: Series, feed: str, symbol: str, limit: int) -> tuple[Print, ...]:
-    """Return the latest trades of a symbol, newest first, with the names of their conditions."""
+def prints_shown(trades: pl.DataFrame, feed: str) -> tuple[Print, ...]:
+    """Return these trades with the names of their conditions."""
     rules = FEEDS[feed].condition_rules if feed in FEEDS else None
     names = rules.names if rules else {}
     return tuple(
@@ -69,7 +70,7 @@ def prints_shown(series: Series, feed: str, symbol: str, limit: int) -> tuple[Pr
                 f"{code} {names[code]}" if code in names else code for code in row["conditions"].split(";") if code
             ),
         )
-        for row in series.prints(symbol, limit).iter_rows(named=True)
+        for row in trades.iter_rows(named=True)
     )  # fmt: skip
 
 

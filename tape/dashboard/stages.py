@@ -62,7 +62,7 @@ class Stages:
 
     def shown(self, being_recorded: dict[BatchName, int]) -> tuple[BatchShown, ...]:
         """Return every batch with its stage, in order, those in the spool with their rows so far."""
-        known = {name: _shown(name, facts) for name, facts in self._facts.items()}
+        known = {name: batch_shown(name, facts) for name, facts in self._facts.items()}
         open_ones = {
             name: BatchShown(name=str(name), stage="recording", rows=rows, quarantined=0)
             for name, rows in being_recorded.items()
@@ -89,7 +89,8 @@ def _changed_ns(folder: Path) -> int:
     return 0
 
 
-def _shown(name: BatchName, facts: BatchFacts) -> BatchShown:
+def batch_shown(name: BatchName, facts: BatchFacts) -> BatchShown:
+    """Return a batch beyond the spool with its stage."""
     stage: Stage = "uploaded" if facts.acknowledged else facts.state
     quarantined = facts.trades.quarantined + facts.trades.refused
     return BatchShown(name=str(name), stage=stage, rows=facts.trades.journalled, quarantined=quarantined)
