@@ -67,7 +67,8 @@ def symbol_chart(
         ],
         "series": [
             {
-                "type": "candlestick", "name": "bars", "itemStyle": candle, "barWidth": width, "barMaxWidth": 18, "encode": _OHLC,
+                "type": "candlestick", "name": "bars", "itemStyle": candle, "encode": _OHLC,
+                "barWidth": width, "barMaxWidth": 18,
                 "data": [] if as_line else np.column_stack((at_ms, o, c, low, h)).tolist(),
             },
             {

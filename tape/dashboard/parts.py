@@ -109,6 +109,7 @@ class WatchList:
                 ":getRowId": "(row) => row.data.symbol",
                 "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
                 ":onFirstDataRendered": select,
+                ":onRowSelected": "(e) => { if (e.node.isSelected()) emitEvent('tape-symbol', e.data.symbol); }",
                 ":onCellKeyDown": "(e) => { if (e.event.key === 'Enter') e.node.setSelected(true, true); }",
                 "animateRows": False, "suppressColumnMoveAnimation": True, "suppressCellFocus": False,
                 "suppressNoRowsOverlay": False, "overlayNoRowsTemplate": "<span>No symbol yet</span>",
@@ -118,11 +119,10 @@ class WatchList:
         self._grid.props.update({"data-testid": "watchlist", "aria-label": "Symbols"})
 
         def selected(event: GenericEventArguments) -> None:
-            symbol = (event.args.get("data") or {}).get("symbol")
-            if event.args.get("selected") and symbol in self._rows:
-                choose(symbol)
+            if event.args in self._rows:
+                choose(event.args)
 
-        self._grid.on("rowSelected", selected, ["data", "selected"])
+        ui.on("tape-symbol", selected)
 
     def filter_from(self, field: Tag) -> None:
         """Filter by what is typed into that field, in the browser alone."""

@@ -166,7 +166,7 @@ def _header(prefix: str, here: str, session: str | None, running: tuple[str, ...
 
 
 def _welcome(last_end: str, prefix: str) -> None:
-    with Tag("main", "welcome", id="main", data_testid="welcome"):
+    with Tag("div", "welcome", id="main", data_testid="welcome"):
         Tag("h1", text="No session is being recorded")
         Tag("p", "muted", last_end)
         with Tag("p", "muted"):

@@ -98,7 +98,7 @@ class SessionPage:
         with Tag("div", data_part="figures"):
             self._figures = Figures()
         self._notes = Notes()
-        with Tag("main", "board", id="main"):
+        with Tag("div", "board", id="main"):
             with Tag("section", "panel watch", aria_label="Watch-list", data_part="watch"):
                 self._build_watch(board)
             with Tag("section", "panel symbol", aria_label="Chart of the symbol", data_part="symbol"):

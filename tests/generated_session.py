@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,6 +42,11 @@ class Generated:
     def close(self) -> None:
         """Nothing is open."""
 
+    def _heard(self, second: np.ndarray) -> np.ndarray:
+        """Whether trades were received: not in the last 17 s of each 113 s since the start."""
+        heard: np.ndarray = (second - self.start_ns // NS_PER_S) % 113 < 96
+        return heard
+
     def _price(self, symbol: str, second: np.ndarray) -> np.ndarray:
         base, decimals = self.symbols[symbol]
         phase = sum(symbol.encode()) % 97
@@ -51,11 +56,11 @@ class Generated:
 
     def _seconds(self) -> np.ndarray:
         seconds = np.arange(self.start_ns // NS_PER_S, self.now_ns // NS_PER_S)
-        return seconds[(seconds % 113 < 96)]
+        return seconds[self._heard(seconds)]
 
     def gaps(self) -> tuple[ShownGap, ...]:
         seconds = np.arange(self.start_ns // NS_PER_S, self.now_ns // NS_PER_S + 1)
-        lost = seconds[seconds % 113 >= 96]
+        lost = seconds[~self._heard(seconds)]
         runs = np.split(lost, np.where(np.diff(lost) > 1)[0] + 1) if len(lost) else []
         found = []
         for run in runs:
@@ -102,7 +107,7 @@ class Generated:
         """Trades and lag of the last seconds."""
         now_s = self.now_ns // NS_PER_S
         seconds = np.arange(max(now_s - last_s, self.start_ns // NS_PER_S), now_s)
-        heard = seconds % 113 < 96
+        heard = self._heard(seconds)
         rate = np.where(heard, 900 + 300 * np.sin(seconds / 23) + 120 * np.sin(seconds * 1.3), 0).astype(np.int64)
         lag = np.where(heard, 40 + 8 * np.sin(seconds / 7), math.nan)
         return Pace(second_ns=seconds * NS_PER_S, trades=rate, lag_p50_ms=lag, lag_p95_ms=lag * 2.1,
@@ -124,7 +129,7 @@ class Generated:
             every_ns=every_ns, start_ns=kinds[take], open=np.array([r[0, 0] for r in rows])[take],
             high=np.array([r.max() for r in rows])[take], low=np.array([r.min() for r in rows])[take],
             close=np.array([r[-1, 1] for r in rows])[take],
-            volume=np.array([100.0 * len(r) * (2 + math.sin(float(k // NS_PER_S) * 1.1)) for r, k in zip(rows, kinds, strict=True)])[take],
+            volume=100.0 * np.array([len(r) for r in rows])[take] * (2 + np.sin(kinds[take] // NS_PER_S * 1.1)),
             trades=np.array([len(r) for r in rows])[take],
         )  # fmt: skip
 
@@ -135,13 +140,8 @@ class Generated:
         seconds = self._seconds()[-limit:][::-1]
         prices, decimals = self._price(symbol, seconds), self.symbols[symbol][1]
         return tuple(
-            Print(symbol=symbol, ts_event_ns=int(s) * NS_PER_S + 123_000_000, ts_recv_ns=int(s) * NS_PER_S + 164_000_000,
-                  price=f"{p:.{decimals}f}", size=str(100 + int(s) % 9 * 25),
+            Print(symbol=symbol, ts_event_ns=int(s) * NS_PER_S + 123_000_000,
+                  ts_recv_ns=int(s) * NS_PER_S + 164_000_000, price=f"{p:.{decimals}f}", size=str(100 + int(s) % 9 * 25),
                   conditions=("1 regular", "12 extended hours") if s % 5 == 0 else ("1 regular",))
             for s, p in zip(seconds, prices, strict=True)
         )  # fmt: skip
-
-
-def variant(source: Generated, **changes: object) -> Generated:
-    """The same source with other values."""
-    return replace(source, **changes)  # type: ignore[arg-type]
