@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tape.dashboard.model import BatchShown, Bars, Board, Health, Pace, Print, ShownGap, SymbolRow
+from tape.dashboard.model import Bars, BatchShown, Board, Health, Pace, Print, ShownGap, SymbolRow
 from tasks.records.status import Status
 from tasks.records.trade import NS_PER_S
 
@@ -97,7 +97,8 @@ class Generated:
         )
         return Board(
             session=self.session, feed="finnhub", now_ns=self.now_ns, start_ns=self.start_ns,
-            end_ns=status.deadline_ns, health="down" if gaps and gaps[-1].end_ns is None else self.health, status=status,
+            end_ns=status.deadline_ns, status=status,
+            health="down" if gaps and gaps[-1].end_ns is None else self.health,
             trades=trades, trades_per_s=951.0 + self.now_ns // NS_PER_S % 7, lag_p50_ms=41.0, lag_p95_ms=88.2,
             lag_p99_ms=140.0, rows=tuple(rows), gaps=gaps, batches=batches,
             quarantine={"event time too old": 3, "price is not positive": 1}, disk_free_bytes=412 << 30,
@@ -141,7 +142,8 @@ class Generated:
         prices, decimals = self._price(symbol, seconds), self.symbols[symbol][1]
         return tuple(
             Print(symbol=symbol, ts_event_ns=int(s) * NS_PER_S + 123_000_000,
-                  ts_recv_ns=int(s) * NS_PER_S + 164_000_000, price=f"{p:.{decimals}f}", size=str(100 + int(s) % 9 * 25),
+                  ts_recv_ns=int(s) * NS_PER_S + 164_000_000, price=f"{p:.{decimals}f}",
+                  size=str(100 + int(s) % 9 * 25),
                   conditions=("1 regular", "12 extended hours") if s % 5 == 0 else ("1 regular",))
             for s, p in zip(seconds, prices, strict=True)
         )  # fmt: skip

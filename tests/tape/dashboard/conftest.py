@@ -1,73 +1,71 @@
-"""A real Chromium for the tests of the page; each test ends without an error in it and without a foreign request."""
+"""A feed that is a process of its own, and an archiver that works while a session is recorded and watched."""
 
-import os
+import shutil
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browser import CHROMIUM, FLAGS, OpenTab, Tab, free_port, generated, is_here, process
-from playwright.sync_api import Browser, sync_playwright
+from conftest import archive_sealed
 
+from tasks.replay.generate import generate
+from tasks.replay.tape_file import write_tape
+from tasks.storage.store import Store
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """A browser for all tests of this process."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is missing, so no page can be tested: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Browser) -> Iterator[OpenTab]:
-    """Opens tabs; at the end no tab has reported an error or asked another host for anything."""
-    tabs: list[Tab] = []
-    contexts = []
-
-    def open_tab(url: str, *, width: int = 1440, height: int = 900, expect_errors: bool = False, **options: Any) -> Tab:
-        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        it = Tab(context.new_page())
-        if not expect_errors:
-            tabs.append(it)
-        it.page.goto(url)
-        return it
-
-    yield open_tab
-    problems = [error for each in tabs for error in each.errors]
-    foreign = [url for each in tabs for url in each.requests if not is_here(url)]
-    for context in contexts:
-        context.close()
-    assert problems == []
-    assert foreign == []
-
-
-@pytest.fixture(scope="module")
-def page_url() -> Iterator[str]:
-    """The page of a generated session that has been recorded for ten minutes, with gaps; shared by a module's tests."""
-    with generated() as url:
-        yield url
+_FEED = """
+import sys
+from pathlib import Path
+from tasks.replay.run import run
+from tasks.replay.server import ReplayOptions
+run(Path(sys.argv[1]), options=ReplayOptions(speed=float(sys.argv[2])))
+"""
 
 
 @pytest.fixture
-def dashboard(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Starts `tape dashboard` for a data folder; gives its URL."""
-    running = []
+def feed_process(tmp_path: Path) -> Iterator[Callable[..., tuple[str, int]]]:
+    """Starts a replay of a generated tape as a process: `feed_process(seconds, speed=…) -> (url, pid)`."""
+    started: list[subprocess.Popen[str]] = []
 
-    def start(data: Path, *words: str, **settings: str) -> str:
-        port = free_port()
-        tape = Path(sys.executable).with_name("tape")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TAPE_")} | settings
-        command = (tape, "dashboard", "--data-dir", data, "--port", port, *words)
-        it = process(*command, port=port, cwd=tmp_path, env=environment)
-        it.__enter__()
-        running.append(it)
-        return f"http://127.0.0.1:{port}"
+    def start(seconds: float, speed: float = 1.0) -> tuple[str, int]:
+        tape = tmp_path / "tape.csv"
+        write_tape(generate(7, seconds), tape)
+        command = [sys.executable, "-c", _FEED, str(tape), str(speed)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().strip(), process.pid
 
     yield start
-    for it in running:
-        it.__exit__(None, None, None)
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def archiving(store: Store, tmp_path: Path) -> Callable[..., object]:
+    """Archives sealed batches as they come, while the block runs; yields the folder of copies of their journals."""
+
+    @contextmanager
+    def archive() -> Iterator[Path]:
+        copies, over = tmp_path / "journals", threading.Event()
+        copies.mkdir(exist_ok=True)
+
+        def work() -> None:
+            while not over.wait(0.05):
+                for name in store.sealed_batches():
+                    with suppress(FileNotFoundError):
+                        shutil.copy(store.sealed / name.sealed, copies / name.sealed)
+                        archive_sealed(store, name)
+
+        thread = threading.Thread(target=work, name="archiver")
+        thread.start()
+        try:
+            yield copies
+        finally:
+            over.set()
+            thread.join()
+
+    return archive

@@ -1,5 +1,6 @@
 """What a tab shows of a session whose every figure is known, in a real Chromium."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_choice_survives_a_reload(page_url: str, tab: OpenTab) -> None:
     assert not options["series"][0]["data"]
     times = [point[0] for point in options["series"][1]["data"] if point[1] is not None]
     assert len(times) > 5
-    assert {later - earlier for earlier, later in zip(times, times[1:], strict=False)} == {60_000}
+    assert {later - earlier for earlier, later in pairwise(times)} == {60_000}
 
 
 def test_every_interval_is_shown(page_url: str, tab: OpenTab) -> None:
