@@ -31,7 +31,11 @@ def main() -> None:
         return known.setdefault(session, Generated(session=session, **options))
 
     offer = Offer(
-        hub=lambda: Hub(lambda: tuple(sessions), follow), change=change, last_end=lambda: "It ended.", metrics=True
+        hub=lambda: Hub(lambda: tuple(sessions), follow),
+        change=change,
+        last_end=lambda: "It ended.",
+        archive=dict,
+        metrics=True,
     )
     serve(offer, access, socket.create_server(("127.0.0.1", port)))
 

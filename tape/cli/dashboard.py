@@ -39,6 +39,7 @@ def dashboard(
 ) -> None:
     """Show running sessions and the archive in the browser, on this machine only unless told otherwise."""
     require_extra()
+    from flows.bucket import bucket_of
     from tape.dashboard.guard import LOOPBACK, Access
     from tape.dashboard.offers import offer_of
     from tape.dashboard.server import serve
@@ -56,7 +57,7 @@ def dashboard(
         os.nice(_NICE)
         shown = f"[{host}]" if ":" in host else host
         report.line(f"http://{shown}:{listening.getsockname()[1]}{access.prefix}/ shows {folder}; Ctrl-C ends it")
-        serve(offer_of(folder, metrics=metrics), access, listening)
+        serve(offer_of(folder, settings.calendar, bucket_of(settings), metrics=metrics), access, listening)
 
 
 def require_extra() -> None:

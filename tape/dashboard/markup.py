@@ -19,7 +19,7 @@ def safe(text: object) -> str:
 def prints_table(prints: Sequence[Print]) -> str:
     """The latest trades, newest first; an arrow shows the direction to the trade before."""
     if not prints:
-        return _empty("No trade yet.")
+        return empty("No trade yet.")
     rows = []
     for trade, before in zip(prints, [*prints[1:], None], strict=True):
         step = float(trade.price) - float(before.price) if before else 0.0
@@ -31,13 +31,13 @@ def prints_table(prints: Sequence[Print]) -> str:
             f'<td class="n {name}"><i>{arrow}</i>{safe(trade.price)}</td><td class="n">{safe(trade.size)}</td>'
             f'<td class="codes" title="{safe(", ".join(trade.conditions))}">{codes}</td></tr>'
         )
-    return _table(("time", "n:price", "n:size", "conditions"), rows)
+    return table(("time", "n:price", "n:size", "conditions"), rows)
 
 
 def gaps_table(gaps: Sequence[ShownGap], now_ns: int) -> str:
     """The gaps, newest first, the open ones on top."""
     if not gaps:
-        return _empty("No gaps: every symbol could be received the whole time.")
+        return empty("No gaps: every symbol could be received the whole time.")
     rows = []
     for gap in sorted(gaps, key=lambda gap: (gap.end_ns is not None, -gap.start_ns))[:100]:
         lasted = seconds(((gap.end_ns or now_ns) - gap.start_ns) / NS_PER_S)
@@ -49,13 +49,13 @@ def gaps_table(gaps: Sequence[ShownGap], now_ns: int) -> str:
             f'<td class="n" title="{safe(names)}">{safe(told)}</td></tr>'
             f'<tr class="why {state}"><td class="long" colspan="3">{safe(gap.reason)}</td></tr>'
         )
-    return _table(("from", "n:lasted", "n:missed"), rows)
+    return table(("from", "n:lasted", "n:missed"), rows)
 
 
 def batches_table(batches: Sequence[BatchShown]) -> str:
     """The stage of each batch, newest first: filled dots for the stages it has passed."""
     if not batches:
-        return _empty("No batch yet.")
+        return empty("No batch yet.")
     rows = []
     for batch in reversed(batches[-100:]):
         passed = STAGES.index(batch.stage) + 1
@@ -65,16 +65,16 @@ def batches_table(batches: Sequence[BatchShown]) -> str:
             f'<td class="n">{number(batch.quarantined)}</td>'
             f'<td><span class="dots" aria-hidden="true">{dots}</span> {batch.stage}</td></tr>'
         )
-    return _table(("batch", "n:rows", "n:quarantined", "stage"), rows)
+    return table(("batch", "n:rows", "n:quarantined", "stage"), rows)
 
 
 def quarantine_table(reasons: Mapping[str, int]) -> str:
     """How many trades were quarantined, by reason."""
     if not reasons:
-        return _empty("Nothing was quarantined.")
+        return empty("Nothing was quarantined.")
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     rows = [f'<tr><td class="long">{safe(why)}</td><td class="n">{number(count)}</td></tr>' for why, count in ordered]
-    return _table(("reason", "n:trades"), rows)
+    return table(("reason", "n:trades"), rows)
 
 
 def short_name(batch: str) -> str:
@@ -109,7 +109,8 @@ def timeline_told(board: Board) -> str:
     )
 
 
-def _table(heads: Iterable[str], rows: Iterable[str]) -> str:
+def table(heads: Iterable[str], rows: Iterable[str]) -> str:
+    """A table; a head that begins with `n:` is one of numbers."""
     cells = "".join(
         f'<th class="{"n" if head.startswith("n:") else ""}" scope="col">{head.removeprefix("n:")}</th>'
         for head in heads
@@ -117,5 +118,6 @@ def _table(heads: Iterable[str], rows: Iterable[str]) -> str:
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _empty(text: str) -> str:
+def empty(text: str) -> str:
+    """A line where there is nothing to list."""
     return f'<p class="empty">{text}</p>'

@@ -1,7 +1,10 @@
 """What the page of a data folder shows: its running sessions, and how its last session ended."""
 
+import time
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tape.dashboard.hub import Hub
 from tape.dashboard.live import LiveSession
@@ -11,9 +14,13 @@ from tape.watched_symbols import change_watched
 from tasks.errors import RecorderError
 from tasks.records.sessions import is_recording, record_of
 from tasks.storage.store import Store
+from tasks.upload.bucket import Bucket
+
+if TYPE_CHECKING:
+    from tape.dashboard.archive import Archive
 
 
-def offer_of(folder: Path, *, metrics: bool = False) -> Offer:
+def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: bool = False) -> Offer:
     """Return what the page shows of this data folder."""
     store = Store(folder)
 
@@ -27,8 +34,16 @@ def offer_of(folder: Path, *, metrics: bool = False) -> Offer:
         hub=lambda: Hub(running, lambda session: LiveSession(store, session)),
         change=change,
         last_end=lambda: _last_end(store),
+        archive=cache(partial(_archive, store, calendar, bucket)),
         metrics=metrics,
     )
+
+
+def _archive(store: Store, calendar: str, bucket: Bucket | None) -> "Archive":
+    # Imported here because it takes a second, which whoever watches a running session need not wait for.
+    from tape.dashboard.archive import Archive
+
+    return Archive(store, calendar, time.time_ns, bucket)
 
 
 def _last_end(store: Store) -> str:

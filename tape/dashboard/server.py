@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from nicegui import Client, ui
 from nicegui import app as pages
-from nicegui import ui
 
+from tape.dashboard.archive_pages import Archive, archived_page, calendar_page, download
 from tape.dashboard.guard import Access, Guard
 from tape.dashboard.hub import Hub, View
 from tape.dashboard.metrics import exposition
@@ -38,6 +40,7 @@ class Offer:
     hub: Callable[[], Hub]
     change: Change
     last_end: Callable[[], str]
+    archive: Callable[[], Archive]
     metrics: bool = False
 
 
@@ -76,8 +79,32 @@ def _application(offer: Offer, access: Access) -> FastAPI:
             return PlainTextResponse(exposition(boards), media_type="text/plain; version=0.0.4")
 
     @ui.page("/", title="Tape")
-    async def live(request: Request) -> None:
+    async def live(request: Request) -> Response | None:
+        asked = request.query_params.get("session", "")
+        if asked and asked not in shared[0].running:
+            return RedirectResponse(f"{access.prefix}/archive/{quote(asked, safe='')}")
         await _live(shared[0], offer, request, access.prefix)
+        return None
+
+    @ui.page("/archive", title="Tape: archive")
+    async def calendar(request: Request) -> None:
+        _header(access.prefix, "archive", None, ())
+        archive = await asyncio.to_thread(offer.archive)
+        await calendar_page(archive, access.prefix, look_in_bucket=request.query_params.get("remote") == "1")
+
+    @ui.page("/archive/{what}", title="Tape: archive")
+    async def archived(request: Request, what: str) -> None:
+        state = _header(access.prefix, "archive", what, ())
+        archive, remote = await asyncio.to_thread(offer.archive), request.query_params.get("remote") == "1"
+        client = ui.context.client
+        page = await archived_page(shared[0], archive, what, _choice(request), state, access.prefix, remote=remote)
+        if page is not None:
+            _until_left(shared[0], page, client)
+            client.run_javascript("tape.watch()")
+
+    @app.get("/download")
+    async def downloaded(request: Request) -> Response:
+        return await download(await asyncio.to_thread(offer.archive), request.query_params)
 
     ui.add_head_html(f"<style>{(_HERE / 'page.css').read_text()}</style>", shared=True)
     ui.add_head_html(f"<script>{(_HERE / 'page.js').read_text()}</script>", shared=True)
@@ -122,9 +149,9 @@ class _Waiting:
             self._client.run_javascript("location.reload()")
 
 
-def _until_left(hub: Hub, view: View) -> None:
+def _until_left(hub: Hub, view: View, client: Client | None = None) -> None:
     hub.views.add(view)
-    ui.context.client.on_delete(lambda: hub.views.discard(view))
+    (client or ui.context.client).on_delete(lambda: hub.views.discard(view))
 
 
 def _choice(request: Request) -> Choice:

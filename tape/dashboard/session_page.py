@@ -111,9 +111,8 @@ class SessionPage:
                 with Tag("div", "lists", data_part="lists"):
                     self._lists = Lists(self._hub.wanted.set)
             with Tag("section", "panel line", aria_label="Timeline of the session", data_part="line"):
-                with Tag("div", "head"):
-                    Tag("h3", text="Session")
                 self._timeline = Timeline()
+                self._build_controls()
         for part in (self._state, self._figures, self._timeline, self._lists, self._notes):
             part.show(board)
         self._show_prints()
@@ -140,8 +139,7 @@ class SessionPage:
             self._last = Tag("span", "quote", data_testid="last")
             self._moved = Tag("span", "", data_testid="change")
             Tag("span", "grow")
-            if self._change_symbols:
-                self._remove = Tag("button", text="Remove", data_testid="remove").on("click", self._ask)
+            self._build_tools()
             self._mode = Tag("button", aria_pressed="false", data_testid="mode").on("click", self._switch_mode)
             self._every: dict[str, Tag] = {}
             with Tag("div", "segments", role="group", aria_label="Length of a bar"):
@@ -155,6 +153,14 @@ class SessionPage:
                 Tag("button", text="Cancel")
                 Tag("button", "primary", "Remove", data_testid="confirm").on("click", self._remove_chosen)
         self._show_symbol(board)
+
+    def _build_tools(self) -> None:
+        """Add what can be done with the symbol."""
+        if self._change_symbols:
+            Tag("button", text="Remove", data_testid="remove").on("click", self._ask)
+
+    def _build_controls(self) -> None:
+        """Add what moves along the timeline; time moves by itself in a running session."""
 
     def _build_strips(self, board: Board) -> None:
         rate, lag = self._strip_options(board)
