@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -17,11 +18,12 @@ from tape.dashboard.archived import Archived
 from tape.dashboard.hub import TICK_S, Hub
 from tape.dashboard.markup import safe
 from tape.dashboard.model import Board, DayShown, SessionShown
-from tape.dashboard.parts import State
-from tape.dashboard.session_page import Choice, SessionPage
+from tape.dashboard.parts import INTERVALS_S, State
+from tape.dashboard.session_page import BARS, Choice, SessionPage
 from tape.dashboard.tags import Markup, Tag
 from tape.dashboard.wording import day_and_clock
 from tape.holdings import Row
+from tape.report import count
 from tasks.errors import RecorderError
 from tasks.records.ledger import Ledger
 from tasks.records.trade import NS_PER_S
@@ -52,7 +54,7 @@ class Archive(Protocol):
         """Return the day to which a moment of it belongs."""
 
 
-async def calendar_page(archive: Archive, prefix: str, *, look_in_bucket: bool) -> None:
+async def calendar_page(archive: Archive, prefix: str, *, has_bucket: bool, look_in_bucket: bool) -> None:
     """Build the page of the calendar below its header."""
     with Tag("div", "archive", id="main"):
         said = Tag("p", "muted", "Reading what is there …", role="status", data_testid="reading")
@@ -60,13 +62,13 @@ async def calendar_page(archive: Archive, prefix: str, *, look_in_bucket: bool) 
     await ui.context.client.connected()
     try:
         days, sessions = await asyncio.to_thread(archive.calendar)
-        remote = await asyncio.to_thread(archive.in_bucket) if look_in_bucket else {}
+        remote = await asyncio.to_thread(archive.in_bucket) if has_bucket and look_in_bucket else {}
     except (RecorderError, OSError) as error:
         said.say(str(error))
         return
     known = {each.session for each in sessions}
     only_there = {session: days for session, days in remote.items() if session not in known}
-    said.say(f"{len(days):,} days, {len(sessions):,} sessions")
+    said.say(f"{count(len(days), 'day')}, {count(len(sessions), 'session')}")
     with place:
         with Tag("section", "panel pad", aria_label="Calendar"):
             Markup("legend").show(archive_markup.legend())
@@ -75,7 +77,8 @@ async def calendar_page(archive: Archive, prefix: str, *, look_in_bucket: bool) 
             with Tag("div", "head"):
                 Tag("h2", text="Sessions")
                 Tag("span", "grow")
-                Tag("a", text="Look in the bucket too", href=f"{prefix}/archive?remote=1", data_testid="look-in-bucket")
+                if has_bucket:
+                    Tag("a", text="Look in the bucket too", href=f"{prefix}/archive?remote=1", data_testid="bucket")
             Markup("scroll", tabindex="0", data_testid="sessions").show(
                 archive_markup.sessions_table(sessions, prefix, only_there)
             )
@@ -83,9 +86,9 @@ async def calendar_page(archive: Archive, prefix: str, *, look_in_bucket: bool) 
 
 async def archived_page(
     hub: Hub, archive: Archive, what: str, choice: Choice, state: State, prefix: str, *, remote: bool
-) -> SessionPage | None:
+) -> "ArchivedPage | None":
     """Build the page of a session or day below its header, once it is read; None if it cannot be."""
-    said = Tag("p", "note", f"Reading {what} …", role="status", data_testid="reading")
+    said = Tag("p", "muted pad", f"Reading {what} …", role="status", data_testid="reading")
     place = Tag("div")
     await ui.context.client.connected()
     share = [0.0]
@@ -103,14 +106,18 @@ async def archived_page(
         said.say(str(error))
         return None
     said.delete()
+    if choice.every == "":
+        choice = replace(choice, every=_fitting(archived))
     with place:
         page = ArchivedPage(hub, what, archived, choice, state, prefix, archive, remote=remote)
-    try:
-        found = await asyncio.to_thread(archive.report, what, remote=remote)
-        page.report.show(archive_markup.report_tables(*found))
-    except (RecorderError, OSError) as error:
-        page.report.show(f"<p>{safe(error)}</p>")
     return page
+
+
+def _fitting(archived: Archived) -> str:
+    """Return the shortest interval of which the whole session or day is on the chart."""
+    start_ns, end_ns = archived.span_ns
+    fits = (name for name, every_s in INTERVALS_S.items() if (end_ns - start_ns) / NS_PER_S <= every_s * BARS)
+    return next(fits, "1d")
 
 
 class ArchivedPage(SessionPage):
@@ -124,16 +131,26 @@ class ArchivedPage(SessionPage):
         self._archived, self._prefix, self._archive, self._remote = source, prefix, archive, remote
         self._speed, self._is_playing = SPEEDS[2], False
         super().__init__(hub, what, source, choice, state)
+        self._show_moment(source.board())
         with Tag("details", "panel pad report", data_part="report"):
             Tag("summary", text="Validation report", data_testid="report-summary")
-            self.report = Markup("reported", data_testid="report")
-            self.report.show("<p>Computing …</p>")
+            self._report = Markup("reported", data_testid="report")
+            self._report.show("<p>Computing …</p>")
+
+    async def load_report(self) -> None:
+        """Show what the validation and the ledger say, once it is computed."""
+        try:
+            found = await asyncio.to_thread(self._archive.report, self.session, remote=self._remote)
+            self._report.show(archive_markup.report_tables(*found))
+        except (RecorderError, OSError) as error:
+            self._report.show(f"<p>{safe(error)}</p>")
 
     def show(self) -> None:
         """Move on if it is replayed, then send what has changed."""
         if self._is_playing and self._visible:
             self._move_to(self._source.board().now_ns + int(TICK_S * self._speed * NS_PER_S))
         super().show()
+        self._show_moment(self._source.board())
 
     def _build_tools(self) -> None:
         self._links = [Tag("a", text=form, data_testid=f"download-{form.lower()}") for form in ("CSV", "Parquet")]
@@ -154,8 +171,7 @@ class ArchivedPage(SessionPage):
             self._scrubber.on("input", self._scrub, throttle=0.1, js_handler="(e) => emit(e.target.value)")
             self._moment = Tag("span", "moment", data_testid="moment")
 
-    def _show_symbol(self, board: Board) -> None:
-        super()._show_symbol(board)
+    def _show_moment(self, board: Board) -> None:
         self._moment.say(f"{day_and_clock(board.now_ns)} UTC")
         day = self._archive.day_of(self.session, board.now_ns)
         words = {"symbol": self._choice.symbol, "day": day, "remote": "1" if self._remote else ""}

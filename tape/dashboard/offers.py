@@ -35,6 +35,7 @@ def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: boo
         change=change,
         last_end=lambda: _last_end(store),
         archive=cache(partial(_archive, store, calendar, bucket)),
+        has_bucket=bucket is not None,
         metrics=metrics,
     )
 

@@ -13,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from nicegui import Client, ui
-from nicegui import app as pages
 
 from tape.dashboard.archive_pages import Archive, archived_page, calendar_page, download
 from tape.dashboard.guard import Access, Guard
@@ -41,6 +40,7 @@ class Offer:
     change: Change
     last_end: Callable[[], str]
     archive: Callable[[], Archive]
+    has_bucket: bool = False
     metrics: bool = False
 
 
@@ -90,17 +90,19 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     async def calendar(request: Request) -> None:
         _header(access.prefix, "archive", None, ())
         archive = await asyncio.to_thread(offer.archive)
-        await calendar_page(archive, access.prefix, look_in_bucket=request.query_params.get("remote") == "1")
+        looks = request.query_params.get("remote") == "1"
+        await calendar_page(archive, access.prefix, has_bucket=offer.has_bucket, look_in_bucket=looks)
 
     @ui.page("/archive/{what}", title="Tape: archive")
     async def archived(request: Request, what: str) -> None:
         state = _header(access.prefix, "archive", what, ())
         archive, remote = await asyncio.to_thread(offer.archive), request.query_params.get("remote") == "1"
         client = ui.context.client
-        page = await archived_page(shared[0], archive, what, _choice(request), state, access.prefix, remote=remote)
+        page = await archived_page(shared[0], archive, what, _choice(request, ""), state, access.prefix, remote=remote)
         if page is not None:
             _until_left(shared[0], page, client)
             client.run_javascript("tape.watch()")
+            await page.load_report()
 
     @app.get("/download")
     async def downloaded(request: Request) -> Response:
@@ -109,7 +111,6 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     ui.add_head_html(f"<style>{(_HERE / 'page.css').read_text()}</style>", shared=True)
     ui.add_head_html(f"<script>{(_HERE / 'page.js').read_text()}</script>", shared=True)
     logging.getLogger("nicegui").setLevel(logging.WARNING)
-    pages.on_exception(lambda error: logging.getLogger(__name__).error("a page failed", exc_info=error))
     ui.run_with(
         app, title="Tape", favicon=_HERE / "favicon.svg", language="en-US", tailwind=False, dark=False,
         binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
@@ -154,12 +155,12 @@ def _until_left(hub: Hub, view: View, client: Client | None = None) -> None:
     (client or ui.context.client).on_delete(lambda: hub.views.discard(view))
 
 
-def _choice(request: Request) -> Choice:
+def _choice(request: Request, usual: str = "1s") -> Choice:
     asked = request.query_params
     every = asked.get("every", "")
     return Choice(
         symbol=asked.get("symbol", ""),
-        every=every if every in INTERVALS_S else "1s",
+        every=every if every in INTERVALS_S else usual,
         as_line=asked.get("line") == "1",
         dark=request.cookies.get("tape_dark") == "1",
     )

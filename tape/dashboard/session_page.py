@@ -19,7 +19,7 @@ from tasks.errors import RecorderError
 from tasks.records.trade import NS_PER_S
 from tasks.shown import plain
 
-_BARS, _PACE_S, _PRINTS = 120, 300, 60
+BARS, _PACE_S, _PRINTS = 120, 300, 60
 _RATE_TOLD = "Trades of each second of the last five minutes"
 _LAG_TOLD = "Lag of each second of the last five minutes in milliseconds: three percentiles"
 
@@ -61,7 +61,7 @@ class SessionPage:
         if choice.symbol not in {row.symbol for row in board.rows}:
             busiest = max(board.rows, key=lambda row: row.trades, default=None)
             choice = replace(choice, symbol=busiest.symbol if busiest else "")
-        self._choice, self._bars = choice, _BARS
+        self._choice, self._bars = choice, BARS
         self._repaint = False
         # Until the browser says what is visible, nothing is sent beyond the page itself.
         self._visible: frozenset[str] = frozenset()
@@ -244,7 +244,7 @@ class SessionPage:
 
     def _see(self, event: GenericEventArguments) -> None:
         self._visible = frozenset(map(str, event.args["parts"]))
-        self._bars = 60 if event.args["width"] < 760 else 240 if event.args["width"] > 1_800 else _BARS
+        self._bars = 60 if event.args["width"] < 760 else 240 if event.args["width"] > 1_800 else BARS
         self._hub.wanted.set()
 
     def _darken(self, event: GenericEventArguments) -> None:
