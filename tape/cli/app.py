@@ -80,13 +80,14 @@ def options(
 def demo(
     seconds: Annotated[int, typer.Option("--for", help="Seconds to record.", min=5, max=600)] = 30,
     data_dir: Annotated[Path, typer.Option(help="The folder for the demo's data.")] = Path("demo-data"),
+    with_dashboard: Annotated[bool, typer.Option("--dashboard", help="Also serve the web page, until Ctrl-C.")] = False,
 ) -> None:
     """Record a generated tape from a local server: no key, no configuration."""
     check_tls()
     from tape.cli import demo as show
 
     with ended_in_order(report.tell):
-        show.run(seconds, data_dir, report.tell)
+        show.run(seconds, data_dir, report.tell, with_dashboard=with_dashboard)
 
 
 @app.command()

@@ -3,7 +3,10 @@
 import importlib.util
 import os
 import socket
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +61,19 @@ def dashboard(
         shown = f"[{host}]" if ":" in host else host
         report.line(f"http://{shown}:{listening.getsockname()[1]}{access.prefix}/ shows {folder}; Ctrl-C ends it")
         serve(offer_of(folder, settings.calendar, bucket_of(settings), metrics=metrics), access, listening)
+
+
+@contextmanager
+def dashboard_of(data_dir: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Serve the page of this data folder by a process of its own while the block runs; it prints its address."""
+    require_extra()
+    program = "from tape.start import main; main()"
+    command = [sys.executable, "-c", program, "dashboard", "--data-dir", str(data_dir)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def require_extra() -> None:

@@ -109,8 +109,7 @@ async def archived_page(
     if choice.every == "":
         choice = replace(choice, every=_fitting(archived))
     with place:
-        page = ArchivedPage(hub, what, archived, choice, state, prefix, archive, remote=remote)
-    return page
+        return ArchivedPage(hub, what, archived, choice, state, prefix, archive, remote=remote)
 
 
 def _fitting(archived: Archived) -> str:
