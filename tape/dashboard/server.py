@@ -113,7 +113,7 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     logging.getLogger("nicegui").setLevel(logging.WARNING)
     ui.run_with(
         app, title="Tape", favicon=_HERE / "favicon.svg", language="en-US", tailwind=False, dark=False,
-        binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
+        binding_refresh_interval=None, reconnect_timeout=10.0, gzip_middleware_factory=None, show_welcome_message=False,
     )  # fmt: skip
     return app
 

@@ -218,7 +218,7 @@ def table(results: list[Result], options: argparse.Namespace) -> str:
         f"{options.rate:,} trades/s of {len(SYMBOLS)} symbols, {options.seconds} s; CPU in % of one core; Python"
         f" {platform.python_version()}; aims: server below 10 %, median age below 1 s, first paint below 1.5 s.",
         "",
-        "| tabs | server | recorder | browser | age of newest price, p50 / p95 | first paint | trades/s | frames lost |",
+        "| tabs | server | recorder | browser | age of newest price, p50 / p95 | first paint | trades/s | lost |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for each in results:
