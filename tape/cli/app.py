@@ -21,6 +21,7 @@ from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
 from tape.cli import close, query, service, status
+from tape.cli.options import FAILED, WRONG_USE, DataDir, SessionName, existing
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.days import day_of
@@ -29,6 +30,7 @@ from tasks.errors import RecorderError, SettingsError
 from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 from tasks.records.ledger import Ledger
 from tasks.records.manifest import SOFTWARE
+from tasks.shown import count
 from tasks.storage.store import Store
 
 app = typer.Typer(
@@ -44,11 +46,8 @@ status.add_to(app)
 app.command()(close.close)
 service.add_to(app)
 
-FAILED, WRONG_USE = 1, 2
 _FEEDS = " or ".join(FEEDS)
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
-SessionName = Annotated[str | None, typer.Option("--session", help="The session, if several are running.")]
 Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
 
@@ -146,13 +145,13 @@ def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json:
     check_tls()
     from tasks.capture.supervise import recording_session
 
-    _, status = recording_session(Store(_existing(load_settings(data_dir=data_dir).data_dir)), session)
+    _, status = recording_session(existing(load_settings(data_dir=data_dir).data_dir), session)
     trades = {symbol: status.per_symbol.get(symbol, 0) for symbol in status.symbols}
     if as_json:
         print(msgspec.json.encode({"session": status.session, "symbols": trades}).decode())
         return
-    for symbol, count in trades.items():
-        print(f"{symbol}\t{count}")
+    for symbol, number in trades.items():
+        print(f"{symbol}\t{number}")
 
 
 @symbols_app.command("add")
@@ -172,7 +171,7 @@ def _change_symbols(action: str, symbols: list[str], session: str | None, data_d
     from tasks.capture.supervise import change_symbols, recording_session
 
     settings = load_settings(symbols=symbols, data_dir=data_dir)
-    folder, status = recording_session(Store(_existing(settings.data_dir)), session)
+    folder, status = recording_session(existing(settings.data_dir), session)
     given, adding = settings.symbols, action == "added"
     idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
     changed = [symbol for symbol in given if symbol not in idle]
@@ -218,7 +217,7 @@ def verify(
             raise typer.Exit(FAILED)
         return
     with progress("sessions verified") as note:
-        verdict = verdict_on(Store(_existing(settings.data_dir)), note)
+        verdict = verdict_on(existing(settings.data_dir), note)
     if as_json:
         print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())
     else:
@@ -259,8 +258,8 @@ def export(
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     with progress("trades written") as note:
-        rows = write(Store(_existing(settings.data_dir)), out, day, note)
-    report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
+        rows = write(existing(settings.data_dir), out, day, note)
+    report.line(f"{out}: {count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 
 @app.command()
@@ -335,12 +334,6 @@ def _speed(text: str) -> float | None:
     if speed is not None and not 0 < speed < 1e6:
         raise SettingsError(f"--speed: {text!r} is not a speed; write 1, 0.5, 60, or max")
     return speed
-
-
-def _existing(data_dir: Path) -> Path:
-    if not data_dir.is_dir():
-        raise SettingsError(f"{data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return data_dir
 
 
 def _say(text: str) -> None:

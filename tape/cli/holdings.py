@@ -9,7 +9,6 @@ import msgspec
 
 from tape import report
 from tape.cli.rows import print_rows
-from tape.report import count
 from tasks.archive.catalog import Catalog
 from tasks.errors import RecorderError, TerminalError
 from tasks.query.day_view import days_of
@@ -17,6 +16,7 @@ from tasks.query.holdings import Holding, holding, per_symbol
 from tasks.records.coverage import day_coverage, notable, session_coverage
 from tasks.records.ledger import Gap, Ledger, SessionRecord
 from tasks.records.names import BatchName, feed_and_date, is_session_name
+from tasks.shown import count, share
 from tasks.storage.store import Store
 from tasks.verify.account import brief_ledger, ledger_for
 
@@ -192,9 +192,9 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
         report.print_ledger(ledger, data_dir)
     else:
         what, balances = found.get("date") or found.get("session"), found["balances"]
-        hours = "" if found["market_hours"] is None else f", {report.share(found['market_hours'])} of market hours"
+        hours = "" if found["market_hours"] is None else f", {share(found['market_hours'])} of market hours"
         covered = "" if found["coverage"] is None else (
-            f"{report.share(found['coverage'])} of the requested time was received{hours}, "
+            f"{share(found['coverage'])} of the requested time was received{hours}, "
         )  # fmt: skip
         verdict = {True: "the ledger balances", None: "no record says whether it balances"}
         report.line(
@@ -232,5 +232,5 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
-        return report.share(value)
+        return share(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -13,18 +13,19 @@ import typer
 from flows.settings import Settings, settings_to_write
 from flows.surroundings import check_tls
 from tape import report
+from tape.cli.options import DataDir, existing
 from tape.cli.progress import progress
 from tape.cli.rows import as_json_line, print_json, print_rows
 from tape.days import day_of, days_of
 from tasks.errors import SettingsError
 from tasks.records.manifest import Manifest
 from tasks.records.names import is_session_name
+from tasks.shown import count
 from tasks.storage.store import Store
 
 if TYPE_CHECKING:
     from tape.selection import Selection
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Remote = Annotated[bool, typer.Option("--remote", help="Read from the bucket; files are downloaded once and cached.")]
@@ -49,7 +50,7 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the recorded days and sessions, and how far each has come."""
     from tape.cli.holdings import days_and_sessions, print_days_and_sessions
 
-    days, sessions = days_and_sessions(_store(settings_to_write(data_dir=data_dir)), time.time_ns())
+    days, sessions = days_and_sessions(existing(settings_to_write(data_dir=data_dir).data_dir), time.time_ns())
     if as_json:
         print_json({"days": days, "sessions": sessions})
     else:
@@ -68,7 +69,7 @@ def show(
     settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
         what = day_of(what, "the argument", settings)
-    found, ledger = known(_store(settings), what, time.time_ns(), settings.calendar)
+    found, ledger = known(existing(settings.data_dir), what, time.time_ns(), settings.calendar)
     if as_json:
         whole = found["completeness"] and found["completeness"].as_json()
         print_json({**found, "completeness": whole, "ledger": report.as_json(ledger) if ledger else None})
@@ -139,12 +140,12 @@ def query(
         only = VIEWS if "tables" in lower else [view for view in VIEWS if view in lower]
         add_records(database, chosen.store, chosen.manifests, Days(chosen.first, chosen.last), sessions, only)
         if out is not None:
-            count = write(database, sql, out.absolute())
-            report.line(f"{out}: {report.count(count, 'row')}")
+            rows = write(database, sql, out.absolute())
+            report.line(f"{out}: {count(rows, 'row')}")
         else:
             answer = ask(database, sql)
-            count = _print_answer(answer, as_json, as_csv)
-    if not count:
+            rows = _print_answer(answer, as_json, as_csv)
+    if not rows:
         _say_unknown(sql, chosen)
 
 
@@ -205,7 +206,7 @@ def verify_remote(settings: Settings, as_json: bool) -> bool:
     bucket = _bucket(settings)
     from tasks.upload.audit import audit
 
-    verdict = audit(_store(settings), bucket)
+    verdict = audit(existing(settings.data_dir), bucket)
     if as_json:
         print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
         return verdict.holds
@@ -227,7 +228,7 @@ def _selection(settings: Settings, remote: bool, days: tuple[str, ...], symbols:
     from tape.selection import Selection, local
 
     if not remote:
-        return local(_store(settings), days)
+        return local(existing(settings.data_dir), days)
     bucket = _bucket(settings)
     from tasks.upload.mirror import mirror
 
@@ -248,12 +249,6 @@ def _bucket(settings: Settings) -> Any:
     from flows.bucket import bucket_of
 
     return bucket_of(settings)
-
-
-def _store(settings: Settings) -> Store:
-    if not settings.data_dir.is_dir():
-        raise SettingsError(f"{settings.data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return Store(settings.data_dir)
 
 
 def _one_form(*forms: bool) -> None:
