@@ -44,6 +44,7 @@ def rows(prices: list[str], sizes: list[str], conditions: list[str], event_ns: i
     return completed(table).select(SCHEMA.names).cast(SCHEMA).cast(CODED_SCHEMA).combine_chunks()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(TEXTS, TEXTS, CONDITIONS), min_size=1, max_size=30))
 @example([("1", "1.0", "1;2"), ("1.0", "1", "2;1"), ("1", "1.00", ""), ("1e0", "1", ";"), ("1", "1", "1;2")])

@@ -168,6 +168,7 @@ def test_a_torn_message_is_not_recorded_and_its_time_lies_in_the_gap(
         assert ended <= (gap.end_ns or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["drop", "reset"])
 def test_a_message_cut_after_any_byte_is_recorded_whole_or_not_at_all(
     store: Store, fault_server: StartServer, session: StartSession, fate: str
