@@ -19,7 +19,7 @@ from tasks.records.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-# While leaving: how long the peer may be silent, and how long it may go on sending in all.
+# While leaving: how long the peer may be silent.
 _GOODBYE_S = 3.0
 # The close code for "another connection on this key", among others.
 _POLICY_VIOLATION = 1008
