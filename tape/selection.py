@@ -1,11 +1,14 @@
 """What a reader of the archive selects: days and symbols, with the batches and records that hold them."""
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow.compute as pc
 
 from tape import report
@@ -20,6 +23,9 @@ from tasks.records.names import BatchName, feed_and_date
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
 from tasks.zones import day_span
+
+if TYPE_CHECKING:
+    from tasks.upload.bucket import Bucket
 
 # Prints of a day that arrive after midnight are in the next day's first batch.
 _LATEST_NS = 300 * NS_PER_S
@@ -83,6 +89,25 @@ def local(store: Store, days: tuple[str, ...]) -> Selection:
     wanted = set(days)
     found = (path for path in store.manifests() if not wanted or feed_and_date(path.parent)[1] in wanted)
     return Selection(store, days, tuple(found))
+
+
+def mirrored(
+    store: Store, bucket: "Bucket", days: tuple[str, ...], symbols: Collection[str], now_ns: Callable[[], int]
+) -> Selection:
+    """Bring what the bucket has of these days, or of all, into a cache in the data folder, and return it.
+
+    With symbols, only the batches that have one of them.
+    """
+    from tasks.upload.mirror import mirror
+
+    place = hashlib.sha256(msgspec.json.encode([bucket.endpoint_url, bucket.name, bucket.prefix])).hexdigest()[:16]
+    cache = Store(store.root / "cache" / place)
+
+    def wanted(day: str, manifest: Manifest | None) -> bool:
+        here = manifest is None or not symbols or any(symbol in manifest.report.per_symbol for symbol in symbols)
+        return (not days or day in days) and here
+
+    return Selection(cache, days, tuple(mirror(cache, bucket, wanted, now_ns)))
 
 
 def bars_of(selection: Selection, wanted: Wanted, calendar: str) -> Bars:

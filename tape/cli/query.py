@@ -1,6 +1,5 @@
 """The commands that use the archive: `ls`, `show`, `bars`, `query`, `restore`, and `verify --remote`."""
 
-import hashlib
 import re
 import time
 from collections.abc import Collection, Iterator
@@ -18,7 +17,6 @@ from tape.cli.progress import progress
 from tape.cli.rows import as_json_line, print_json, print_rows
 from tape.days import day_of, days_of
 from tasks.errors import SettingsError
-from tasks.records.manifest import Manifest
 from tasks.records.names import is_session_name
 from tasks.shown import count
 from tasks.storage.store import Store
@@ -48,7 +46,8 @@ def add_to(app: typer.Typer) -> None:
 
 def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the recorded days and sessions, and how far each has come."""
-    from tape.cli.holdings import days_and_sessions, print_days_and_sessions
+    from tape.cli.holdings import print_days_and_sessions
+    from tape.holdings import days_and_sessions
 
     days, sessions = days_and_sessions(existing(settings_to_write(data_dir=data_dir).data_dir), time.time_ns())
     if as_json:
@@ -64,7 +63,7 @@ def show(
 ) -> None:
     """Show one session or day: whether it is complete, ledger, gaps, symbols, lag, and reasons for quarantine."""
     from tape.cli.holdings import print_shown
-    from tape.cli.holdings import shown as known
+    from tape.holdings import shown as known
 
     settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
@@ -225,21 +224,11 @@ def verify_remote(settings: Settings, as_json: bool) -> bool:
 
 def _selection(settings: Settings, remote: bool, days: tuple[str, ...], symbols: Collection[str]) -> "Selection":
     """Return the batches of these days or all; the bucket's are downloaded into a cache in the data folder."""
-    from tape.selection import Selection, local
+    from tape.selection import local, mirrored
 
     if not remote:
         return local(existing(settings.data_dir), days)
-    bucket = _bucket(settings)
-    from tasks.upload.mirror import mirror
-
-    place = hashlib.sha256(msgspec.json.encode([bucket.endpoint_url, bucket.name, bucket.prefix])).hexdigest()[:16]
-    cache = Store(settings.data_dir / "cache" / place)
-
-    def wanted(day: str, manifest: Manifest | None) -> bool:
-        here = manifest is None or not symbols or any(symbol in manifest.report.per_symbol for symbol in symbols)
-        return (not days or day in days) and here
-
-    return Selection(cache, days, tuple(mirror(cache, bucket, wanted, time.time_ns)))
+    return mirrored(Store(settings.data_dir), _bucket(settings), days, symbols, time.time_ns)
 
 
 def _bucket(settings: Settings) -> Any:

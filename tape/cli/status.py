@@ -14,15 +14,13 @@ from tape.cli.rows import print_json
 from tape.live import batches_of, session_watched
 from tasks.errors import TerminalError
 from tasks.records.sessions import is_recording
-from tasks.records.status import Status, read_status
+from tasks.records.status import STALE_AFTER_NS, Status, read_status
 from tasks.records.trade import NS_PER_S
 from tasks.shown import count, plain
 from tasks.storage.store import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# The recorder replaces its status twice a second; one that is older than this is stuck, or its disk is.
-STALE_AFTER_NS = 5 * NS_PER_S
 _LOOK_EVERY_S = 0.5
 
 

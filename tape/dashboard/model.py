@@ -98,7 +98,9 @@ class BatchShown:
 class Board:
     """Everything about a session at `now_ns` that does not depend on the symbol chosen.
 
-    `status` is None for a session that has none, such as one restored from a bucket.
+    `status` is None for a session that has none, such as one restored from a bucket. `newest_recv_ns` is when the
+    latest trade was received. `loaded` is the share of the batches recorded before the page came that has been read; it
+    is 1 once all are shown. `problem` says in one line what could not be read, if anything.
     """
 
     session: str
@@ -118,6 +120,45 @@ class Board:
     batches: tuple[BatchShown, ...]
     quarantine: dict[str, int]
     disk_free_bytes: int
+    newest_recv_ns: int | None = None
+    loaded: float = 1.0
+    problem: str | None = None
+
+
+DayState = Literal["complete", "gaps", "short", "missing", "unknown", "closed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayShown:
+    """A day (YYYY-MM-DD) of the calendar.
+
+    `state`: complete; `gaps` in market hours; `short` of them, because no session was there for all; `missing`,
+    although the market was open; `unknown`, because no record of its sessions is here; or `closed`, without market
+    hours. `share` is that of market hours in which trades could be received, None if unknown or if there were none.
+    """
+
+    date: str
+    state: DayState
+    share: float | None
+    sessions: tuple[str, ...]
+    trades: int
+    is_recording: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionShown:
+    """A session of the archive; `balances` is whether its ledger does, None if no record of it is here."""
+
+    session: str
+    days: tuple[str, ...]
+    outcome: str
+    trades: int
+    gaps: int
+    batches: int
+    archived: int
+    uploaded: int
+    coverage: float | None
+    balances: bool | None
 
 
 class Source(Protocol):

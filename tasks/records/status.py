@@ -6,9 +6,13 @@ from typing import Literal
 
 from tasks.records.ledger import Gap
 from tasks.records.manifest import encode, read
+from tasks.records.trade import NS_PER_S
 from tasks.storage.store import begun
 
 STATUS_FILE = "status.json"
+# The recorder replaces its status twice a second; one that is older than this is stuck, or its disk is. Less than 5 s,
+# so that whoever looks twice a second knows within 5 s.
+STALE_AFTER_NS = 4 * NS_PER_S
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 State = Literal["connecting", "recording", "reconnecting", "draining", "ended"]

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tape.cli.app import app
-from tape.cli.completeness import completeness_of, print_completeness
+from tape.cli.completeness import print_completeness
+from tape.completeness import completeness_of
 from tasks.market.hours import market_sessions
 from tasks.records.ledger import Gap, SessionRecord
 from tasks.records.manifest import encode
