@@ -251,6 +251,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv or OUT.csv.gz.")],
     data_dir: DataDir = None,
     date: Annotated[str | None, typer.Option(help="Only this day: YYYY-MM-DD, today or yesterday.")] = None,
+    feed: query.Feed = None,
 ) -> None:
     """Write the archive back as a tape, with the digits of prices and sizes as received."""
     from tasks.export.tape import export as write
@@ -258,7 +259,7 @@ def export(
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     with progress("trades written") as note:
-        rows = write(existing(settings.data_dir), out, day, note)
+        rows = write(existing(settings.data_dir), out, day, note, feed=feed)
     report.line(f"{out}: {count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 

@@ -38,18 +38,21 @@ def export(
     date: str | None,
     note: Callable[[int, int], None] = lambda _done, _total: None,
     window_trades: int = _WINDOW_TRADES,
+    feed: str | None = None,
 ) -> int:
-    """Write the archived trades of one `date` (YYYY-MM-DD) or all to `out` as a tape; return how many.
+    """Write the archived trades of one `date` (YYYY-MM-DD) or all, of one feed or all, to `out` as a tape.
+
+    Returns how many.
 
     `note` is called with how many are written, and the total. The tape is gzipped if the name ends in `.gz`. `out` is
     replaced when the tape is complete, and untouched until then. Raises TerminalError if nothing is archived, if some
     of it is only in the bucket, or if the place is not writable, and CorruptionError if an archived file is not what
     its manifest says.
     """
-    archived = _archived(store, date)
+    archived = _archived(store, feed, date)
     if not archived:
-        day = f" for {date}" if date else ""
-        raise TerminalError(f"{store.archive}: nothing is archived{day}; run `tape archive` if batches are waiting")
+        what = (f" for {date}" if date else "") + (f" from {feed}" if feed else "")
+        raise TerminalError(f"{store.archive}: nothing is archived{what}; run `tape archive` if batches are waiting")
     held = _held(store, archived)
     rows, expected = 0, sum(manifest.rows for _, manifest in archived)
     with _writing(out) as file:
@@ -69,8 +72,8 @@ def export(
 Archived = list[tuple[Path, Manifest]]
 
 
-def _archived(store: Store, date: str | None) -> Archived:
-    return [(path, read(path, Manifest)) for path in store.manifests(date=date or "*")]
+def _archived(store: Store, feed: str | None, date: str | None) -> Archived:
+    return [(path, read(path, Manifest)) for path in store.manifests(feed or "*", date or "*")]
 
 
 def _held(store: Store, archived: Archived) -> Archived:

@@ -112,6 +112,17 @@ def test_more_texts_than_a_dictionary_holds(tmp_path: Path) -> None:
             )
 
 
+def test_long_lists_that_differ_in_one_part(tmp_path: Path) -> None:
+    """Lists so long that their keys do not fit into 64 bits differ where one code does, the first or the last."""
+    parts = [str(n) for n in range(254)]
+    odd = [";".join([*parts[:at], "x", *parts[at + 1 : 12]]) for at in range(12)]
+    texts = [";".join(parts), *odd, *(";".join(parts[:length]) for length in range(13)), *odd[::-1]]
+    with writing(tmp_path / "x.parquet", Encoding(), {}, SESSION) as write:
+        write(rows(["1"] * len(texts), ["1"] * len(texts), texts))
+    (back,) = read_groups(tmp_path / "x.parquet")
+    assert back["conditions"].to_pylist() == texts
+
+
 def test_others_see_numbers_and_lists(tmp_path: Path) -> None:
     """Polars, duckdb, and pyarrow see float64 prices, lists of conditions, ns in every file, and the session."""
     files = []
