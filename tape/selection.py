@@ -57,8 +57,9 @@ class Selection:
         return (days or "any day") + (f" from {self.feed}" if self.feed else "")
 
     def symbols(self) -> set[str]:
-        """Return the symbols that have a trade on these days."""
-        return {symbol for path in self.manifests for symbol in read(path, Manifest).report.per_symbol}
+        """Return the symbols that have a trade on these days, also those that were not asked of the bucket."""
+        found = _of(self.store.manifests(), self.days, self.feed)
+        return {symbol for path in found for symbol in read(path, Manifest).report.per_symbol}
 
     def check_symbols(self, symbols: Iterable[str], seen: Collection[str]) -> None:
         """Raise TerminalError if one of these symbols has no trade on these days, with what is near.
@@ -161,14 +162,23 @@ def _day_near(day: str, count: int) -> str:
 
 
 def _chosen(store: Store, days: tuple[str, ...], feed: str | None, manifests: Iterable[Path]) -> Selection:
-    wanted = set(days)
-    of_days = [path for path in manifests if not wanted or feed_and_date(path.parent)[1] in wanted]
-    found = tuple(path for path in of_days if feed in (None, _feed(path)))
+    of_days = _of(manifests, days)
+    found = tuple(_of(of_days, (), feed))
     if feed is not None and not found:
         known = {_feed(path) for path in of_days}
         whose = report.did_you_mean(feed, known) or f"feeds with trades: {', '.join(sorted(known)) or 'none'}"
         raise SettingsError(f"{feed[:40]}: no trade of {Selection(store, days, ()).title} is from this feed; {whose}")
     return Selection(store, days, found, feed)
+
+
+def _of(manifests: Iterable[Path], days: Collection[str], feed: str | None = None) -> list[Path]:
+    """Return the manifests of these days and this feed, or of all."""
+    wanted = set(days)
+    return [
+        path
+        for path in manifests
+        if (not wanted or feed_and_date(path.parent)[1] in wanted) and feed in (None, _feed(path))
+    ]
 
 
 def _feed(manifest: Path) -> str:
