@@ -10,7 +10,7 @@ MADE := .venv/.made-from-lock
 help: ## list what can be done
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(MADE) ## record half a minute of a generated tape, with no key, server or configuration
+demo: $(MADE) ## record half a minute of a generated tape, with no key; make demo ARGS=--dashboard shows it in the browser
 	@$(BIN)/tape demo $(ARGS)
 
 test: $(MADE) ## run the tests; make test ARGS="-k journal" runs some
@@ -27,7 +27,7 @@ mutants: $(MADE) ## would a test notice? changes lines that carry guarantees; ma
 bench: $(MADE) ## measure against peers, minutes; the table is left in build/bench.md
 	@mkdir -p build
 	@rm -f build/bench.md
-	@for bench in capture paced limits archive query upload catalog; do \
+	@for bench in capture paced limits archive query upload catalog dashboard; do \
 		$(BIN)/python tests/benchmarks/$$bench.py > build/bench.part && cat build/bench.part >> build/bench.md || exit 1; \
 		echo >> build/bench.md; \
 	done

@@ -177,6 +177,12 @@ class Settings(BaseSettings):
         "https://hooks.slack.com/services/T0/B0/X0",
         "Where alarms go: Slack's webhook, any other URL (JSON by POST), or an Apprise address such as mailtos://….",
     )
+    dashboard_token: Secret | None = _setting(
+        "TAPE_DASHBOARD_TOKEN",
+        None,
+        "c0ffee00c0ffee00",
+        "The token that `tape dashboard` asks for; needed if it listens on more than loopback.",
+    )
     keep_batches_for_ns: KeptFor = _setting(
         "TAPE_KEEP_BATCHES_FOR",
         "forever",

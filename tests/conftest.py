@@ -31,7 +31,7 @@ from tasks.upload.bucket import Bucket
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
-pytest_plugins = ["tape_command"]
+pytest_plugins = ["tape_command", "browser"]
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("no deadline", deadline=None)

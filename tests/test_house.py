@@ -27,6 +27,10 @@ DOORS = {
     "exchange_calendars": ("tasks/market/",),
     "pydantic_settings": ("flows/settings.py",),
     "duckdb": ("tasks/query/",),
+    "nicegui": ("tape/dashboard/",),
+    "fastapi": ("tape/dashboard/",),
+    "starlette": ("tape/dashboard/",),
+    "uvicorn": ("tape/dashboard/",),
     "picows": (),
     "uvloop": (),
 }

@@ -20,12 +20,13 @@ from flows.settings import chosen, load_settings, reach_this_machine_without_a_p
 from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
-from tape.cli import close, query, service, status
+from tape.cli import close, dashboard, query, service, status
 from tape.cli.options import FAILED, WRONG_USE, DataDir, SessionName, existing
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.days import day_of
 from tape.live import session_shown
+from tape.watched_symbols import change_watched
 from tasks.errors import RecorderError, SettingsError
 from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 from tasks.records.ledger import Ledger
@@ -44,6 +45,7 @@ app.add_typer(symbols_app, name="symbols")
 query.add_to(app)
 status.add_to(app)
 app.command()(close.close)
+app.command()(dashboard.dashboard)
 service.add_to(app)
 
 _FEEDS = " or ".join(FEEDS)
@@ -77,13 +79,14 @@ def options(
 def demo(
     seconds: Annotated[int, typer.Option("--for", help="Seconds to record.", min=5, max=600)] = 30,
     data_dir: Annotated[Path, typer.Option(help="The folder for the demo's data.")] = Path("demo-data"),
+    with_dashboard: Annotated[bool, typer.Option("--dashboard", help="Also serve the web page, until Ctrl-C.")] = False,
 ) -> None:
     """Record a generated tape from a local server: no key, no configuration."""
     check_tls()
     from tape.cli import demo as show
 
     with ended_in_order(report.tell):
-        show.run(seconds, data_dir, report.tell)
+        show.run(seconds, data_dir, report.tell, with_dashboard=with_dashboard)
 
 
 @app.command()
@@ -168,20 +171,9 @@ def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: Data
 
 def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
     check_tls()
-    from tasks.capture.supervise import change_symbols, recording_session
-
-    settings = load_settings(symbols=symbols, data_dir=data_dir)
-    folder, status = recording_session(existing(settings.data_dir), session)
-    given, adding = settings.symbols, action == "added"
-    idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
-    changed = [symbol for symbol in given if symbol not in idle]
-    if changed:
-        change_symbols(
-            folder, lambda now: (*now, *changed) if adding else [each for each in now if each not in changed]
-        )
-        print(f"{folder.name}: {', '.join(changed)}: {action}, without a reconnect")
-    if idle:
-        print(f"{folder.name}: {', '.join(idle)}: {'already recorded' if adding else 'not recorded'}, nothing to do")
+    store = existing(load_settings(data_dir=data_dir).data_dir)
+    for line in change_watched(action, symbols, session, store):
+        print(line)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from flows.orchestrator import orchestrated
 from flows.orchestrator import run as start
 from flows.settings import chosen
 from tape import report
+from tape.cli.dashboard import dashboard_of
 from tape.live import session_shown
 from tasks.feeds.registry import KEY_SETTINGS
 from tasks.replay.generate import SYMBOLS, generate
@@ -25,8 +28,11 @@ _SEED = 20261124
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
-    """Generate a tape, serve it, record it for some seconds, and print the ledger and what to try next."""
+def run(seconds: int, data_dir: Path, tell: Callable[[str], None], *, with_dashboard: bool = False) -> None:
+    """Generate a tape, serve it, record it for some seconds, and print the ledger and what to try next.
+
+    The web page, if wanted, is served meanwhile and afterwards until Ctrl-C.
+    """
     shown, data_dir = data_dir, data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     _leave_settings_alone(data_dir)
@@ -34,6 +40,17 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
     tape = data_dir / "tape.csv.gz"
     console.print(f"generating a tape of {seconds + _EXTRA_TAPE_S} s, {len(SYMBOLS)} symbols: {shown}/{tape.name}")
     write_tape(generate(_SEED, seconds + _EXTRA_TAPE_S), tape)
+    with ExitStack() as beside:
+        page = beside.enter_context(dashboard_of(data_dir)) if with_dashboard else None
+        _record(seconds, data_dir, shown, tape, tell)
+        if page is not None:
+            console.print("\nthe web page stays until Ctrl-C")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda *_: page.terminate())
+            page.wait()
+
+
+def _record(seconds: int, data_dir: Path, shown: Path, tape: Path, tell: Callable[[str], None]) -> None:
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
         console.print(f"serving it in Finnhub's format on {served.url}")
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")

@@ -24,7 +24,7 @@ from tasks.records.sessions import is_recording, record_of
 from tasks.storage.store import Store, unfinished
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
-from tasks.zones import dates_between, day_span
+from tasks.zones import date_in, dates_between, day_span
 
 _TRADES = "SELECT * FROM trades WHERE symbol = {symbol} ORDER BY ts_event, ts_recv, session, connection, recv_seq"
 
@@ -64,6 +64,10 @@ class Archive:
                 _, date, name = keys.batch_at(key)
                 found.setdefault(name.session, set()).add(date)
         return found
+
+    def day_of(self, what: str, at_ns: int) -> str:
+        """Return the day to which a moment of that session or day belongs."""
+        return date_in(exchange_zone(self._calendar).key, at_ns) if is_session_name(what) else what
 
     def open(self, what: str, *, remote: bool = False, note: Callable[[float], object] = lambda _: None) -> Archived:
         """Open a session or a day (YYYY-MM-DD), from here or from the bucket; `note` is called with the share read.

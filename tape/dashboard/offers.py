@@ -1,0 +1,59 @@
+"""What the page of a data folder shows: its running sessions, and how its last session ended."""
+
+import time
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tape.dashboard.hub import Hub
+from tape.dashboard.live import LiveSession
+from tape.dashboard.server import Offer
+from tape.dashboard.wording import day_and_clock
+from tape.watched_symbols import change_watched
+from tasks.errors import RecorderError
+from tasks.records.sessions import is_recording, record_of
+from tasks.storage.store import Store
+from tasks.upload.bucket import Bucket
+
+if TYPE_CHECKING:
+    from tape.dashboard.archive import Archive
+
+
+def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: bool = False) -> Offer:
+    """Return what the page shows of this data folder."""
+    store = Store(folder)
+
+    def running() -> tuple[str, ...]:
+        return tuple(path.name for path in sorted(store.sessions.glob("*")) if is_recording(path))
+
+    def change(session: str, action: str, symbols: Sequence[str]) -> str:
+        return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))
+
+    return Offer(
+        hub=lambda: Hub(running, lambda session: LiveSession(store, session)),
+        change=change,
+        last_end=lambda: _last_end(store),
+        archive=cache(partial(_archive, store, calendar, bucket)),
+        has_bucket=bucket is not None,
+        metrics=metrics,
+    )
+
+
+def _archive(store: Store, calendar: str, bucket: Bucket | None) -> "Archive":
+    # Imported here because it takes a second, which whoever watches a running session need not wait for.
+    from tape.dashboard.archive import Archive
+
+    return Archive(store, calendar, time.time_ns, bucket)
+
+
+def _last_end(store: Store) -> str:
+    for folder in sorted(store.sessions.glob("*"), reverse=True):
+        try:
+            if (record := record_of(folder)) is not None:
+                return (
+                    f"The last session, {record.session}, ended {day_and_clock(record.ended_ns)} UTC: {record.outcome}."
+                )
+        except RecorderError as error:
+            return f"The last session cannot be read: {error}"
+    return f"Nothing has been recorded in {store.root} yet."
