@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import yaml  # Prefect's own dependency, which reads such files with it.
 from pydantic import ValidationError
 
 from flows.alerts import BLOCK_NAME, block_for
-from flows.service import FOLDER
+from flows.service import FOLDER, from_yaml
 from flows.settings import Settings
 from tasks.errors import SettingsError
 
@@ -16,13 +15,7 @@ ALERT = "alert"
 
 def automations(folder: Path = FOLDER) -> list[dict[str, Any]]:
     """Return the automations as the file has them. Raises SettingsError if it is not there or cannot be read."""
-    path = folder / "automations.yaml"
-    try:
-        found: list[dict[str, Any]] = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: is not there; run this command from a clone of the repository") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: is not YAML ({error})") from error
+    found: list[dict[str, Any]] = from_yaml(folder / "automations.yaml")
     return found
 
 

@@ -36,7 +36,7 @@ from tasks.records.ledger import Coverage, Gap, Ledger, Request, TradeCounts
 from tasks.records.names import BatchName
 from tasks.records.status import Status, read_status
 from tasks.records.trade import NS_PER_S
-from tasks.shown import in_markdown
+from tasks.shown import count, in_markdown, share
 from tasks.storage.store import Store
 from tasks.verify.account import sessions_for
 
@@ -74,10 +74,9 @@ class Facts:
 
 def summary(trades: int, symbols: int, covered: Coverage) -> str:
     """Return a recording in one line: `47,963 trades of 25 symbols, 0 gaps, 100 % of market hours`."""
-    gaps, hours = len(notable(covered.gaps)), covered.hours_share
-    share = covered.share if hours is None else hours
-    of = "requested time" if hours is None else "market hours"
-    return f"{_some(trades, 'trade')} of {_some(symbols, 'symbol')}, {_some(gaps, 'gap')}, {_percent(share)} of {of}"
+    part, whole = covered.judged
+    gaps = count(len(notable(covered.gaps)), "gap")
+    return f"{count(trades, 'trade')} of {count(symbols, 'symbol')}, {gaps}, {share(part)} of {whole}"
 
 
 class RunPage:
@@ -184,7 +183,7 @@ def page(title: str, facts: Facts, settings: Settings, ledger: Ledger | None, fa
         f"# {_mark(facts, ledger, failed, open_gaps)} {title}",
         f"**{line}**",
         *([f"🔴 {in_markdown(failed)}"] if failed else []),
-        *(f"🔴 **cannot receive {_some(len(gap.symbols), 'symbol')}** since {_clock(gap.start_ns, zone)}: "
+        *(f"🔴 **cannot receive {count(len(gap.symbols), 'symbol')}** since {_clock(gap.start_ns, zone)}: "
           f"{in_markdown(gap.reason)}" for gap in open_gaps[:_LISTED]),
         "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in _rows(facts, settings, zone))]),
         *_pictures(facts, zone),
@@ -217,11 +216,11 @@ def _rows(facts: Facts, settings: Settings, zone: ZoneInfo) -> Iterator[tuple[st
     rate = "" if facts.rate is None else f"; {facts.rate:,.1f}/s now"
     most = max((each.trades for each in minutes), default=0)
     yield "trades", f"{trades.received:,}{rate}" + (f"; at most {most:,} a minute" if most else "")
-    worst = sorted(facts.coverage.per_symbol.items(), key=lambda item: _share(item[1]))[:3]
-    named = ", ".join(f"{in_markdown(name)} {_percent(_share(each))}" for name, each in worst if _share(each) < 1)
-    share = facts.coverage.share if facts.coverage.hours_share is None else facts.coverage.hours_share
-    hours = "of the requested time" if facts.coverage.hours_share is None else "of market hours"
-    yield "coverage", f"{_percent(share)} {hours}" + (f"; lowest: {named}" if named else "")
+    shares = {name: part for name, each in facts.coverage.per_symbol.items() if (part := each.judged[0]) is not None}
+    worst = sorted((part, name) for name, part in shares.items() if part < 1)[:3]
+    named = ", ".join(f"{in_markdown(name)} {share(part)}" for part, name in worst)
+    part, whole = facts.coverage.judged
+    yield "coverage", f"{share(part)} of {whole}" + (f"; lowest: {named}" if named else "")
     now = "" if facts.lag_ms is None else f"{facts.lag_ms:,.0f} ms now; "
     yield "lag", now + (f"worst {max(each.most_ms for each in minutes):,.0f} ms" if minutes else "not known yet")
     if facts.statuses:
@@ -232,7 +231,7 @@ def _rows(facts: Facts, settings: Settings, zone: ZoneInfo) -> Iterator[tuple[st
         ", ".join(map(in_markdown, never[:_LISTED])) + (f" and {len(never) - _LISTED:,} more" if len(never) > _LISTED
                                                         else "") or "none"
     )  # fmt: skip
-    reasons = ", ".join(f"{in_markdown(reason)} {count:,}" for reason, count in list(facts.reasons.items())[:_LISTED])
+    reasons = ", ".join(f"{in_markdown(reason)} {number:,}" for reason, number in list(facts.reasons.items())[:_LISTED])
     yield "quarantined", f"{trades.quarantined + trades.refused:,}" + (f" ({reasons})" if reasons else "")
     yield (
         "batches waiting",
@@ -325,19 +324,6 @@ def _lag_now(store: Store, running: Sequence[str]) -> float | None:
                     if len(fields) == 5 and fields[2].isdigit() and fields[3].isdigit():
                         lags.append(int(fields[2]) - int(fields[3]))
     return sorted(lags)[len(lags) // 2] / 1e6 if lags else None
-
-
-def _share(each: Any) -> float:
-    share = each.share if each.hours_share is None else each.hours_share
-    return 1.0 if share is None else float(share)
-
-
-def _some(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else "100 %" if share >= 1 else f"{min(share, 0.999) * 100:.1f} %"
 
 
 def _clock(ns: int, zone: ZoneInfo) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # Prefect's own dependency, which reads the same file with it.
+import yaml  # Prefect's own dependency, which reads its own files with it.
 
 from tasks.errors import SettingsError, TerminalError
 
@@ -52,11 +52,21 @@ class Definition:
         return getattr(importlib.import_module(module), name)
 
 
+def from_yaml(path: Path) -> Any:
+    """Return the content of one of the files. Raises SettingsError if it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: is not there; run this command from a clone of the repository") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+
+
 def definitions(folder: Path = FOLDER) -> list[Definition]:
     """Return every deployment of `prefect.yaml`. Raises SettingsError if the file is missing or malformed."""
     path = folder / "prefect.yaml"
     try:
-        listed = yaml.safe_load(path.read_text())["deployments"]
+        listed = from_yaml(path)["deployments"]
         return [
             Definition(
                 each["name"], each["entrypoint"], each["description"], tuple(each["tags"]),
@@ -65,9 +75,7 @@ def definitions(folder: Path = FOLDER) -> list[Definition]:
             )
             for each in listed
         ]  # fmt: skip
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: is not there; run this command from a clone of the repository") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise SettingsError(f"{path}: is not a list of deployments ({type(error).__name__}: {error})") from error
 
 

@@ -353,6 +353,16 @@ def settings_to_write(**overrides: object) -> Settings:
     return settings
 
 
+@contextmanager
+def writing_as(settings: Settings) -> Iterator[None]:
+    """Give files that this block creates the access of `settings_to_write`, for a process that is not ours."""
+    before = os.umask(_MASKS[settings.data_access])
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def _go_to_folder() -> None:
     """Go to the folder with the `.env`: a deployment's run starts in one without files (deployments/prefect.yaml)."""
     folder = os.environ.get("STOCK_TRACING_FOLDER")

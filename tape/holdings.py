@@ -116,10 +116,10 @@ def _all_balance(sessions: list[_Session]) -> bool | None:
     return False if False in said else None if None in said else True
 
 
-def shown(store: Store, what: str, now_ns: int, calendar: str) -> tuple[Row, Ledger | None]:
+def shown(store: Store, what: str, now_ns: int, calendar: str, feed: str | None = None) -> tuple[Row, Ledger | None]:
     """Return all that is known of a session or day, and the session's ledger, None if it has no local record.
 
-    Raises TerminalError if there is no such session or day.
+    With a `feed`, only what came from it. Raises TerminalError if there is no such session or day.
     """
     # Imported here because they bring in the row readers, which `tape ls` does not need.
     from tape.completeness import completeness_of
@@ -135,10 +135,15 @@ def shown(store: Store, what: str, now_ns: int, calendar: str) -> tuple[Row, Led
     else:
         archived = by_day.get(what, {})
         sessions = _touching(everything, what, archived)
+    if feed is not None:
+        archived = {name: folder for name, folder in archived.items() if feed_and_date(folder)[0] == feed}
+        of_feed = {name.session for name in archived}
+        sessions = [each for each in sessions if (each.record.feed == feed if each.record else each.session in of_feed)]
     manifests = [folder / name.manifest for name, folder in archived.items()]
     if not archived and not sessions:
-        near = report.did_you_mean(what, [*by_day, *catalog.sessions()])
-        raise TerminalError(f"{what}: not found in {store.root}; {near or '`tape ls` lists what is there'}")
+        near = report.did_you_mean(what, {*by_day, *catalog.sessions()} - {what})
+        where = f"{store.root}" + (f", from {feed}" if feed else "")
+        raise TerminalError(f"{what}: not found in {where}; {near or '`tape ls` lists what is there'}")
     held = _held(catalog, archived)
     records = [each.record for each in sessions if each.record]
     covered = session_coverage(records[0]) if of_session and records else day_coverage(records, what)

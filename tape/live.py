@@ -19,8 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tape import report
-from tasks.shown import plain
+from tasks.shown import count, plain
 from tasks.storage.store import Store
 
 if TYPE_CHECKING:
@@ -142,9 +141,9 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
     bar.add_row(ProgressBar(total=whole_ns, completed=min(whole_ns, status.updated_ns - status.started_ns), width=60))
     symbols = Table.grid(padding=(0, 2))
     busiest = sorted(status.per_symbol.items(), key=lambda item: (-item[1], item[0]))[:_SYMBOLS_SHOWN]
-    for name, count in busiest:
+    for name, number in busiest:
         symbols.add_row(
-            Text(plain(name)), f"{count:,}", ProgressBar(total=max(1, busiest[0][1]), completed=count, width=30)
+            Text(plain(name)), f"{number:,}", ProgressBar(total=max(1, busiest[0][1]), completed=number, width=30)
         )
     lines: list[RenderableType] = [
         Text(f"session {status.session}, process {status.pid}, connection {status.connection}"),
@@ -154,9 +153,7 @@ def _picture(status: Status, store: Store, rate: _Rate) -> Group:
         symbols,
     ]
     for gap in status.open_gaps[:3]:
-        lines.append(
-            Text(plain(f"cannot receive {report.count(len(gap.symbols), 'symbol')}: {gap.reason}"), style="red")
-        )
+        lines.append(Text(plain(f"cannot receive {count(len(gap.symbols), 'symbol')}: {gap.reason}"), style="red"))
     if status.notice:
         lines.append(Text(plain(status.notice), style="yellow"))
     return Group(*lines)

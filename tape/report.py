@@ -13,7 +13,7 @@ from rich.text import Text
 from tasks.duration import format_duration
 from tasks.records.coverage import session_coverage
 from tasks.records.ledger import Gap, Ledger
-from tasks.shown import plain
+from tasks.shown import count, plain, share
 from tasks.zones import utc_text
 
 # No markup: rich would interpret symbols, paths, or vendor messages that look like it.
@@ -122,24 +122,11 @@ def print_gaps(gaps: Sequence[Gap], where_all_are: str) -> None:
         out.print(f"  … and {len(gaps) - 20:,} more; {where_all_are}", soft_wrap=True)
 
 
-def count(number: int, noun: str) -> str:
-    """Format a count with its noun: `1 symbol`, `2 symbols`, `3 batches`."""
-    plural = noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return `did you mean …?` with similar names, or an empty string."""
     spelled = {each.upper(): each for each in known}
     near = get_close_matches(given.upper(), spelled, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(spelled[each] for each in near)}?" if near else ""
-
-
-def share(part: float | None) -> str:
-    """Format a share from 0 to 1 as a percentage; less than the whole never rounds up to 100 %."""
-    if part is None:
-        return "–"
-    return "100 %" if part >= 1 else f"{min(part, 0.999) * 100:.1f} %"
 
 
 def print_verdict(verdict: Any) -> None:

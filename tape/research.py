@@ -6,8 +6,9 @@
     bars(["NVDA", "AAPL"], "2026-11-02..2026-11-24", every="5m")
 
 Days are those of the exchange, as text or dates: one, a range such as `2026-11-02..2026-11-24`, or None for all. Times
-are in `tz`, by default the exchange's. The archive is the folder `data_dir`, by default that of the settings. Errors
-are those of `tasks.errors`, each one line.
+are in `tz`, by default the exchange's. The archive is the folder `data_dir`, by default that of the settings. With
+`remote=True` it is the bucket of the settings: what is needed of it is downloaded once, into the folder's `cache/`.
+`feed` limits everything to one feed. Errors are those of `tasks.errors`, each one line.
 """
 
 import datetime as dt
@@ -18,9 +19,18 @@ from typing import Any, cast, get_args
 
 import polars as pl
 
-from flows.settings import Settings, load_settings
+from flows.settings import Settings, load_settings, writing_as
 from tape.days import days_of, zone_named
-from tape.selection import Selection, bars_of, local, sessions_of, unique
+from tape.selection import (
+    Selection,
+    bars_of,
+    in_bucket,
+    local,
+    named_bucket,
+    records_in_bucket,
+    sessions_of,
+    unique,
+)
 from tasks.duration import duration_ns
 from tasks.errors import SettingsError
 from tasks.market.hours import exchange_zone
@@ -36,15 +46,21 @@ Date = str | dt.date | None
 
 
 def load(
-    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+    symbols: Symbols = None,
+    date: Date = None,
+    *,
+    feed: str | None = None,
+    tz: str | None = None,
+    remote: bool = False,
+    data_dir: str | Path | None = None,
 ) -> pl.LazyFrame:
     """Return trades, by event time: the columns of the view `trades`, which docs/research.md lists.
 
     The rows are read at once: name symbols and days that fit into memory. Raises TerminalError if a symbol has no trade
     on these days.
     """
-    settings, chosen = _chosen(date, data_dir)
     names = _names(symbols)
+    settings, chosen = _chosen(names, date, feed, remote, data_dir)
     where = f"WHERE symbol IN ({listed(names)})" if names else ""
     sources, sessions = sources_of(chosen.store, chosen.manifests, names), sessions_of(settings.calendar)
     with connect(sources, sessions=sessions) as database:
@@ -62,22 +78,25 @@ def bars(
     prints: Prints = "consolidated",
     session: Session = "regular",
     fill: bool = False,
+    feed: str | None = None,
     tz: str | None = None,
+    remote: bool = False,
     data_dir: str | Path | None = None,
 ) -> pl.DataFrame:
     """Return OHLCV bars, as `tape bars` does: `start` until just before `end`, with `gap_s` beside each.
 
-    Raises TerminalError if a symbol has no trade on these days.
+    Raises TerminalError if a symbol has no trade on these days, and SettingsError if it has trades of several feeds.
     """
-    settings, chosen = _chosen(date, data_dir)
     every_ns = duration_ns(every)
-    if not 0 < every_ns <= DAY_NS or not chosen.days:
+    if not 0 < every_ns <= DAY_NS or date is None:
         raise SettingsError(f"bars: give a day, and the length of a bar up to a day: 10s, 1m, 1h, 1d; not {every[:40]}")
     for given, known in ((prints, Prints), (session, Session)):
         if given not in get_args(known):
             raise SettingsError(f"bars: {given!r} is none of {', '.join(get_args(known))}")
+    names = _names(symbols)
+    settings, chosen = _chosen(names, date, feed, remote, data_dir)
     wanted = Wanted(
-        symbols=_names(symbols), days=chosen.days, every_ns=every_ns, zone=exchange_zone(settings.calendar).key,
+        symbols=names, days=chosen.days, every_ns=every_ns, zone=exchange_zone(settings.calendar).key,
         prints=prints, session=session, fill=fill, until_ns=time.time_ns(),
     )  # fmt: skip
     frame = cast(pl.DataFrame, pl.from_arrow(bars_of(chosen, wanted, settings.calendar).table))
@@ -87,40 +106,80 @@ def bars(
 
 
 def gaps(
-    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+    symbols: Symbols = None,
+    date: Date = None,
+    *,
+    feed: str | None = None,
+    tz: str | None = None,
+    remote: bool = False,
+    data_dir: str | Path | None = None,
 ) -> pl.DataFrame:
     """Return when a session could not receive a symbol, clipped to the days: `start_at` until just before `end_at`.
 
     `end_at` is null while a gap is open. Another session may have received what one has missed; see `coverage`.
     """
-    return _view("gaps", symbols, date, tz, data_dir, "start_at")
+    return _view("gaps", "start_at", symbols, date, feed, tz, remote, data_dir)
 
 
 def coverage(
-    symbols: Symbols = None, date: Date = None, *, tz: str | None = None, data_dir: str | Path | None = None
+    symbols: Symbols = None,
+    date: Date = None,
+    *,
+    feed: str | None = None,
+    tz: str | None = None,
+    remote: bool = False,
+    data_dir: str | Path | None = None,
 ) -> pl.DataFrame:
     """Return for each symbol and minute of its market's hours whether a trade could be received, and for how long."""
-    return _view("coverage", symbols, date, tz, data_dir, "minute")
+    return _view("coverage", "minute", symbols, date, feed, tz, remote, data_dir)
 
 
 def _view(
-    name: str, symbols: Symbols, date: Date, tz: str | None, data_dir: str | Path | None, order: str
+    name: str,
+    order: str,
+    symbols: Symbols,
+    date: Date,
+    feed: str | None,
+    tz: str | None,
+    remote: bool,
+    data_dir: str | Path | None,
 ) -> pl.DataFrame:
-    settings, chosen = _chosen(date, data_dir)
-    names, sessions = _names(symbols), sessions_of(settings.calendar)
+    names, settings = _names(symbols), _settings(data_dir, remote)
+    days, sessions = _days(date, settings), sessions_of(settings.calendar)
+    if remote:
+        with writing_as(settings):
+            chosen = records_in_bucket(settings.data_dir, named_bucket(settings), days, feed)
+    else:
+        chosen = Selection(Store(settings.data_dir), days, (), feed)
     where = f"WHERE symbol IN ({listed(names)})" if names else ""
     with connect(sources_of(chosen.store, ())) as database:
-        add_records(database, chosen.store, chosen.manifests, Days(chosen.first, chosen.last), sessions, [name])
+        add_records(database, chosen.store, (), Days(chosen.first, chosen.last), sessions, [name], feed)
         sql = f"SELECT * FROM {name} {where} ORDER BY symbol, {order}"  # noqa: S608 - quoted
         return _in_zone(database.sql(sql).pl(), settings, tz)
 
 
-def _chosen(date: Date, data_dir: str | Path | None) -> tuple[Settings, Selection]:
+def _chosen(
+    names: tuple[str, ...], date: Date, feed: str | None, remote: bool, data_dir: str | Path | None
+) -> tuple[Settings, Selection]:
+    settings = _settings(data_dir, remote)
+    days = _days(date, settings)
+    if not remote:
+        return settings, local(Store(settings.data_dir), days, feed)
+    with writing_as(settings):
+        return settings, in_bucket(
+            settings.data_dir, named_bucket(settings), days, names, feed, exchange_zone(settings.calendar).key
+        )
+
+
+def _settings(data_dir: str | Path | None, remote: bool) -> Settings:
     settings = load_settings(data_dir=None if data_dir is None else Path(data_dir))
-    if not settings.data_dir.is_dir():
+    if not remote and not settings.data_dir.is_dir():
         raise SettingsError(f"{settings.data_dir}: there is no such data folder; give data_dir or set TAPE_DATA_DIR")
-    text = date.isoformat() if isinstance(date, dt.date) else date
-    return settings, local(Store(settings.data_dir), days_of(text, "date", settings))
+    return settings
+
+
+def _days(date: Date, settings: Settings) -> tuple[str, ...]:
+    return days_of(date.isoformat() if isinstance(date, dt.date) else date, "date", settings)
 
 
 def _names(symbols: Symbols) -> tuple[str, ...]:

@@ -1,23 +1,20 @@
 """Adds symbols to a running session or removes them, for the command line and the web page."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flows.settings import load_settings
-from tasks.errors import SettingsError
 from tasks.storage.store import Store
 
 
-def change_watched(action: str, symbols: Sequence[str], session: str | None, data_dir: Path | None) -> list[str]:
+def change_watched(action: str, symbols: Sequence[str], session: str | None, store: Store) -> list[str]:
     """Have the session follow a change of its symbols; return what was done, in one or two lines.
 
     `action` is added or removed. Raises SettingsError for what is no symbol, RecorderError if nothing can be changed.
     """
     from tasks.capture.supervise import change_symbols, recording_session
 
-    settings = load_settings(symbols=symbols, data_dir=data_dir)
-    folder, status = recording_session(Store(existing_folder(settings.data_dir)), session)
-    given, adding = settings.symbols, action == "added"
+    folder, status = recording_session(store, session)
+    given, adding = load_settings(symbols=symbols).symbols, action == "added"
     idle = [symbol for symbol in given if (symbol in status.symbols) == adding]
     changed = [symbol for symbol in given if symbol not in idle]
     lines = []
@@ -31,10 +28,3 @@ def change_watched(action: str, symbols: Sequence[str], session: str | None, dat
             f"{folder.name}: {', '.join(idle)}: {'already recorded' if adding else 'not recorded'}, nothing to do"
         )
     return lines
-
-
-def existing_folder(data_dir: Path) -> Path:
-    """Return the data folder, which must exist."""
-    if not data_dir.is_dir():
-        raise SettingsError(f"{data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return data_dir

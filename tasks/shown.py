@@ -1,4 +1,4 @@
-"""Escapes untrusted text (symbols, reasons, paths, vendor messages) for display.
+"""Formats counts and shares, and escapes untrusted text (symbols, reasons, paths, vendor messages), for display.
 
 In a terminal or log, control characters could move the cursor or forge a line. In Markdown, as in a run's artifacts,
 the text could become a table border, a link, an image, or HTML.
@@ -24,3 +24,16 @@ def in_markdown(text: object) -> str:
     fence = "`" * (1 + max(map(len, _BACKTICKS.findall(shown)), default=0))
     space = " " if "`" in shown or not shown.strip() else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def count(number: int, noun: str) -> str:
+    """Format a count with its noun: `1 symbol`, `2 symbols`, `3 batches`."""
+    plural = noun + ("es" if noun.endswith(("ch", "s", "x")) else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def share(part: float | None) -> str:
+    """Format a share from 0 to 1 as a percentage; less than the whole never rounds up to 100 %."""
+    if part is None:
+        return "–"
+    return "100 %" if part >= 1 else f"{min(part, 0.999) * 100:.1f} %"

@@ -21,15 +21,17 @@ from flows.stopping import ended_in_order
 from flows.surroundings import check_bucket_of, check_feed, check_tls
 from tape import report
 from tape.cli import close, dashboard, query, service, status
+from tape.cli.options import FAILED, WRONG_USE, DataDir, SessionName, existing
 from tape.cli.progress import progress
 from tape.cli.terminal import take_any_text
 from tape.days import day_of
 from tape.live import session_shown
-from tape.watched_symbols import change_watched, existing_folder
+from tape.watched_symbols import change_watched
 from tasks.errors import RecorderError, SettingsError
 from tasks.feeds.registry import DEFAULT, FEEDS, feed_named
 from tasks.records.ledger import Ledger
 from tasks.records.manifest import SOFTWARE
+from tasks.shown import count
 from tasks.storage.store import Store
 
 app = typer.Typer(
@@ -46,11 +48,8 @@ app.command()(close.close)
 app.command()(dashboard.dashboard)
 service.add_to(app)
 
-FAILED, WRONG_USE = 1, 2
 _FEEDS = " or ".join(FEEDS)
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
-SessionName = Annotated[str | None, typer.Option("--session", help="The session, if several are running.")]
 Symbols = Annotated[list[str], typer.Argument(help="One or more symbols.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, the last line of stdout.")]
 
@@ -149,13 +148,13 @@ def symbols_list(session: SessionName = None, data_dir: DataDir = None, as_json:
     check_tls()
     from tasks.capture.supervise import recording_session
 
-    _, status = recording_session(Store(existing_folder(load_settings(data_dir=data_dir).data_dir)), session)
+    _, status = recording_session(existing(load_settings(data_dir=data_dir).data_dir), session)
     trades = {symbol: status.per_symbol.get(symbol, 0) for symbol in status.symbols}
     if as_json:
         print(msgspec.json.encode({"session": status.session, "symbols": trades}).decode())
         return
-    for symbol, count in trades.items():
-        print(f"{symbol}\t{count}")
+    for symbol, number in trades.items():
+        print(f"{symbol}\t{number}")
 
 
 @symbols_app.command("add")
@@ -172,7 +171,8 @@ def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: Data
 
 def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
     check_tls()
-    for line in change_watched(action, symbols, session, data_dir):
+    store = existing(load_settings(data_dir=data_dir).data_dir)
+    for line in change_watched(action, symbols, session, store):
         print(line)
 
 
@@ -209,7 +209,7 @@ def verify(
             raise typer.Exit(FAILED)
         return
     with progress("sessions verified") as note:
-        verdict = verdict_on(Store(existing_folder(settings.data_dir)), note)
+        verdict = verdict_on(existing(settings.data_dir), note)
     if as_json:
         print(msgspec.json.encode({"holds": not verdict.broken, **msgspec.to_builtins(verdict)}).decode())
     else:
@@ -243,6 +243,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The tape to write: OUT.csv or OUT.csv.gz.")],
     data_dir: DataDir = None,
     date: Annotated[str | None, typer.Option(help="Only this day: YYYY-MM-DD, today or yesterday.")] = None,
+    feed: query.Feed = None,
 ) -> None:
     """Write the archive back as a tape, with the digits of prices and sizes as received."""
     from tasks.export.tape import export as write
@@ -250,8 +251,8 @@ def export(
     settings = load_settings(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
     with progress("trades written") as note:
-        rows = write(Store(existing_folder(settings.data_dir)), out, day, note)
-    report.line(f"{out}: {report.count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
+        rows = write(existing(settings.data_dir), out, day, note, feed=feed)
+    report.line(f"{out}: {count(rows, 'trade')}", to=report.out if out.is_file() else report.errors)
 
 
 @app.command()

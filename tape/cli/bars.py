@@ -18,7 +18,7 @@ from tasks.duration import duration_ns
 from tasks.errors import SettingsError, TerminalError
 from tasks.query.bars import DAY_NS, Bar, Bars, Prints, Session, Wanted
 from tasks.query.numbers import plain_number
-from tasks.shown import plain
+from tasks.shown import count, plain
 
 _PLOT_LINES = 16
 Form = Literal["table", "csv", "json", "plot"]
@@ -67,14 +67,14 @@ def print_bars(selection: Selection, asked: Asked, calendar: str, form: Form, ou
     zone = days_zone if asked.tz is None else zone_named(asked.tz)
     found = bars_of(selection, asked.wanted(selection.days, days_zone.key), calendar)
     if found.unknown:
-        report.tell(f"{report.count(found.unknown, 'print')} with unknown conditions: in the volume, but in no price")
+        report.tell(f"{count(found.unknown, 'print')} with unknown conditions: in the volume, but in no price")
     if not len(found.table):
         raise TerminalError(
             f"{', '.join(asked.symbols)}: no trade of {selection.title} is in the {asked.session} session; "
             "--session extended or all has the others"
         )
     if out is not None:
-        report.line(f"{out}: {report.count(_write(found, zone, out.absolute()), 'bar')}")
+        report.line(f"{out}: {count(_write(found, zone, out.absolute()), 'bar')}")
     elif form == "json":
         rows = [_plain(bar, zone) for bar in found.rows()]
         print_json({

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -12,6 +11,7 @@ from flows.orchestrator import orchestrated, run
 from flows.settings import chosen, load_settings
 from flows.surroundings import check_bucket_of, check_tls
 from tape import report
+from tape.cli.options import FAILED, DataDir
 from tape.cli.rows import print_json
 from tasks.errors import SettingsError
 from tasks.market.hours import exchange_zone
@@ -19,16 +19,12 @@ from tasks.market.hours import exchange_zone
 if TYPE_CHECKING:  # Importing it imports Prefect.
     from flows.close_days import Closing
 
-FAILED = 1
-
 
 def close(
     date: Annotated[
         str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD; by default every day that is over.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")
-    ] = None,
+    data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge days into one file each, upload them, and apply the retention settings."""

@@ -9,6 +9,7 @@ from tasks.duration import format_duration
 from tasks.errors import SettingsError
 from tasks.feeds.registry import feed_named
 from tasks.records.trade import NS_PER_S
+from tasks.shown import count, share
 from tasks.spans import Span
 
 _SHOWN = 10
@@ -16,17 +17,16 @@ _SHOWN = 10
 
 def print_completeness(found: Completeness, day: str) -> None:
     """Print the answer in one line; then what is missing and why, worst first; then what the feed carries at best."""
-    symbols = report.count(len(found.hours), "symbol")
+    symbols = count(len(found.hours), "symbol")
     if found.is_complete is None:
         report.line(f"{day}: no market of {symbols} was open")
     elif found.is_complete:
         report.line((f"{day}: complete", "green"), f": {symbols}, all of market hours could be received")
     else:
         lost = sum(bool(pieces) for pieces in found.missing.values())
-        share = report.share(found.share)
         report.line(
             (f"{day}: NOT complete", "red"),
-            f": {share} of market hours could be received; {lost:,} of {symbols} have something missing",
+            f": {share(found.share)} of market hours could be received; {lost:,} of {symbols} have something missing",
         )
     _print_missing(found)
     for feed in found.feeds:

@@ -14,15 +14,13 @@ import typer
 
 from flows.settings import load_settings
 from tape import report
-from tape.watched_symbols import existing_folder
+from tape.cli.options import DataDir, existing
 from tasks.errors import SettingsError, TerminalError
 
 DEFAULT_PORT = 8420
 # A recorder on the same cores comes first.
 _NICE = 10
 _SHORTEST_TOKEN = 16
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 
 
 def dashboard(
@@ -48,7 +46,7 @@ def dashboard(
     from tape.dashboard.server import serve
 
     settings = load_settings(data_dir=data_dir)
-    folder = existing_folder(settings.data_dir).absolute()
+    folder = existing(settings.data_dir).root.absolute()
     token = _token(settings.dashboard_token.get_secret_value() if settings.dashboard_token else None, token_file)
     if host not in LOOPBACK and token is None:
         raise SettingsError(

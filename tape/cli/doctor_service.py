@@ -12,12 +12,12 @@ from flows import service
 from flows.orchestrator import check
 from flows.settings import Settings
 from flows.watchdog import amiss
-from tape import report
 from tape.cli.finding import Finding
 from tasks.archive.catalog import Catalog
 from tasks.errors import RecorderError, SettingsError
 from tasks.records.names import DAY_FOLDERS, feed_and_date
 from tasks.records.sessions import record_of
+from tasks.shown import count
 from tasks.storage.store import Store
 from tasks.zones import utc_text
 
@@ -147,7 +147,7 @@ def waiting(settings: Settings) -> Finding:
         return Finding("batches", "wrong", str(error))
     if not left and not unsent:
         return Finding("batches", "ok", "none waits")
-    text = f"{report.count(len(left), 'batch')} to archive, {len(unsent):,} to upload: `tape archive`"
+    text = f"{count(len(left), 'batch')} to archive, {len(unsent):,} to upload: `tape archive`"
     return Finding("batches", "note", text)
 
 

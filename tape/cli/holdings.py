@@ -8,8 +8,8 @@ import msgspec
 from tape import report
 from tape.cli.rows import print_rows
 from tape.holdings import Row
-from tape.report import count
 from tasks.records.ledger import Gap, Ledger
+from tasks.shown import count, share
 
 
 def print_days_and_sessions(days: list[Row], sessions: list[Row]) -> None:
@@ -35,9 +35,9 @@ def print_shown(found: Row, ledger: Ledger | None, data_dir: Path) -> None:
         report.print_ledger(ledger, data_dir)
     else:
         what, balances = found.get("date") or found.get("session"), found["balances"]
-        hours = "" if found["market_hours"] is None else f", {report.share(found['market_hours'])} of market hours"
+        hours = "" if found["market_hours"] is None else f", {share(found['market_hours'])} of market hours"
         covered = "" if found["coverage"] is None else (
-            f"{report.share(found['coverage'])} of the requested time was received{hours}, "
+            f"{share(found['coverage'])} of the requested time was received{hours}, "
         )  # fmt: skip
         verdict = {True: "the ledger balances", None: "no record says whether it balances"}
         report.line(
@@ -71,5 +71,5 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
-        return report.share(value)
+        return share(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

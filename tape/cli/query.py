@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,25 +10,26 @@ import msgspec
 import typer
 
 from flows.settings import Settings, settings_to_write
-from flows.surroundings import check_tls
 from tape import report
+from tape.cli.options import DataDir, existing
 from tape.cli.progress import progress
 from tape.cli.rows import as_json_line, print_json, print_rows
 from tape.days import day_of, days_of
 from tasks.errors import SettingsError
 from tasks.records.names import is_session_name
+from tasks.shown import count
 from tasks.storage.store import Store
 
 if TYPE_CHECKING:
     from tape.selection import Selection
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Remote = Annotated[bool, typer.Option("--remote", help="Read from the bucket; files are downloaded once and cached.")]
 _DAYS = "A day or a range of days: YYYY-MM-DD, today, yesterday, A..B"
 Date = Annotated[str | None, typer.Option("--date", help=f"{_DAYS}. [all]")]
 Day = Annotated[str | None, typer.Option("--date", help="Only this day: YYYY-MM-DD, today or yesterday.")]
+Feed = Annotated[str | None, typer.Option("--feed", help="Only what came from this feed. [all]")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Write to this new file: .parquet, .csv, .csv.gz, .csv.zst, .jsonl, .jsonl.gz."),
@@ -48,7 +49,7 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from tape.cli.holdings import print_days_and_sessions
     from tape.holdings import days_and_sessions
 
-    days, sessions = days_and_sessions(_store(settings_to_write(data_dir=data_dir)), time.time_ns())
+    days, sessions = days_and_sessions(existing(settings_to_write(data_dir=data_dir).data_dir), time.time_ns())
     if as_json:
         print_json({"days": days, "sessions": sessions})
     else:
@@ -57,6 +58,7 @@ def ls(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def show(
     what: Annotated[str, typer.Argument(help="A session's name, or a day: YYYY-MM-DD, today or yesterday.")],
+    feed: Feed = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +69,7 @@ def show(
     settings = settings_to_write(data_dir=data_dir)
     if not is_session_name(what):
         what = day_of(what, "the argument", settings)
-    found, ledger = known(_store(settings), what, time.time_ns(), settings.calendar)
+    found, ledger = known(existing(settings.data_dir), what, time.time_ns(), settings.calendar, feed)
     if as_json:
         whole = found["completeness"] and found["completeness"].as_json()
         print_json({**found, "completeness": whole, "ledger": report.as_json(ledger) if ledger else None})
@@ -91,18 +93,26 @@ def bars(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     out: Out = None,
+    feed: Feed = None,
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
     """Print OHLCV bars by event time, of the exchange's days."""
     from tape.cli.bars import Asked, Form, print_bars
+    from tape.selection import in_bucket, local, named_bucket
+    from tasks.market.hours import exchange_zone
 
     _one_form(as_json, as_csv, plot, out is not None)
     settings = settings_to_write(data_dir=data_dir)
     asked = Asked(symbols, date, every, prints, session, tz, fill)
     form: Form = "json" if as_json else "csv" if as_csv else "plot" if plot else "table"
     days = days_of(date, "--date", settings)
-    print_bars(_selection(settings, remote, days, symbols), asked, settings.calendar, form, out)
+    if remote:
+        zone = exchange_zone(settings.calendar).key
+        selection = in_bucket(settings.data_dir, named_bucket(settings), days, symbols, feed, zone)
+    else:
+        selection = local(existing(settings.data_dir), days, feed)
+    print_bars(selection, asked, settings.calendar, form, out)
 
 
 def query(
@@ -111,6 +121,7 @@ def query(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     out: Out = None,
+    feed: Feed = None,
     remote: Remote = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -118,7 +129,7 @@ def query(
 
     --json prints one object per line.
     """
-    from tape.selection import sessions_of
+    from tape.selection import in_bucket, local, named_bucket, sessions_of
     from tasks.query.ask import ask, check_out, write
     from tasks.query.record_views import VIEWS, Days, add_records
     from tasks.query.sources import sources_of
@@ -129,21 +140,26 @@ def query(
     if out is not None:
         check_out(out)
     settings = settings_to_write(data_dir=data_dir)
-    chosen = _selection(settings, remote, days_of(date, "--date", settings), ())
+    days = days_of(date, "--date", settings)
+    if remote:
+        chosen = in_bucket(settings.data_dir, named_bucket(settings), days, (), feed)
+    else:
+        chosen = local(existing(settings.data_dir), days, feed)
     spill = settings.data_dir / "cache" / "spill"
     spill.mkdir(parents=True, exist_ok=True)
     sessions, file = sessions_of(settings.calendar), None if out is None else unfinished(out.absolute())
     with connect(sources_of(chosen.store, chosen.manifests), spill, sessions, file) as database:
         lower = sql.lower()
         only = VIEWS if "tables" in lower else [view for view in VIEWS if view in lower]
-        add_records(database, chosen.store, chosen.manifests, Days(chosen.first, chosen.last), sessions, only)
+        limits = Days(chosen.first, chosen.last)
+        add_records(database, chosen.store, chosen.manifests, limits, sessions, only, feed)
         if out is not None:
-            count = write(database, sql, out.absolute())
-            report.line(f"{out}: {report.count(count, 'row')}")
+            rows = write(database, sql, out.absolute())
+            report.line(f"{out}: {count(rows, 'row')}")
         else:
             answer = ask(database, sql)
-            count = _print_answer(answer, as_json, as_csv)
-    if not count:
+            rows = _print_answer(answer, as_json, as_csv)
+    if not rows:
         _say_unknown(sql, chosen)
 
 
@@ -186,8 +202,10 @@ def restore(date: Day = None, data_dir: DataDir = None) -> None:
     """Restore a day, or everything, from the bucket, verified; never overwrites anything that differs."""
     settings = settings_to_write(data_dir=data_dir)
     day = None if date is None else day_of(date, "--date", settings)
-    bucket = _bucket(settings)
+    from tape.selection import named_bucket
     from tasks.upload.restore import restore as bring
+
+    bucket = named_bucket(settings)
 
     with progress("days restored") as told:
         done = bring(Store(settings.data_dir).prepare(), bucket, day, time.time_ns, told)
@@ -201,10 +219,10 @@ def restore(date: Day = None, data_dir: DataDir = None) -> None:
 
 def verify_remote(settings: Settings, as_json: bool) -> bool:
     """Compare the bucket with the local records and print the result; return whether all holds."""
-    bucket = _bucket(settings)
+    from tape.selection import named_bucket
     from tasks.upload.audit import audit
 
-    verdict = audit(_store(settings), bucket)
+    verdict = audit(existing(settings.data_dir), named_bucket(settings))
     if as_json:
         print_json({"holds": verdict.holds, **msgspec.to_builtins(verdict)})
         return verdict.holds
@@ -219,30 +237,6 @@ def verify_remote(settings: Settings, as_json: bool) -> bool:
     end = "everything matches its receipt" if verdict.holds else f"{len(verdict.wrong)} problems found"
     report.out.print(f"{verdict.bucket}: {count}: {end}", soft_wrap=True)
     return verdict.holds
-
-
-def _selection(settings: Settings, remote: bool, days: tuple[str, ...], symbols: Collection[str]) -> "Selection":
-    """Return the batches of these days or all; the bucket's are downloaded into a cache in the data folder."""
-    from tape.selection import local, mirrored
-
-    if not remote:
-        return local(_store(settings), days)
-    return mirrored(Store(settings.data_dir), _bucket(settings), days, symbols, time.time_ns)
-
-
-def _bucket(settings: Settings) -> Any:
-    if settings.s3_bucket is None:
-        raise SettingsError("TAPE_S3_BUCKET: is not set; name the bucket that holds the archive")
-    check_tls()
-    from flows.bucket import bucket_of
-
-    return bucket_of(settings)
-
-
-def _store(settings: Settings) -> Store:
-    if not settings.data_dir.is_dir():
-        raise SettingsError(f"{settings.data_dir}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return Store(settings.data_dir)
 
 
 def _one_form(*forms: bool) -> None:

@@ -16,11 +16,11 @@ from flows.settings import load_settings, settings_to_write
 from flows.stopping import ended_in_order
 from flows.surroundings import check_feed, check_tls
 from tape import report
+from tape.cli.options import FAILED
 from tasks.errors import SettingsError
 from tasks.records.ledger import Ledger
 from tasks.storage.store import write_whole
 
-FAILED = 1
 _SENT_FILE = ".alarms.json"
 
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -10,20 +9,18 @@ import typer
 
 from flows.settings import settings_to_write
 from tape import report
+from tape.cli.options import FAILED, DataDir, SessionName, existing
 from tape.cli.rows import print_json
 from tape.live import batches_of, session_watched
-from tasks.errors import SettingsError, TerminalError
+from tasks.errors import TerminalError
 from tasks.records.sessions import is_recording
 from tasks.records.status import STALE_AFTER_NS, Status, read_status
 from tasks.records.trade import NS_PER_S
-from tasks.shown import plain
+from tasks.shown import count, plain
 from tasks.storage.store import Store
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data folder. [TAPE_DATA_DIR, ./data]")]
-SessionName = Annotated[str | None, typer.Option("--session", help="The session, if several are running.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-FAILED = 1
 _LOOK_EVERY_S = 0.5
 
 
@@ -35,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show every running session once. Exits 0 only if one is running and each one's recorder reports."""
-    store = _store(data_dir)
+    store = existing(settings_to_write(data_dir=data_dir).data_dir)
     found, now_ns = running(store), time.time_ns()
     if as_json:
         print_json({"sessions": [_as_json(store, each, now_ns) for each in found]})
@@ -49,7 +46,7 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 def watch(session: SessionName = None, data_dir: DataDir = None) -> None:
     """Watch a running session, as `tape record` shows it, until it ends. Ctrl-C ends only the watching."""
-    store = _store(data_dir)
+    store = existing(settings_to_write(data_dir=data_dir).data_dir)
     name = _chosen(running(store), session, store).session
     folder = store.sessions / name
 
@@ -92,16 +89,16 @@ def _print(store: Store, found: Status, now_ns: int) -> None:
         f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left",
     )
     report.line(
-        f"  {report.count(found.trades, 'trade')} of {speaking} of {report.count(len(found.per_symbol), 'symbol')}; "
+        f"  {count(found.trades, 'trade')} of {speaking} of {count(len(found.per_symbol), 'symbol')}; "
         f"queue {100 * found.queue_bytes / max(1, found.queue_limit_bytes):.0f} %; "
-        f"{report.count(found.gaps + len(found.open_gaps), 'gap')}; "
+        f"{count(found.gaps + len(found.open_gaps), 'gap')}; "
         f"batches: {sealed} sealed, {validated} validated, {archived} archived"
     )
     if stale:
         age_s = (now_ns - found.updated_ns) / NS_PER_S
         report.line(("  the recorder has not reported", "red"), f" for {age_s:,.0f} s: look at the disk and its log")
     for gap in found.open_gaps:
-        report.line((f"  cannot receive {report.count(len(gap.symbols), 'symbol')}", "red"), f": {plain(gap.reason)}")
+        report.line((f"  cannot receive {count(len(gap.symbols), 'symbol')}", "red"), f": {plain(gap.reason)}")
     for text in (found.notice, found.error):
         if text:
             report.line((f"  {plain(text)}", "yellow"))
@@ -115,10 +112,3 @@ def _as_json(store: Store, found: Status, now_ns: int) -> dict[str, Any]:
 
 def _is_stale(found: Status, now_ns: int) -> bool:
     return now_ns - found.updated_ns > STALE_AFTER_NS
-
-
-def _store(data_dir: Path | None) -> Store:
-    root = settings_to_write(data_dir=data_dir).data_dir
-    if not root.is_dir():
-        raise SettingsError(f"{root}: there is no such data folder; give --data-dir or set TAPE_DATA_DIR")
-    return Store(root)

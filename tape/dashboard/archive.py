@@ -7,7 +7,7 @@ from tape.completeness import NOT_RECORDED, Completeness, completeness_of
 from tape.dashboard.archived import Archived
 from tape.dashboard.model import DayShown, DayState, SessionShown
 from tape.holdings import Row, days_and_sessions, shown
-from tape.selection import local, mirrored, sessions_of
+from tape.selection import in_bucket, local, sessions_of
 from tasks.archive.catalog import Catalog
 from tasks.errors import TerminalError
 from tasks.feeds.registry import never_closes
@@ -94,7 +94,7 @@ class Archive:
         Raises TerminalError if it has none.
         """
         if remote:
-            chosen = mirrored(self._store, self._known_bucket(), (day,), (symbol,), self._now_ns)
+            chosen = in_bucket(self._store.root, self._known_bucket(), (day,), (symbol,))
         else:
             chosen = local(self._store, (day,))
         chosen.check_symbols((symbol,), ())
@@ -107,7 +107,7 @@ class Archive:
         of_session = is_session_name(what)
         if remote:
             days = tuple(sorted(self.in_bucket().get(what, ()))) if of_session else (what,)
-            chosen = mirrored(self._store, self._known_bucket(), days or (what,), (), self._now_ns)
+            chosen = in_bucket(self._store.root, self._known_bucket(), days or (what,))
             names = [BatchName.parse(path.name) for path in chosen.manifests]
             return chosen.store, in_order(name for name in names if name.session == what or not of_session)
         catalog = Catalog(self._store)

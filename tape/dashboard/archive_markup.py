@@ -11,6 +11,7 @@ from tape.dashboard.model import DayShown, DayState, SessionShown
 from tape.dashboard.wording import NOTHING, milliseconds, number, size
 from tape.holdings import Row
 from tasks.records.ledger import Gap, Ledger
+from tasks.shown import share
 
 # A state is told by its sign and its word, not by its color alone.
 STATES: Mapping[DayState, tuple[str, str]] = {
@@ -54,8 +55,8 @@ def _month(month: str, days: Sequence[DayShown], prefix: str) -> str:
 def _day(day: DayShown, prefix: str) -> str:
     sign, word = STATES[day.state]
     told = f"{day.date}: {word}, {number(day.trades)} trades" + (", being recorded" if day.is_recording else "")
-    share = report.share(day.share) if day.sessions and day.share is not None else ""
-    inside = f"<b>{int(day.date[8:])}</b><i>{sign}</i><small>{share}</small>"
+    received = share(day.share) if day.sessions and day.share is not None else ""
+    inside = f"<b>{int(day.date[8:])}</b><i>{sign}</i><small>{received}</small>"
     names = f'class="day {day.state}" data-state="{day.state}" title="{told}" aria-label="{told}"'
     if not day.sessions:
         return f"<span {names}>{inside}</span>"
@@ -71,7 +72,7 @@ def sessions_table(sessions: Sequence[SessionShown], prefix: str, only_in_bucket
             f'<tr><td><a href="{_address(prefix, each.session)}">{safe(each.session)}</a></td>'
             f"<td>{safe(each.outcome)}</td>{_numbers(each.trades, each.gaps)}"
             f'<td class="n">{each.archived:,} / {each.batches:,}</td><td class="n">{each.uploaded:,}</td>'
-            f'<td class="n">{report.share(each.coverage)}</td><td>{balances}</td></tr>'
+            f'<td class="n">{share(each.coverage)}</td><td>{balances}</td></tr>'
         )
     for session, days in sorted(only_in_bucket.items(), reverse=True):
         where = f"bucket only: {', '.join(sorted(days))}"
@@ -88,7 +89,7 @@ def report_tables(found: Row, ledger: Ledger | None) -> str:
     parts = []
     whole = found["completeness"]
     if whole is not None and whole.is_complete is not None:
-        verdict = "complete" if whole.is_complete else f"{report.share(whole.share)} of market hours"
+        verdict = "complete" if whole.is_complete else f"{share(whole.share)} of market hours"
         missing = [f"{symbol}: {report.gap_line(_gap(symbol, piece))}" for symbol, pieces in whole.missing.items()
                    for piece in pieces][:50]  # fmt: skip
         parts.append(f"<h3>The day is {safe(verdict)}</h3>" + "".join(f"<p>{safe(line)}</p>" for line in missing))
@@ -106,8 +107,8 @@ def report_tables(found: Row, ledger: Ledger | None) -> str:
         "batches uploaded": number(found["uploaded"]), "batches that wait": number(found["waiting"]),
         "trades": number(found["trades"]), "bytes": size(found["bytes"]), "resent": number(found["resent"]),
         "out of order": number(found["out_of_order"]), "late": number(found["late"]),
-        "received of the requested time": report.share(found["coverage"]),
-        "received of market hours": report.share(found["market_hours"]), "lag, ms": lag or NOTHING,
+        "received of the requested time": share(found["coverage"]),
+        "received of market hours": share(found["market_hours"]), "lag, ms": lag or NOTHING,
         "quarantined": number(found["quarantined"]),
     }  # fmt: skip
     facts |= {f"quarantined: {reason}": number(count) for reason, count in found["reasons"].items()}

@@ -23,10 +23,10 @@ from tape.dashboard.session_page import BARS, Choice, SessionPage
 from tape.dashboard.tags import Markup, Tag
 from tape.dashboard.wording import day_and_clock
 from tape.holdings import Row
-from tape.report import count
 from tasks.errors import RecorderError
 from tasks.records.ledger import Ledger
 from tasks.records.trade import NS_PER_S
+from tasks.shown import count
 
 SPEEDS = (1, 10, 60, 300, 3_600)
 _STEPS = 2_000

@@ -28,7 +28,7 @@ def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: boo
         return tuple(path.name for path in sorted(store.sessions.glob("*")) if is_recording(path))
 
     def change(session: str, action: str, symbols: Sequence[str]) -> str:
-        return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, folder))
+        return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))
 
     return Offer(
         hub=lambda: Hub(running, lambda session: LiveSession(store, session)),

@@ -230,8 +230,7 @@ class Series:
         number = self.symbols.numbers.get(symbol)
         # No more seconds of any piece can be in the last bars; a day can have an hour more.
         most = limit * (-(-every_ns // NS_PER_S) + (_HOUR_S if every_ns >= DAY_NS else 0))
-        pieces = [] if number is None else [self._cut(each, number, most, until_s) for _, each in self._pieces]
-        seconds = merged(pieces or [_NONE])
+        seconds = _NONE if number is None else merged([_NONE, *self._cuts(number, most, until_s)])
         starts_ns = self._starts(symbol, seconds.key % _SECONDS * NS_PER_S, every_ns)
         found = merged([seconds.keyed(starts_ns)])
         found = found.cut(max(0, len(found) - limit), len(found))
@@ -299,10 +298,15 @@ class Series:
             is_large = sum(map(len, pieces)) > _MOST_BARS
             self._pieces[-_ALIKE:] = [(_FINAL, each) for each in pieces] if is_large else [(level + 1, merged(pieces))]
 
-    @staticmethod
-    def _cut(piece: Parts, number: int, most: int, until_s: int) -> Parts:
-        start, stop = np.searchsorted(piece.key, [number * _SECONDS, number * _SECONDS + until_s]).tolist()
-        return piece.cut(max(start, stop - most), stop)
+    def _cuts(self, number: int, most: int, until_s: int) -> list[Parts]:
+        """Return of each piece what can be among the last so many seconds of a symbol before `until_s`."""
+        cuts, first, end = list[Parts](), number * _SECONDS, number * _SECONDS + until_s
+        for _, piece in reversed(self._pieces):
+            start, stop = np.searchsorted(piece.key, [first, end]).tolist()
+            cuts.append(piece.cut(max(start, stop - most), stop))
+            if len(cuts[-1]) == most:  # So many seconds are known already: older ones are not needed.
+                first = int(cuts[-1].key[0])
+        return cuts[::-1]
 
     def _starts(self, symbol: str, times_ns: Ints, every_ns: int) -> Ints:
         """Return when the bars of these times begin; a day is the exchange's, or of UTC."""

@@ -147,6 +147,8 @@ class _Waiting:
 
     def show(self) -> None:
         if self._hub.running:
+            # Once: told again while a busy machine still answers, the browser would begin anew each time.
+            self._hub.views.discard(self)
             self._client.run_javascript("location.reload()")
 
 

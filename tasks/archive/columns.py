@@ -21,6 +21,7 @@ from tasks.records.trade import NS_PER_MS
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 _SMALLEST, _LIMIT = 1e-4, 1e15
+_MOST = np.iinfo(np.int64).max
 
 
 def canonical(numbers: pl.Series) -> pl.Series:
@@ -161,29 +162,27 @@ def _lists(column: pa.DictionaryArray, kind: pa.ListType) -> pa.ListArray:
 
 def _texts(lists: pa.ListArray) -> pa.DictionaryArray:
     """The inverse of `_lists`; each distinct list is joined once."""
-    ids, number = _numbered(lists)
-    _, codes = by_appearance(ids, number)
-    first = np.empty(int(codes.max(initial=-1)) + 1, np.int64)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]
-    texts = pl.Series(lists.take(_arrow(first))).list.join(";")
-    return pa.DictionaryArray.from_arrays(_arrow(codes), texts.to_arrow().cast(pa.large_string()))
+    keys = _arrow(_keys(lists)).dictionary_encode()
+    codes = _values(keys.indices)
+    first = np.empty(len(keys.dictionary), np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # For equal codes the last assignment wins.
+    known = lists.take(_arrow(first)).cast(pa.list_(pa.large_string()))
+    texts = pl.Series(known, dtype=pl.List(pl.String)).list.join(";").to_arrow().cast(pa.large_string())
+    return pa.DictionaryArray.from_arrays(keys.indices, texts)
 
 
-def _numbered(lists: pa.ListArray) -> tuple[Codes, int]:
-    """Return a number for each list, the same for equal lists only, and how many numbers there are."""
-    offsets, values = _values(lists.offsets), lists.values.dictionary_encode()
-    parts = _values(values.indices).astype(np.int64)
-    lengths = np.diff(offsets)
-    ids, number = np.zeros(len(lists), np.int32), 1
-    rows = np.flatnonzero(lengths)
-    before, place = np.zeros(len(rows), np.int64), 0
-    while len(rows):
-        # Lists that begin with the same parts have the same number in `before`.
-        keys = _arrow(before * len(values.dictionary) + parts[offsets[rows] + place]).dictionary_encode()
-        now = _values(keys.indices)
-        place += 1
-        ended = lengths[rows] == place
-        ids[rows[ended]] = number + now[ended]
-        number += len(keys.dictionary)
-        rows, before = rows[~ended], now[~ended].astype(np.int64)
-    return ids, number
+def _keys(lists: pa.ListArray) -> npt.NDArray[np.int64]:
+    """Return a number for each list, the same for equal lists only."""
+    values = lists.values.dictionary_encode()  # Those of a file are encoded already.
+    parts, starts, lengths = _values(values.indices), _values(lists.offsets)[:-1], _values(lists.value_lengths())
+    # The digits of a key are its parts, counted from 1, and zeros after the last.
+    base, limit, keys = len(values.dictionary) + 1, 1, np.zeros(len(lists), np.int64)
+    for place in range(lengths.max(initial=0)):
+        if limit > _MOST // base:
+            known = _arrow(keys).dictionary_encode()
+            keys, limit = _values(known.indices).astype(np.int64), len(known.dictionary)
+        rows = np.flatnonzero(lengths > place)
+        keys *= base
+        keys[rows] += parts[starts[rows] + place] + 1
+        limit *= base
+    return keys

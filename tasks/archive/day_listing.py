@@ -14,18 +14,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from tasks.archive.batch_facts import Acknowledged, BatchFacts, facts_of
 from tasks.archive.side_records import acknowledged, receipt_of
 from tasks.errors import CorruptionError
-from tasks.records.manifest import Day, Manifest, Place, Receipt, read
+from tasks.records.manifest import Day, Manifest, Place, Receipt, read, record_sha256
 from tasks.records.names import BatchName, archived_in
 from tasks.storage.store import FileState, Store, state_of, write_whole
 
 # Longer than the coarsest file system timestamp (two seconds).
 SETTLED_AFTER_NS = 3_000_000_000
 # Increment when the meaning of `BatchFacts` or `DayFacts` changes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,18 @@ class KnownBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayFacts:
-    """A closed day's record in short: its file, that file's SHA-256 (hex), and the names of its batches."""
+    """A closed day's record in short: its file, that file's SHA-256 (hex), and the names of its batches.
+
+    `records` has the `record_sha256` of each batch's manifest. `before_resent`: one is from before `resent` existed.
+    """
 
     file: str | None
     sha256: str
     batches: tuple[str, ...]
+    version: int
+    records: tuple[str, ...]
+    symbols: frozenset[str]
+    before_resent: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +114,18 @@ def look(store: Store, feed: str, date: str, now_ns: int) -> DayListing:
     return DayListing(path, frozenset(files), tuple(names), found)
 
 
+def known_day(store: Store, feed: str, date: str, now_ns: int) -> DayFacts | None:
+    """Return the summary of a closed day's record, None if it is missing or unreadable.
+
+    The record itself may be larger than all trades of one symbol; it is read only if the index does not have it.
+    """
+    index = _read_index(store, feed, date)
+    found = _known_day(store.day_record(feed, date), index)
+    if found != index and (settled := found.settled(now_ns)) != index:
+        _write_index(store, settled)
+    return found.day
+
+
 def files_in(folder: Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder; an empty list if it does not exist."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
@@ -115,7 +135,12 @@ def files_in(folder: Path) -> list[os.DirEntry[str]]:
 
 def short(day: Day) -> DayFacts:
     """Return the summary of a day's record."""
-    return DayFacts(file=day.file, sha256=day.sha256, batches=tuple(each.batch for each in day.batches))
+    return DayFacts(
+        file=day.file, sha256=day.sha256, batches=tuple(each.batch for each in day.batches), version=day.version,
+        records=tuple(map(record_sha256, day.batches)),
+        symbols=frozenset(symbol for each in day.batches for symbol in each.report.per_symbol),
+        before_resent=any(each.report.resent is UNSET for each in day.batches),
+    )  # fmt: skip
 
 
 def _known_batch(

@@ -27,6 +27,7 @@ from tasks.archive.columns import constant, from_file, to_file
 from tasks.archive.schema import (
     CODED_SCHEMA,
     DICTIONARIES,
+    ELEMENTS,
     FILE_SCHEMA,
     MOST_ROWS_PER_GROUP,
     SCHEMA,
@@ -46,8 +47,8 @@ WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     # At level 6 the other columns are hardly smaller.
     "compression_level": {
-        name: 6 if name in {"ts_event", "price", "size", "conditions.list.element"} else 3
-        for name in (*FILE_SCHEMA.names, "conditions.list.element", "batch")
+        name: 6 if name in {"ts_event", "price", "size", ELEMENTS} else 3
+        for name in (*FILE_SCHEMA.names, ELEMENTS, "batch")
     },
     "use_dictionary": [
         "session",
@@ -57,7 +58,7 @@ WRITER_OPTIONS: dict[str, Any] = {
         "price_text",
         "size",
         "size_text",
-        "conditions.list.element",
+        ELEMENTS,
         "side",
     ],
     "column_encoding": {
@@ -68,6 +69,8 @@ WRITER_OPTIONS: dict[str, Any] = {
         "sequence": "DELTA_BINARY_PACKED",
     },
     "dictionary_pagesize_limit": 4 << 20,
+    # A row group's column is one page: by pages of 1 MiB, the default, event times take 4 % more.
+    "data_page_size": 64 << 20,
     "max_rows_per_page": 10_000_000,
     "write_page_checksum": True,
     "write_page_index": True,
@@ -215,9 +218,8 @@ def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
         known = known_schemas(*schemas, footer.metadata, parquet)
         if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
             raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
-        old_texts = (*TEXTS, "price_text") if coded else ()
-        wanted = DICTIONARIES if "session" in known[0].names else old_texts
-        texts = [name for name in wanted if name in known[0].names]
+        old_texts = [name for name in (*TEXTS, "price_text") if coded and name in known[0].names]
+        texts = [*DICTIONARIES] if "session" in known[0].names else old_texts
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             check_groups(file, parquet)
             yield file

@@ -21,7 +21,9 @@ _NS = ("ts_recv", "ts_event")
 _WINDOW_ROWS = 500_000
 
 
-def journal_bytes(archived: Path | None, quarantined: Path | None, extra: Collection[str] = ()) -> Iterator[bytes]:
+def journal_bytes(
+    archived: Path | None, quarantined: Path | None, extra: Collection[str] = (), window_rows: int = _WINDOW_ROWS
+) -> Iterator[bytes]:
     """Yield the sealed journal in pieces, header first, with each row and quarantined line in its original place.
 
     `archived` is None if no row was valid, `quarantined` (`quarantine/<batch>.rows.csv`) if all were; `extra` is the
@@ -29,11 +31,15 @@ def journal_bytes(archived: Path | None, quarantined: Path | None, extra: Collec
     Raises FileNotFoundError, and CorruptionError if a file cannot be read or the two do not match.
     """
     rows = count_rows(archived) if archived else 0
-    yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined, extra)
+    yield from journal_of(read_groups(archived) if archived else iter(()), rows, quarantined, extra, window_rows)
 
 
 def journal_of(
-    tables: Iterator[pa.Table], rows: int, quarantined: Path | None, extra: Collection[str] = ()
+    tables: Iterator[pa.Table],
+    rows: int,
+    quarantined: Path | None,
+    extra: Collection[str] = (),
+    window_rows: int = _WINDOW_ROWS,
 ) -> Iterator[bytes]:
     """Like `journal_bytes`, but from `rows` archived rows given as tables of `SCHEMA` in order."""
     yield journal_header(extra)
@@ -47,8 +53,8 @@ def journal_of(
         _LineReader(_archived_lines(tables, journal_columns(extra))),
         _LineReader(_rejected_lines(quarantined)),
     )
-    for start in range(1, total + 1, _WINDOW_ROWS):
-        stop = min(start + _WINDOW_ROWS, total + 1)
+    for start in range(1, total + 1, window_rows):
+        stop = min(start + window_rows, total + 1)
         here = places[slice(*np.searchsorted(places, [start, stop]))] - start
         piece = _merge(valid.read(stop - start - len(here)), rejected.read(len(here)), here)
         yield piece if stop <= total or ends_whole else piece[:-1]

@@ -66,9 +66,9 @@ _IN_FILES = {
 _SESSION = field("session", CODED, "text", "recorder", "name of the session; with connection and recv_seq a unique key")
 # Dictionary-encoded like `CODED_SCHEMA`; `without_dictionaries` gives what a reader sees.
 FILE_SCHEMA = pa.schema([_SESSION, *(each for column in CODED_SCHEMA for each in _IN_FILES.get(column.name, [column]))])
-# The columns whose texts are read as dictionaries. Not those of lists: if Parquet's dictionary of a row group is full,
-# the texts after it make a second chunk, which pyarrow cannot read within a list.
-DICTIONARIES = ("symbol", "price_text", "size_text")
+ELEMENTS = "conditions.list.element"
+# The columns whose texts are read as dictionaries.
+DICTIONARIES = ("session", "symbol", "price_text", "size_text", ELEMENTS)
 
 # Before format 2, a file whose event times were all whole milliseconds had them in ms.
 _MS = pa.timestamp("ms", "UTC")

@@ -79,13 +79,13 @@ class Connection:
             raise self._unanswered
         return chunk
 
-    def gather(self, first: bytes, now_ns: Callable[[], int]) -> list[Chunk]:
+    def gather(self, first: bytes, now_ns: Callable[[], int], within_ns: int = _GATHER_NS) -> list[Chunk]:
         """Return what `read` has just returned and what arrives in the next moments, each with its time of reading.
 
         Ends early at `wake`, at a size limit, and at an end or error, which the next `read` reports.
         """
         chunks, size = [(now_ns(), first, self.was_empty)], len(first)
-        ends_ns = time.monotonic_ns() + _GATHER_NS
+        ends_ns = time.monotonic_ns() + within_ns
         poll, only_bytes = self._poll.poll, [(self._socket.fileno(), select.POLLIN)]
         while size < _GATHER_BYTES and (left_ns := ends_ns - time.monotonic_ns()) > _GATHER_END_NS:
             ready = only_bytes if self._tls and self._tls.pending() else poll(0)

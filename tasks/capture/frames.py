@@ -53,8 +53,8 @@ class FrameCutter:
     A message above `max_bytes` is a violation with code 1009.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int, max_fragments: int = _MAX_FRAGMENTS) -> None:
+        self._max_bytes, self._max_fragments = max_bytes, max_fragments
         self._rest = bytearray()
         self._wanted = 2  # Below this many bytes in `_rest`, cutting again cannot succeed.
         # Not a list: thousands of fragments of two bytes would cost thirty times their content.
@@ -147,8 +147,8 @@ class FrameCutter:
         kind = opcode if opcode != CONTINUATION else self._fragmented
         if not first & _FIN:
             self._fragmented = kind
-            if self._fragment_count == _MAX_FRAGMENTS:
-                cut.violation = Violation(1009, f"a message of more than {_MAX_FRAGMENTS:,} fragments")
+            if self._fragment_count == self._max_fragments:
+                cut.violation = Violation(1009, f"a message of more than {self._max_fragments:,} fragments")
                 return
             self._fragments += payload
             self._fragment_count += 1

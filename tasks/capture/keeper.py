@@ -14,8 +14,6 @@ from tasks.capture.journal import Journal, discard, seal
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
 
-_SYNC_EVERY_NS = NS_PER_S
-
 
 class JournalKeeper(threading.Thread):
     """Syncs and seals the journals of a session. A failure ends it and is passed to `on_failure`.
@@ -32,6 +30,7 @@ class JournalKeeper(threading.Thread):
         clock: Clock,
         on_failure: Callable[[BaseException], None],
         through_ns: Callable[[], int],
+        sync_every_ns: int = NS_PER_S,
     ) -> None:
         super().__init__(name="keeper", daemon=True)
         self.sealed = 0
@@ -42,11 +41,12 @@ class JournalKeeper(threading.Thread):
         self._gaps = gaps
         self._clock = clock
         self._on_failure = on_failure
+        self._sync_every_ns = sync_every_ns
         self._inbox: queue.SimpleQueue[Journal | Callable[[], object] | None] = queue.SimpleQueue()
         self._open: list[Journal] = []
 
     def watch(self, journal: Journal) -> None:
-        """Sync this journal every second from now on."""
+        """Sync this journal, by default every second, from now on."""
         self._open.append(journal)
 
     def seal(self, journal: Journal) -> None:
@@ -66,7 +66,7 @@ class JournalKeeper(threading.Thread):
             synced_ns = self._clock.monotonic_ns()
             while True:
                 # Sealing many journals must not delay the sync of the others.
-                left_ns = synced_ns + _SYNC_EVERY_NS - self._clock.monotonic_ns()
+                left_ns = synced_ns + self._sync_every_ns - self._clock.monotonic_ns()
                 if left_ns <= 0:
                     self._sync()
                     synced_ns = self._clock.monotonic_ns()

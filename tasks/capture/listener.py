@@ -236,6 +236,8 @@ class Listener(threading.Thread):
             self.checked_ns = max(self.checked_ns, self._continuity.received_ns)
         while not self._orders.empty():
             self._orders.get_nowait()(connection)
+        if self._subscriptions.is_split:
+            _send(connection, self._subscriptions.request_singly(self._clock.monotonic_ns()))
 
     def _open_gap(self, from_ns: int, reason: str) -> None:
         """Nothing is received from then on. If the session has ended, that is no gap."""
@@ -278,7 +280,7 @@ class Listener(threading.Thread):
             self._gaps.close(down, now_ns)
         self._gaps.open(down, now_ns, f"refused: {kind}")
         if named and self._feed.acknowledges:  # The other symbols of that request may have been refused with them.
-            _send(connection, self._subscriptions.request_singly())
+            _send(connection, self._subscriptions.request_singly(self._clock.monotonic_ns()))
 
 
 def _send(connection: Connection, requests: Sequence[str]) -> None:

@@ -19,9 +19,8 @@ from tasks.records.trade import NS_PER_S
 
 log = logging.getLogger(__name__)
 
-# While leaving: how long the peer may be silent, and how long it may go on sending in all.
+# While leaving: how long the peer may be silent.
 _GOODBYE_S = 3.0
-_LEAVE_S = 5.0
 # The close code for "another connection on this key", among others.
 _POLICY_VIOLATION = 1008
 _LAST_PING = b"last"
@@ -47,6 +46,7 @@ class Receiver:
         self._number = number
         self._clock = clock
         self._ping_every_s = request.ping_every_s
+        self._leave_within_s = request.leave_within_s
         self._continuity = continuity
         self._put = put
         self._cutter = FrameCutter(request.max_message_bytes)
@@ -111,7 +111,7 @@ class Receiver:
 
     def _leave_until_ns(self) -> int:
         """Return the end of the time to leave. Time spent waiting for the journal is not the peer's: it is excluded."""
-        return self._clock.monotonic_ns() - self._blocked_ns + int(_LEAVE_S * NS_PER_S)
+        return self._clock.monotonic_ns() - self._blocked_ns + int(self._leave_within_s * NS_PER_S)
 
     def _drain(self, ends_ns: int, until_pong: bytes | None) -> bool:
         """Receive until that pong; returns False if the peer has ended, or has sent on for too long, before it.
@@ -122,7 +122,7 @@ class Receiver:
         while until_pong is None or self._pong != until_pong:
             last_ns = self._clock.monotonic_ns()
             if last_ns - self._blocked_ns > ends_ns:
-                log.warning("the feed still sends %g s after the last request", _LEAVE_S)
+                log.warning("the feed still sends %g s after the last request", self._leave_within_s)
                 return False
             chunk = self._connection.read(_GOODBYE_S)
             while chunk is None and self._clock.monotonic_ns() - last_ns < _GOODBYE_S * NS_PER_S:

@@ -105,7 +105,7 @@ def _all_seals(store: Store, session: str) -> Iterator[Seal]:
                 yield read(path, Seal)
             except FileNotFoundError:
                 continue
-    for path in sorted(store.archive.glob(f"feed=*/date=*/_{session}-*.manifest.json")):
+    for path in store.manifests(session=session):
         yield read(path, Manifest).seal
 
 

@@ -26,7 +26,8 @@ class CaptureRequest:
     `feed_url` has no key. `zone` is the exchange's time zone: its midnights end batches, except those of symbols that
     never close (`routes.py`). `batch_for_ns` and `batch_bytes` bound a batch's age and size; `queue_bytes` bounds what
     waits between socket and journal. The session ends if less than `disk_reserve_bytes` is free. Rejected frames are
-    kept up to `quarantine_bytes`, then only counted. `ping_every_s` is also the time limit for a pong.
+    kept up to `quarantine_bytes`, then only counted. `ping_every_s` is also the time limit for a pong; a peer that
+    keeps sending after the last request is left after `leave_within_s`.
     `reconnect_within_s` is the longest wait before a new connection, unless the feed counts another one on the key.
     `market_hours` are the intervals (UTC ns) in which the exchange trades: only in them is a stock's silence unusual.
     A message larger than `max_message_bytes` ends its connection.
@@ -48,6 +49,7 @@ class CaptureRequest:
     quarantine_bytes: int = 256 << 20
     connect_timeout_s: float = 15.0
     ping_every_s: float = 10.0
+    leave_within_s: float = 5.0
     reconnect_within_s: float = 30.0
     max_message_bytes: int = 16 << 20
     market_hours: tuple[tuple[int, int], ...] = ()

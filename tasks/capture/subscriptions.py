@@ -3,12 +3,17 @@
 from collections.abc import Iterable
 
 from tasks.feeds.base import Feed
+from tasks.records.trade import NS_PER_S
+
+# Vendors limit the pace of a client's messages; a hundred a second is usual.
+_SINGLE_PER_S = 50
 
 
 class Subscriptions:
     """The subscriptions of one connection, in the order of their requests.
 
     `requested` has all of them, `refused` those that the vendor refused, `acknowledged` those that it confirmed.
+    While `is_split`, `request_singly` has more to send.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -16,7 +21,9 @@ class Subscriptions:
         self.requested: dict[str, None] = {}
         self.refused: dict[str, None] = {}
         self.acknowledged: set[str] = set()
+        self.is_split = False
         self._singly: set[str] = set()
+        self._next_single_ns = 0
 
     def follow(self, wanted: Iterable[str]) -> tuple[list[str], list[str]]:
         """Change to that list; return the newly requested symbols and the requests to send.
@@ -54,13 +61,18 @@ class Subscriptions:
         self.acknowledged.update(served)
         return served
 
-    def request_singly(self) -> list[str]:
-        """Return one request per symbol for all that were neither acknowledged nor refused.
+    def request_singly(self, now_ns: int) -> list[str]:
+        """Return one request per symbol for those that were neither acknowledged nor refused, some each second.
 
         A request for many symbols may be refused because of one of them. Each symbol is requested alone only once.
+        `now_ns` is monotonic.
         """
+        if now_ns < self._next_single_ns:
+            self.is_split = True
+            return []
         known = {*self.refused, *self.acknowledged, *self._singly}
-        waiting = [each for each in self.requested if each not in known]
+        waiting = [each for each in self.requested if each not in known][:_SINGLE_PER_S]
+        self.is_split, self._next_single_ns = bool(waiting), now_ns + NS_PER_S
         self._singly.update(waiting)
         return [request for symbol in waiting for request in self._feed.subscribe([symbol])]
 

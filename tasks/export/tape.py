@@ -33,24 +33,31 @@ _FETCHED = [*_ORDER, "ts_event", "symbol", "price", "size", "conditions"]
 
 
 def export(
-    store: Store, out: Path, date: str | None, note: Callable[[int, int], None] = lambda _done, _total: None
+    store: Store,
+    out: Path,
+    date: str | None,
+    note: Callable[[int, int], None] = lambda _done, _total: None,
+    window_trades: int = _WINDOW_TRADES,
+    feed: str | None = None,
 ) -> int:
-    """Write the archived trades of one `date` (YYYY-MM-DD) or all to `out` as a tape; return how many.
+    """Write the archived trades of one `date` (YYYY-MM-DD) or all, of one feed or all, to `out` as a tape.
+
+    Returns how many.
 
     `note` is called with how many are written, and the total. The tape is gzipped if the name ends in `.gz`. `out` is
     replaced when the tape is complete, and untouched until then. Raises TerminalError if nothing is archived, if some
     of it is only in the bucket, or if the place is not writable, and CorruptionError if an archived file is not what
     its manifest says.
     """
-    archived = _archived(store, date)
+    archived = _archived(store, feed, date)
     if not archived:
-        day = f" for {date}" if date else ""
-        raise TerminalError(f"{store.archive}: nothing is archived{day}; run `tape archive` if batches are waiting")
+        what = (f" for {date}" if date else "") + (f" from {feed}" if feed else "")
+        raise TerminalError(f"{store.archive}: nothing is archived{what}; run `tape archive` if batches are waiting")
     held = _held(store, archived)
     rows, expected = 0, sum(manifest.rows for _, manifest in archived)
     with _writing(out) as file:
         file.write(",".join(TAPE_COLUMNS).encode() + b"\n")
-        for trades in _in_order_of_receipt(store, held):
+        for trades in _in_order_of_receipt(store, held, window_trades):
             _tape_rows(trades).write_csv(file, include_header=False, quote_style="never")
             rows += len(trades)
             note(rows, expected)
@@ -65,8 +72,8 @@ def export(
 Archived = list[tuple[Path, Manifest]]
 
 
-def _archived(store: Store, date: str | None) -> Archived:
-    return [(path, read(path, Manifest)) for path in store.manifests(date=date or "*")]
+def _archived(store: Store, feed: str | None, date: str | None) -> Archived:
+    return [(path, read(path, Manifest)) for path in store.manifests(feed or "*", date or "*")]
 
 
 def _held(store: Store, archived: Archived) -> Archived:
@@ -87,12 +94,12 @@ def _held(store: Store, archived: Archived) -> Archived:
     return held
 
 
-def _in_order_of_receipt(store: Store, held: Archived) -> Iterator[pa.Table]:
+def _in_order_of_receipt(store: Store, held: Archived, window_trades: int) -> Iterator[pa.Table]:
     for _, of_session in groupby(held, key=lambda pair: BatchName.parse(pair[1].batch).session):
         with _apart(store, list(of_session)) as batches:
             lanes = {BatchName.parse(manifest.batch).lane for _, manifest in batches}
             if len(lanes) > 1:
-                yield from _merged(batches)
+                yield from _merged(batches, window_trades)
                 continue
             for path, _ in batches:
                 yield from read_groups(path)
@@ -117,15 +124,15 @@ def _apart(store: Store, held: Archived) -> Iterator[Archived]:
         yield [(apart.get(manifest.batch, file), manifest) for file, manifest in held]
 
 
-def _merged(batches: Archived) -> Iterator[pa.Table]:
+def _merged(batches: Archived, window_trades: int) -> Iterator[pa.Table]:
     """Yield the trades of all lanes of a session by (connection, recv_seq), window by window."""
     ranges = [
         (row.connection, row.first_seq, row.last_seq, path) for path, each in batches for row in each.seal.connections
     ]
     for connection in sorted({row[0] for row in ranges}):
         here = [row[1:] for row in ranges if row[0] == connection]
-        for start in range(min(row[0] for row in here), max(row[1] for row in here) + 1, _WINDOW_TRADES):
-            stop = start + _WINDOW_TRADES
+        for start in range(min(row[0] for row in here), max(row[1] for row in here) + 1, window_trades):
+            stop = start + window_trades
             paths = [path for first, last, path in here if first < stop and last >= start]
             parts = [_fetch(path, connection, start, stop) for path in paths]
             if parts:

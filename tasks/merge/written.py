@@ -24,10 +24,14 @@ from tasks.records.names import BatchName
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
 # A row group has at most this many rows; see `group_sizes`.
-ROWS_PER_GROUP = 50_000
+ROWS_PER_GROUP = 60_000
 _OPTIONS = WRITER_OPTIONS | {
+    # A day is written once and kept: times at these levels take 9 % and 3 % less than at those of a batch.
+    "compression_level": {**WRITER_OPTIONS["compression_level"], "ts_event": 12, "ts_recv": 9},
     "use_dictionary": [*WRITER_OPTIONS["use_dictionary"], "batch"],
     "column_encoding": {**WRITER_OPTIONS["column_encoding"], "ts_recv": "DELTA_BINARY_PACKED"},
+    # Every query reads all statistics: only those that can rule out a row group.
+    "write_statistics": ["symbol", "ts_event", "ts_recv", "price", "size"],
 }
 
 

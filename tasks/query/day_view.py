@@ -53,15 +53,17 @@ def span_of_days(first: str, last: str, zone: str) -> Span:
     return day_span(first, zone)[0], day_span(last, zone)[1]
 
 
-def records_touching(store: Store, first: str = "", last: str = "") -> list[SessionRecord]:
-    """Return the records of the sessions that touch these days (YYYY-MM-DD), or all, oldest first."""
+def records_touching(store: Store, first: str = "", last: str = "", feed: str | None = None) -> list[SessionRecord]:
+    """Return the records of the sessions that touch these days (YYYY-MM-DD), or all, of a feed or all, oldest first."""
     found = []
     for folder in sorted(store.sessions.glob("*")):
         # A session's name begins with its start in UTC, and a day ends at most a day later anywhere.
         if last and folder.name[:8] > _day_after(last):
             continue
         record = record_of(folder)
-        if record is not None and (not first or _touches(record, first, last)):
+        if record is None or feed not in (None, record.feed):
+            continue
+        if not first or _touches(record, first, last):
             found.append(record)
     return found
 

@@ -56,13 +56,14 @@ def add_records(
     days: Days = Days(),
     sessions: MarketSessions = no_sessions,
     only: Sequence[str] = VIEWS,
+    feed: str | None = None,
 ) -> None:
-    """Add these views of these days, including running sessions. Counts come from these manifests.
+    """Add these views of these days and of this feed, or all, including running sessions. Counts are of the manifests.
 
     A gap has one row per symbol, is clipped to the days, and lasts from its start until just before its end.
     """
     found = [read(path, Manifest) for path in manifests]
-    records = records_touching(store, days.first, days.last)
+    records = records_touching(store, days.first, days.last, feed)
     tables = {
         "sessions": lambda: _table(_SESSIONS, _sessions(records, found, days)),
         "gaps": lambda: _table(

@@ -74,6 +74,9 @@ def connect(
         database.execute(_view(sources))
         readable = (*sources.batches, *sources.days, *([] if out is None else [out]))
         for rule in (
+            # For a column of lists, DuckDB would read ahead a megabyte in each row group, often more than all else.
+            "disable_parquet_prefetching = true",
+            "parquet_metadata_cache = true",  # A footer is read for the view, and would be read again for a query.
             "enable_progress_bar = false",  # It would be drawn into the rows on stdout.
             f"allowed_paths = [{listed(readable)}]",
             "enable_external_access = false",

@@ -153,6 +153,12 @@ class CoveredTime:
         """The same within market hours; None if the requested time has none, or they are unknown."""
         return self.hours_received_ns / self.hours_asked_ns if self.hours_asked_ns else None
 
+    @property
+    def judged(self) -> tuple[float | None, str]:
+        """The share that a reader wants first, and of what: market hours if they are known."""
+        hours = self.hours_share
+        return (self.share, "the requested time") if hours is None else (hours, "market hours")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage(CoveredTime):

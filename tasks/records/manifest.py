@@ -337,21 +337,21 @@ def sha256_said(path: Path) -> str:
         return file.read().decode(errors="replace").split('"')[-2:][0]
 
 
-def read(path: Path, kind: type[Record]) -> Record:
+def read(path: Path, kind: type[Record], most_bytes: int = MOST_BYTES) -> Record:
     """Read a record of that kind from `path`.
 
     Raises FileNotFoundError if there is none, and CorruptionError if it is not such a record or not the bytes that
     `encode` gave.
     """
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size > MOST_BYTES:
-            raise _too_large(path)
-        return decode(file.read(), kind, path)
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise _too_large(path, most_bytes)
+        return decode(file.read(), kind, path, most_bytes)
 
 
-def _too_large(where: object) -> CorruptionError:
+def _too_large(where: object, most_bytes: int) -> CorruptionError:
     return CorruptionError(
-        f"{where}: is larger than {MOST_BYTES:,} bytes, too large for a record; restore it from a copy"
+        f"{where}: is larger than {most_bytes:,} bytes, too large for a record; restore it from a copy"
     )
 
 
@@ -371,10 +371,10 @@ def _version_of(content: bytes) -> int:
         return 1
 
 
-def decode(content: bytes, kind: type[Record], where: object) -> Record:
+def decode(content: bytes, kind: type[Record], where: object, most_bytes: int = MOST_BYTES) -> Record:
     """Decode a record of that kind; errors name `where` it came from. Raises CorruptionError."""
-    if len(content) > MOST_BYTES:
-        raise _too_large(where)
+    if len(content) > most_bytes:
+        raise _too_large(where, most_bytes)
     body = content[:-_TAIL_BYTES] + _END
     if content != body.removesuffix(_END) + _DIGEST % sha256(body).hexdigest().encode() + _END:
         raise CorruptionError(f"{where}: its record_sha256 does not match its content; restore it from a copy")

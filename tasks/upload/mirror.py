@@ -19,13 +19,17 @@ _Record = TypeVar("_Record")
 
 
 def mirror(
-    cache: Store, bucket: Bucket, wanted: Callable[[str, Manifest | None], bool], now_ns: Callable[[], int]
+    cache: Store,
+    bucket: Bucket,
+    wanted: Callable[[str, Manifest | None], bool],
+    now_ns: Callable[[], int],
+    also: Callable[[str], bool] = lambda _session: False,
 ) -> list[Path]:
     """Bring the batches that are wanted into a cache, which is laid out as a data folder; returns their manifests.
 
     `wanted` is called with each day (YYYY-MM-DD, None) before its manifests are fetched, then with each manifest before
-    its file is. A batch whose object is gone comes as its day's file; with the batches come the records of their
-    sessions. What the cache has is not fetched again: an object never changes. Raises as `restore`.
+    its file is. A batch whose object is gone comes as its day's file. The records of their sessions, and of those that
+    `also` names, come too. What the cache has is not fetched again: an object never changes. Raises as `restore`.
     """
     objects, found = ObjectStore(bucket), []
     transfer = Transfer(cache, objects, objects.keys(bucket.keys.batches), now_ns)
@@ -36,7 +40,7 @@ def mirror(
         if wanted(date, None) and wanted(date, manifest := _record(objects, key, path, Manifest)):
             restore_rows(transfer, path, manifest, partial(_bring_days, transfer, path, manifest))
             found.append(path)
-    _bring_sessions(transfer, {BatchName.parse(path.name).session for path in found})
+    _bring_sessions(transfer, {BatchName.parse(path.name).session for path in found}, also)
     return found
 
 
@@ -50,11 +54,11 @@ def _bring_days(transfer: Transfer, record: Path, manifest: Manifest) -> list[Re
     return days
 
 
-def _bring_sessions(transfer: Transfer, sessions: set[str]) -> None:
-    for session in sorted(sessions):
-        key = transfer.keys.of_session(session)
-        if key in transfer.listed:
-            _record(transfer.objects, key, transfer.store.sessions / session / SESSION_RECORD, SessionRecord)
+def _bring_sessions(transfer: Transfer, of_batches: set[str], also: Callable[[str], bool]) -> None:
+    for session in transfer.sessions():
+        if session in of_batches or also(session):
+            path = transfer.store.sessions / session / SESSION_RECORD
+            _record(transfer.objects, transfer.keys.of_session(session), path, SessionRecord)
 
 
 def _record(objects: ObjectStore, key: str, path: Path, kind: type[_Record]) -> _Record:

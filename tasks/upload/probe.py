@@ -48,7 +48,7 @@ _KNOWN: dict[Place, Abilities] = {}
 _LOCKS: dict[Place, Lock] = {}
 
 
-def abilities_of(objects: ObjectStore) -> Abilities:
+def abilities_of(objects: ObjectStore, known: dict[Place, Abilities] = _KNOWN) -> Abilities:
     """Return what this bucket can do; it is probed once per process, and by one thread.
 
     A failed probe is not remembered. If the store refuses it, the bucket counts as one that can do neither, which is
@@ -57,15 +57,15 @@ def abilities_of(objects: ObjectStore) -> Abilities:
     place = objects.bucket.place
     # dict.setdefault is atomic, so all threads get the same lock.
     with _LOCKS.setdefault(place, Lock()):
-        if place not in _KNOWN:
+        if place not in known:
             try:
                 # Always the same key: at most one object stays if the credentials may not remove any. If another
                 # process probes at the same time, this one may see too little, never too much.
                 # It is not read back: in some storage classes an object cannot be.
-                _KNOWN[place] = _probe(objects, f"{objects.bucket.keys.batches}{PROBE}", reads=False)
+                known[place] = _probe(objects, f"{objects.bucket.keys.batches}{PROBE}", reads=False)
             except TerminalError:
                 return Abilities(str(objects.bucket), conditional_put=False, checksums=False)
-        return _KNOWN[place]
+        return known[place]
 
 
 def probe(bucket: Bucket) -> Abilities:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from tasks.errors import ConflictError, CorruptionError, TerminalError
 from tasks.records.ledger import SessionRecord
 from tasks.records.manifest import Manifest, decode
-from tasks.records.names import SESSION_RECORD, BatchName, feed_and_date, is_session_name
+from tasks.records.names import SESSION_RECORD, BatchName, feed_and_date
 from tasks.records.sessions import PARTIAL_FILE
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
@@ -131,7 +131,7 @@ def _restore_sessions(transfer: Transfer, progress: _Progress, *, is_whole_archi
     """Restore the records of all sessions, or of those whose batches were looked at."""
     names = (BatchName.parse(path.name) for path in transfer.store.manifests())
     here = Counter((name.session, name.lane) for name in names)
-    for session in _sessions(transfer):
+    for session in transfer.sessions():
         if is_whole_archive or session in progress.sessions_seen:
             try:
                 _restore_session(transfer, session, here, progress)
@@ -155,12 +155,6 @@ def _restore_session(transfer: Transfer, session: str, here: Counter[tuple[str, 
             write_record(transfer.objects, key, partial, content)
     if not is_complete:
         progress.partial_sessions.append(session)
-
-
-def _sessions(transfer: Transfer) -> list[str]:
-    """Return the sessions whose records are in the bucket, oldest first."""
-    names = {key.split("/")[-2] for key in transfer.listed if key.endswith(f"/{SESSION_RECORD}")}
-    return sorted(name for name in names if is_session_name(name) and transfer.keys.of_session(name) in transfer.listed)
 
 
 def _notes(transfer: Transfer, progress: _Progress, date: str | None) -> Iterator[str]:

@@ -12,7 +12,15 @@ from tasks.archive.catalog import Catalog
 from tasks.archive.same_rows import Source, check_same_days, check_same_rows
 from tasks.errors import ConflictError, CorruptionError
 from tasks.records.manifest import Day, Manifest, Removed, decode, encode, quarantined_files, read
-from tasks.records.names import BatchName, Keys, feed_and_date, parquet, removed_record
+from tasks.records.names import (
+    SESSION_RECORD,
+    BatchName,
+    Keys,
+    feed_and_date,
+    is_session_name,
+    parquet,
+    removed_record,
+)
 from tasks.storage.store import Store, unfinished, write_whole
 from tasks.upload.download import RemoteDay, check_same, download, is_within, read_record, write_record
 from tasks.upload.object_store import ObjectStore
@@ -39,6 +47,11 @@ class Transfer:
     def keys(self) -> Keys:
         """Return the keys of the bucket's objects."""
         return self.objects.bucket.keys
+
+    def sessions(self) -> list[str]:
+        """Return the sessions whose records are in the bucket, oldest first."""
+        names = {key.split("/")[-2] for key in self.listed if key.endswith(f"/{SESSION_RECORD}")}
+        return sorted(name for name in names if is_session_name(name) and self.keys.of_session(name) in self.listed)
 
 
 def batch_record(store: Store, objects: ObjectStore, key: str) -> Path:

@@ -23,10 +23,7 @@ from tasks.validate.schema import TYPES
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Types = Mapping[str, pl.DataType | type[pl.DataType]]
-# Large enough to amortize pandera's 20 ms per call, small enough to reuse the same memory.
-_SLICE_BYTES = 16 << 20
 _CACHED_BYTES = 64 << 10
-_PIECE_BYTES = 8 << 20
 _UNPRINTABLE = r'[\x00-\x09\x0b-\x1f\x7f"]'
 _TENS = 10 ** np.arange(1, 19, dtype=np.int64)
 
@@ -45,7 +42,7 @@ class Slice:
     frame: pl.DataFrame
 
 
-def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
+def slices(journal: Path, slice_bytes: int) -> Iterator[Slice]:
     """Yield the lines after the header, in order, in slices of whole lines of about `slice_bytes` bytes."""
     first = 1
     with journal.open("rb") as file:
@@ -53,7 +50,7 @@ def slices(journal: Path, slice_bytes: int = _SLICE_BYTES) -> Iterator[Slice]:
         while text := _next(file, slice_bytes):
             ended = text.endswith(b"\n")
             text = text if ended else text + b"\n"
-            frame = _read(text, columns)
+            frame = _read(text, columns, max(1, slice_bytes // 2))
             last = pl.int_range(1, pl.len() + 1) == pl.len()
             yield Slice(first, text, frame.with_columns(ended=~last if not ended else pl.lit(value=True)))
             first += frame.height
@@ -69,7 +66,7 @@ def _next(file: BinaryIO, slice_bytes: int) -> bytes:
     return file.read(stop - start)
 
 
-def _read(text: bytes, columns: Sequence[str]) -> pl.DataFrame:
+def _read(text: bytes, columns: Sequence[str], piece_bytes: int) -> pl.DataFrame:
     """Return one row per line; values are cast one by one only in pieces that cannot be read typed."""
     # Categories of this slice only, so memory is bounded however many distinct texts a batch has.
     types: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -78,13 +75,13 @@ def _read(text: bytes, columns: Sequence[str]) -> pl.DataFrame:
     }
     frame = _typed(text, types)
     if frame is None:
-        frame = _read_pieces(text, types)
+        frame = _read_pieces(text, types, piece_bytes)
     return frame.with_columns(_numbers(frame[name]) for name in ("price", "size"))
 
 
-def _read_pieces(text: bytes, types: Types) -> pl.DataFrame:
+def _read_pieces(text: bytes, types: Types, piece_bytes: int) -> pl.DataFrame:
     file, frames = io.BytesIO(text), []
-    while piece := file.read(_PIECE_BYTES):
+    while piece := file.read(piece_bytes):
         piece += file.readline()
         frame = _typed(piece, types)
         frames.append(_cast(piece, types) if frame is None else frame)

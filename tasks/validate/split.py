@@ -124,7 +124,7 @@ def _split(store: Store, name: BatchName, seal: Seal, limits: Limits, checked: F
     if report is None:
         # Rare: finding the lines that break the order requires the whole batch.
         checked.result()
-        blamed = disorder(Receipts.all_of(prefetch(slices(journal)), seal), seal)
+        blamed = disorder(Receipts.all_of(prefetch(slices(journal, limits.slice_bytes)), seal), seal)
         report = _split_rows(store, name, seal, limits, checked, blamed)
         assert report is not None  # noqa: S101 - None is returned only without `blamed`
     return report
@@ -152,7 +152,7 @@ def _judged(
 ) -> Iterator[tuple[Slice, pl.DataFrame | None]]:
     """Yield each slice with the rules that its rows break; yields None for the rules, and stops, at broken order."""
     gate, order = Gate(rules(seal, limits), seal.extra_columns), InOrder(seal)
-    for piece in prefetch(slices(journal)):
+    for piece in prefetch(slices(journal, limits.slice_bytes)):
         if blamed is None and not order.holds(Receipts.of(piece, seal)):
             yield piece, None
             return

@@ -17,7 +17,7 @@ from tasks.archive.catalog import Batch, Catalog
 from tasks.archive.encodings import read_groups
 from tasks.archive.side_records import missing_rows_error
 from tasks.errors import CorruptionError
-from tasks.records.names import DAY_FOLDERS, MANIFESTS, BatchName
+from tasks.records.names import BatchName
 from tasks.spans import Spans
 from tasks.storage.store import Store
 from tasks.verify.rows import Rows
@@ -68,8 +68,7 @@ def _journals(store: Store, session: str) -> dict[BatchName, pl.DataFrame]:
 def _recorded(store: Store, session: str) -> set[BatchName]:
     """Return the session's batches that have a record, searched in the order of the stages."""
     paths = [*store.sealed.glob(f"{session}-*.seal.json"), *store.validated.glob(f"{session}-*.report.json")]
-    paths += store.archive.glob(f"{DAY_FOLDERS}/_{session}-{MANIFESTS}")
-    return {BatchName.parse(path.name) for path in paths}
+    return {BatchName.parse(path.name) for path in (*paths, *store.manifests(session=session))}
 
 
 def _read(store: Store, batch: Batch, asked: Asked, rows: Rows) -> dict[str, int]:

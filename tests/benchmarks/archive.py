@@ -102,7 +102,7 @@ def gate(folder: Path) -> Callable[[], None]:
 
     name = BatchName.parse(BATCH)
     table = rules(read(folder / "sealed" / name.seal, Seal), Limits(3_600_000_000_000, 1_000_000_000))
-    pieces = list(slices(folder / "sealed" / name.sealed))
+    pieces = list(slices(folder / "sealed" / name.sealed, 16 << 20))
     frames = [piece.frame.with_columns(Disorder.columns(None, piece)) for piece in pieces]
     return lambda: print([ask(frame).width for ask in (Gate(table).broken,) for frame in frames])
 

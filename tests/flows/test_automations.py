@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import SecretStr
-from webhook import Receiver
+from webhook import MailBox, Receiver
 
 from flows.alerts import send
 from flows.events import EVENTS
@@ -53,6 +53,17 @@ def test_an_alarm_needs_no_server(receiver: Receiver, kind: str) -> None:
     """Without Prefect's server an alarm is sent as well, to a plain webhook and by Apprise."""
     send(SecretStr(kind.format(port=receiver.port)), "a subject", "a body")
     assert receiver.subjects() == ["a subject"]
+
+
+def test_an_alarm_goes_by_mail() -> None:
+    """A mailto address gets one message, with the subject and body of the alarm."""
+    with MailBox() as box:
+        send(SecretStr(box.url), "a subject", "a body")
+    (message,) = box.received
+    body = message.get_body(("plain", "html"))
+    assert body is not None
+    assert (message["subject"], message["to"]) == ("a subject", "desk@example.org")
+    assert "a body" in body.get_content()
 
 
 def test_an_alarm_that_cannot_be_sent_says_so_without_its_address() -> None:

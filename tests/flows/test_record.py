@@ -325,6 +325,7 @@ def test_a_missing_key_and_a_missing_tape_are_said_by_the_command(tape: Any) -> 
     assert not tape.data.exists()
 
 
+@pytest.mark.slow
 def test_a_refused_key_ends_with_exit_1_and_what_to_do(tape: Any) -> None:
     """A key that the feed refuses ends the run at once, with the next step and without the key."""
     with serve_in_thread(generate(1, 5), ReplayOptions(speed=1.0, key="another")) as server:
@@ -359,6 +360,7 @@ def seen_processes() -> Callable[[], bytes]:
     return look
 
 
+@pytest.mark.slow
 def test_no_secret_is_anywhere(
     tape: Any, until: Any, bucket_settings: dict[str, str], seen_processes: Callable[[], bytes]
 ) -> None:

@@ -237,6 +237,7 @@ def test_a_proxy_is_not_asked_for_this_machine(tape: Any) -> None:
     assert "without Prefect" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "says"), [("archive", "nothing to archive"), ("close", "no day to close")])
 def test_nothing_to_do_is_said_without_a_server(tape: Any, word: str, says: str) -> None:
     """Where nothing waits, no server is started or asked: not even one that is away is missed."""

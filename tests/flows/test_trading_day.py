@@ -112,6 +112,7 @@ def ns_of(utc: str) -> int:
     return int(dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC).timestamp()) * 10**9
 
 
+@pytest.mark.slow
 def test_a_trading_day_is_recorded_from_its_open_until_its_own_early_close(
     tape: Any, trades_on: Callable[..., str]
 ) -> None:

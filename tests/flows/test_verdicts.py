@@ -49,6 +49,7 @@ def test_what_a_killed_run_left_between_validation_and_archive_is_taken_up(
     assert (again.returncode, "nothing to archive" in again.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_session_whose_accounts_do_not_balance_fails(tape: Any, until: Any) -> None:
     """A batch that vanishes while the session records fails the run, which names the law; so does the exit status."""
     with serve_in_thread(generate(41, 120), ReplayOptions(speed=1.0)) as server:
@@ -128,6 +129,7 @@ def test_a_session_that_others_are_at_work_on_is_not_judged(tape: Any, sealed_se
     assert (ledger.balances, ledger.batches.waiting) == (False, 0)
 
 
+@pytest.mark.slow
 def test_the_command_says_which_session_does_not_balance(tape: Any, sealed_session: Callable[[], str]) -> None:
     """`tape archive` prints its ledgers all the same, exits 1, and says why in one line."""
     lost = sealed_session()

@@ -69,6 +69,7 @@ def failing_api() -> Iterator[str]:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_is_no_reason_not_to_record(tape: Any, failing_api: str) -> None:
     """A server that answers but cannot create runs is reported in one line; recording and archiving go on."""
     with serve_in_thread(generate(38, 60), ReplayOptions(speed=1.0)) as server:

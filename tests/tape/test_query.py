@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from typer.testing import CliRunner
 from flows.archive_batches import waiting
 from flows.bucket import bucket_of
 from flows.settings import load_settings
+from tape import research
 from tape.cli.app import app
 from tasks.compress.parquet import compress
 from tasks.errors import ConflictError, RecorderError, SettingsError, TerminalError
 from tasks.merge.day import merge
-from tasks.records.ledger import SessionRecord
+from tasks.records.ledger import Gap, SessionRecord
 from tasks.records.manifest import encode
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
@@ -304,6 +306,79 @@ def test_a_lost_day_is_restored_and_asked_in_the_bucket(use: Use, in_bucket: Any
     assert "1 batches restored" in use("restore", "--date", "2026-11-24")
     assert "0 batches restored" in use("restore", "--date", "2026-11-24")
     assert use(*bars) == before
+
+
+def test_python_reads_the_bucket(use: Use, in_bucket: Any, store: Store, tmp_path: Path) -> None:
+    """From the bucket come the same frames as from the folder; coverage downloads no trade."""
+    asked: dict[str, Callable[..., Any]] = {
+        "coverage": partial(research.coverage, "AAPL", "2026-11-24"),
+        "trades": lambda **where: research.load("AAPL", "2026-11-24", **where).collect(),
+        "bars": partial(research.bars, "AAPL", "2026-11-24"),
+    }
+    elsewhere = tmp_path / "elsewhere"
+    for name, ask in asked.items():
+        here, there = ask(data_dir=store.root), ask(data_dir=elsewhere, remote=True)
+        assert here.height
+        assert there.equals(here), name
+        assert bool([*elsewhere.rglob("*.parquet")]) == (name in {"trades", "bars"}), name
+    assert {path.stat().st_mode & 0o077 for path in elsewhere.rglob("*")} == {0}
+    with pytest.raises(TerminalError, match=r"AAPLE: no trade of 2026-11-24 is archived; did you mean AAPL\?"):
+        research.load("AAPLE", "2026-11-24", data_dir=elsewhere, remote=True)
+
+
+def test_a_session_without_a_trade_is_in_the_buckets_coverage(use: Use, in_bucket: Any, store: Store) -> None:
+    """A session that received nothing on a day has no batch, and covers the day all the same."""
+    quiet, minute_ns = "20261124T150000Z-00c0ffee", 60 * 10**9
+    began_ns = START_NS + 30 * minute_ns
+    gap = Gap(symbols=("MSFT",), start_ns=began_ns + 2 * minute_ns, end_ns=began_ns + 3 * minute_ns, reason="reconnect")
+    record = SessionRecord(
+        session=quiet, feed="finnhub", symbols=("MSFT",), started_ns=began_ns, listening_ns=began_ns,
+        ended_ns=began_ns + 5 * minute_ns, deadline_ns=began_ns + 5 * minute_ns, outcome="complete", error=None,
+        connections=1, frames_received=0, batches=(0,), gaps=(gap,),
+    )  # fmt: skip
+    (store.sessions / quiet).mkdir()
+    write_whole(store.sessions / quiet / "session.json", encode(record))
+    upload_session(store, quiet, in_bucket, lambda: 1)
+    for remote in (False, True):
+        states = research.coverage("MSFT", "2026-11-24", remote=remote)["state"].value_counts()
+        assert dict(states.iter_rows()) == {"not recorded": 385, "received": 4, "gap": 1}
+        assert research.gaps(date="2026-11-24", remote=remote)["session"].to_list() == [quiet]
+
+
+@pytest.fixture
+def two_feeds(use: Use, sealed_batch: Any, store: Store) -> Use:
+    """The same with one trade of AAPL from another feed."""
+    other = BatchName("20261124T143100Z-00c0ffee", 0, 0)
+    line = f"1,1,{START_NS + 10**9},{START_NS},AAPL,77,1,\n".encode()
+    sealed_batch([line], name=other, feed="coinbase", opened_ns=START_NS, per_symbol={"AAPL": 1})
+    split(store, other, Limits(None, None))
+    compress(store, other)
+    return use
+
+
+def test_feeds_are_told_apart(two_feeds: Use, tmp_path: Path) -> None:
+    """--feed limits every command to one feed; bars never mix two of them."""
+    use, bars = two_feeds, ("bars", "AAPL", "--date", "2026-11-24", "--csv")
+    with pytest.raises(SettingsError, match=r"AAPL: recorded from coinbase and finnhub; name one \(--feed\)"):
+        use(*bars)
+    assert len(use("bars", "MSFT", "--date", "2026-11-24", "--csv").splitlines()) == 2
+    assert [row["volume"] for row in csv.DictReader(io.StringIO(use(*bars, "--feed", "coinbase")))] == ["1"]
+    assert [row["volume"] for row in csv.DictReader(io.StringIO(use(*bars, "--feed", "finnhub")))] == ["15"]
+    counted = ("query", "SELECT count(*) AS n, (SELECT count(*) FROM sessions) AS s FROM trades", "--csv")
+    assert [use(*counted, *of) for of in ((), ("--feed", "finnhub"), ("--feed", "coinbase"))] == [
+        "n,s\n4,2\n", "n,s\n3,1\n", "n,s\n1,1\n",
+    ]  # fmt: skip
+    assert json.loads(use("show", "2026-11-24", "--json"))["trades"] == 4
+    shown = json.loads(use("show", "2026-11-24", "--feed", "finnhub", "--json"))
+    assert (shown["trades"], shown["sessions"]) == (3, [SESSION])
+    assert "1 trade" in use("export", str(tmp_path / "tape.csv"), "--feed", "coinbase")
+    assert research.load("AAPL", feed="coinbase").collect()["price"].to_list() == [77]
+    with pytest.raises(SettingsError, match=r"coinbass: no trade of 2026-11-24 is from this feed; did you mean coinb"):
+        use(*bars, "--feed", "coinbass")
+    with pytest.raises(TerminalError, match="nothing is archived from kraken"):
+        use("export", str(tmp_path / "none.csv"), "--feed", "kraken")
+    with pytest.raises(TerminalError, match=r"not found in .*, from kraken"):
+        use("show", "2026-11-24", "--feed", "kraken")
 
 
 def test_everything_comes_back_into_an_empty_folder(use: Use, in_bucket: Any, store: Store) -> None:

@@ -44,6 +44,7 @@ def rows(prices: list[str], sizes: list[str], conditions: list[str], event_ns: i
     return completed(table).select(SCHEMA.names).cast(SCHEMA).cast(CODED_SCHEMA).combine_chunks()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(TEXTS, TEXTS, CONDITIONS), min_size=1, max_size=30))
 @example([("1", "1.0", "1;2"), ("1.0", "1", "2;1"), ("1", "1.00", ""), ("1e0", "1", ";"), ("1", "1", "1;2")])
@@ -109,6 +110,17 @@ def test_more_texts_than_a_dictionary_holds(tmp_path: Path) -> None:
                 .cast(SCHEMA)
                 .equals(table.cast(SCHEMA))
             )
+
+
+def test_long_lists_that_differ_in_one_part(tmp_path: Path) -> None:
+    """Lists so long that their keys do not fit into 64 bits differ where one code does, the first or the last."""
+    parts = [str(n) for n in range(254)]
+    odd = [";".join([*parts[:at], "x", *parts[at + 1 : 12]]) for at in range(12)]
+    texts = [";".join(parts), *odd, *(";".join(parts[:length]) for length in range(13)), *odd[::-1]]
+    with writing(tmp_path / "x.parquet", Encoding(), {}, SESSION) as write:
+        write(rows(["1"] * len(texts), ["1"] * len(texts), texts))
+    (back,) = read_groups(tmp_path / "x.parquet")
+    assert back["conditions"].to_pylist() == texts
 
 
 def test_others_see_numbers_and_lists(tmp_path: Path) -> None:

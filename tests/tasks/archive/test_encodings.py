@@ -24,7 +24,6 @@ from tasks.export.tape import export
 from tasks.records.names import BatchName
 from tasks.replay.tape_file import read_tape
 from tasks.storage.store import Store
-from tasks.validate.lines import slices
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 from tasks.verify.laws import verify
@@ -43,9 +42,9 @@ LINES = [
 ]  # fmt: skip
 
 
-def archived(store: Store, name: BatchName, encoding: Encoding) -> Path:
+def archived(store: Store, name: BatchName, encoding: Encoding, slice_bytes: int = 16 << 20) -> Path:
     """Archive a sealed batch in an encoding; returns the file."""
-    split(store, name, Limits(None, None))
+    split(store, name, Limits(None, None, slice_bytes))
     manifest = compress(store, name, encoding)
     assert manifest.layout == encoding.name
     place = store.manifest_of(name)
@@ -65,10 +64,9 @@ def test_every_form_is_the_same_trades(
     tmp_path: Path,
 ) -> None:
     """The sealed journal, the tape and the replay come back from each encoding, whatever its row groups."""
-    monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
     monkeypatch.setattr("tasks.compress.parquet.ROWS_PER_GROUP", 17 if slice_bytes == 700 else 1_000_000)
     name = sealed_batch([*LINES, b"rubbish\n"])
-    file = archived(store, name, encoding)
+    file = archived(store, name, encoding, slice_bytes)
     assert file.name == f"{name}.{encoding.format}"
     assert journal_sha256(file, store.quarantine / name.rejected_rows) == verify_seal(store, name)
     plain, coded = (pa.concat_tables(read_groups(file, coded=coded)) for coded in (False, True))
@@ -189,6 +187,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from("ABC"), NUMBERS, st.integers(-5, 5)), min_size=1, max_size=30), st.data())
 def test_steps_are_lossless(tmp_path: Path, trades: list[tuple[str, str, int]], data: st.DataObject) -> None:

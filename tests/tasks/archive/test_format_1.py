@@ -1,4 +1,4 @@
-"""An archive of format 1 is read, verified, queried, and merged; a later format than ours is refused.
+"""An archive of format 1 is read, verified, queried, merged, and restored; a later format than ours is refused.
 
 `format_1.tar.gz` is a data folder that the software wrote before format 2: encodings A, B, and csv.gz, with event times
 in ms and in ns, a quarantined row, and a closed day.
@@ -24,6 +24,10 @@ from tasks.query.views import connect
 from tasks.records.manifest import FORMAT_VERSION, Day, Manifest, encode, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store, write_whole
+from tasks.upload.bucket import Bucket
+from tasks.upload.object_store import ObjectStore
+from tasks.upload.restore import restore
+from tasks.upload.uploads import upload_batch, upload_day
 from tasks.verify.laws import verify
 
 PRICES = ["231.3", "231.30", "1e5", "0.000012", "100", "0.1234567891234567891"]
@@ -35,6 +39,16 @@ def old(tmp_path: Path) -> Store:
     with tarfile.open(Path(__file__).parent / "format_1.tar.gz") as archive:
         archive.extractall(tmp_path / "old", filter="data")
     return Store(tmp_path / "old").prepare()
+
+
+def files(store: Store) -> dict[str, bytes]:
+    """The files with rows and the records of batches and days, except receipts and what the restore notes."""
+    found = [*store.archive.rglob("*.*"), *store.days.rglob("*.*")]
+    return {
+        str(path.relative_to(store.root)): path.read_bytes()
+        for path in found
+        if not path.name.endswith((".receipt.json", ".removed.json")) and path.is_file()
+    }
 
 
 def test_every_old_journal_comes_back(old: Store) -> None:
@@ -78,6 +92,27 @@ def test_an_old_day_is_merged_anew(old: Store) -> None:
     assert pq.read_schema(file).field("price").type == pa.float64()
     after = pa.concat_tables(list(day_groups(file)))
     assert pl.DataFrame(after).equals(pl.DataFrame(before.select(after.column_names)))
+
+
+def test_an_old_archive_is_restored_from_the_bucket(old: Store, bucket: Bucket, tmp_path: Path) -> None:
+    """Batches and days of format 1 come back byte for byte, and verified; also a batch only its day still has."""
+    for path in old.manifests():
+        upload_batch(old, BatchName.parse(path.name), bucket, lambda: 1)
+    assert upload_day(old, "finnhub", "2026-11-24", bucket, lambda: 1, pytest.fail)
+    gone = BatchName("20261124T143000Z-9f3c01ab", 0, 0)
+    ObjectStore(bucket).delete(bucket.keys.of_batch("finnhub", "2026-11-24", gone.archived))
+    again = Store(tmp_path / "restored").prepare()
+    done = restore(again, bucket, None, lambda: 1)
+    assert (done.fetched, done.days) == (6, 1)
+    assert files(again) == {path: content for path, content in files(old).items() if gone.archived not in path}
+    assert {each.law for each in verify(again).broken} <= {"recorded"}
+    asked = "SELECT batch, recv_seq, ts_event, price_text, size_text, conditions FROM trades ORDER BY recv_seq"
+    found = []
+    for store in (old, again):
+        with connect(sources_of(store, store.manifests())) as database:
+            found.append(database.execute(asked).fetchall())
+    assert found[0] == found[1]
+    assert len(found[0]) == 179
 
 
 def test_a_later_format_is_refused(old: Store) -> None:

@@ -100,9 +100,9 @@ def test_a_kill_before_a_half_open_connection_is_found_has_its_gap_from_the_last
     """The feed is mute, a ping is out, the recorder is killed: the gap begins at the last bytes received."""
     muted_ns, over = list[int](), threading.Event()
     server = fault_server([Subscribed("A"), Send(trades(5)), Answered(), Stamp(muted_ns), Mute(over)])
-    recorder = start_or_attach(ask(store.root, server.url, ping_every_s=0.6), "a-very-secret-key")
+    recorder = start_or_attach(ask(store.root, server.url, ping_every_s=3.0), "a-very-secret-key")
     status = wait_for(lambda: muted_ns and recorder.status())
-    later_ns = muted_ns[0] + int(0.9 * NS_PER_S)
+    later_ns = muted_ns[0] + int(4.5 * NS_PER_S)  # One ping is out, and its answer not yet late.
     wait_for(lambda: (status := recorder.status()) and status.trades == 5 and status.updated_ns > later_ns)
     os.kill(status.pid, signal.SIGKILL)
     wait_for(lambda: not recorder.is_alive)

@@ -168,6 +168,7 @@ def test_a_torn_message_is_not_recorded_and_its_time_lies_in_the_gap(
         assert ended <= (gap.end_ns or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["drop", "reset"])
 def test_a_message_cut_after_any_byte_is_recorded_whole_or_not_at_all(
     store: Store, fault_server: StartServer, session: StartSession, fate: str
@@ -354,12 +355,11 @@ def test_a_stop_under_load_archives_all_that_was_sent(
 
 
 def test_a_feed_that_never_stops_sending_cannot_keep_a_session_open(
-    store: Store, fault_server: StartServer, session: StartSession, monkeypatch: pytest.MonkeyPatch
+    store: Store, fault_server: StartServer, session: StartSession
 ) -> None:
     """If the peer ignores unsubscription and close and keeps sending, the session still ends."""
-    monkeypatch.setattr("tasks.capture.receiver._LEAVE_S", 0.3)
     server = fault_server([Subscribed("A"), Babble(0.005, deaf=True)])
-    recording = session(server.url)
+    recording = session(server.url, leave_within_s=0.3)
     recording.when(lambda status: status.trades > 10)
     server.connection(0).hearing.clear()
     started_s = time.monotonic()

@@ -329,10 +329,9 @@ def test_what_no_further_byte_can_mend_is_refused_at_once() -> None:
     assert FrameCutter(1000).cut(frame(TEXT, b"x" * 50)[:-1]).violation is None
 
 
-def test_a_message_has_so_many_fragments_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_has_so_many_fragments_and_no_more() -> None:
     """Every fragment counts, even an empty one, and each message starts counting anew."""
-    monkeypatch.setattr(frames, "_MAX_FRAGMENTS", 3)
-    cutter = FrameCutter(1000)
+    cutter = FrameCutter(1000, max_fragments=3)
     for _ in range(2):
         head = frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"", fin=False) * 2
         assert cutter.cut(head + frame(CONTINUATION, b"b")).texts == [b"ab"]

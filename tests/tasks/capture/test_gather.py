@@ -3,18 +3,13 @@
 import threading
 from itertools import count
 
-import pytest
 from faults import Drop, Raw, Stall, StartServer
 
-from tasks.capture import feed
 from tasks.capture.feed import connect
 from tasks.capture.lanes import ByteQueue, Roll
 
-
-@pytest.fixture(autouse=True)
-def endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No gathering ends because its time is over."""
-    monkeypatch.setattr(feed, "_GATHER_NS", 3600 * 10**9)
+# No gathering ends because its time is over.
+ENDLESS_NS = 3600 * 10**9
 
 
 def test_each_read_keeps_its_own_time_and_the_end_comes_after_the_bytes(fault_server: StartServer) -> None:
@@ -29,7 +24,10 @@ def test_each_read_keeps_its_own_time_and_the_end_comes_after_the_bytes(fault_se
     connection = connect(server.url, 5.0)
     first = connection.read(5.0)
     assert first == b"first"
-    assert [(at_ns, chunk) for at_ns, chunk, _ in connection.gather(first, now_ns)] == [(1, b"first"), (2, b"second")]
+    assert [(at_ns, chunk) for at_ns, chunk, _ in connection.gather(first, now_ns, ENDLESS_NS)] == [
+        (1, b"first"),
+        (2, b"second"),
+    ]
     assert connection.read(5.0) == b""
     connection.close()
 
@@ -42,9 +40,9 @@ def test_a_wake_ends_the_gathering_at_once_and_only_that_one(fault_server: Start
     first = connection.read(5.0)
     assert first == b"first"
     connection.wake()
-    assert [chunk for _, chunk, _ in connection.gather(first, times.__next__)] == [b"first"]
+    assert [chunk for _, chunk, _ in connection.gather(first, times.__next__, ENDLESS_NS)] == [b"first"]
     goes.set()
-    assert [chunk for _, chunk, _ in connection.gather(b"", times.__next__)] == [b"", b"more"]
+    assert [chunk for _, chunk, _ in connection.gather(b"", times.__next__, ENDLESS_NS)] == [b"", b"more"]
     connection.close()
 
 

@@ -68,14 +68,13 @@ def write(journal: Journal, heard_ns: int) -> None:
 
 
 @pytest.fixture
-def kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
-    """A keeper, not started yet, for an empty session; its second is a tenth."""
-    monkeypatch.setattr("tasks.capture.keeper._SYNC_EVERY_NS", NS_PER_S // 10)
+def kept(store: Store) -> Iterator[Kept]:
+    """A keeper, not started yet, for an empty session; it syncs ten times a second."""
     folder = store.spool / SESSION
     folder.mkdir()
     it = Kept(store)
     gaps = GapBook(store.sessions / SESSION / "gaps.json")
-    it.keeper = JournalKeeper(store, lambda: ("A",), gaps, Clock(), it.failures.append, it.through_ns)
+    it.keeper = JournalKeeper(store, lambda: ("A",), gaps, Clock(), it.failures.append, it.through_ns, NS_PER_S // 10)
     with ExitStack() as stack:
         it.calls = stack.enter_context(recorded(lambda call: it.before(call)))
         yield it

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from calls import killed_everywhere, recorded
 from recording import ask
 
@@ -114,6 +115,7 @@ def test_a_journal_killed_at_any_change_loses_nothing_that_was_written(tmp_path:
         assert files(store) == left, at
 
 
+@pytest.mark.slow
 def test_the_recovery_of_a_session_killed_at_any_change_comes_to_the_same_end(tmp_path: Path) -> None:
     """If recovery itself is killed and run again, every seal, cut, gap, and count is as after one run."""
     root = tmp_path / "killed"

@@ -239,6 +239,7 @@ def test_a_killed_recorder_loses_nothing_that_was_journalled_and_its_gap_is_name
     assert int(rows[-1].split(b",")[2]) <= gap.start_ns < result.deadline_ns
 
 
+@pytest.mark.slow
 def test_a_new_start_goes_on_with_the_session_of_a_killed_recorder(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:
@@ -332,6 +333,7 @@ def test_what_a_run_wanted_is_sealed_when_its_time_is_over_though_the_recorder_g
     assert second.record().outcome == "stopped"
 
 
+@pytest.mark.slow
 def test_a_recorder_stops_when_the_last_run_that_wants_it_is_cancelled(
     tmp_path: Path, served: Callable[..., Replay], record: Callable[..., Recorder]
 ) -> None:

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.capture.subscriptions import Subscriptions
+from tasks.feeds.coinbase import Coinbase
 from tasks.feeds.finnhub import Finnhub
+from tasks.records.trade import NS_PER_S
 
 lists = st.lists(st.sampled_from([f"S{n}" for n in range(12)]), unique=True, max_size=12)
 
@@ -65,3 +67,20 @@ def test_a_refused_symbol_is_asked_for_again_when_a_slot_comes_free() -> None:
     new, requests = ours.follow(["A", "C", "D"])
     assert (new, list(ours.refused), list(ours.requested)) == (["C"], [], ["A", "D", "C"])
     assert [json.loads(each)["symbol"] for each in requests] == ["B", "C"]
+
+
+def test_single_requests_keep_to_a_pace() -> None:
+    """Of many unanswered symbols, each is requested alone once, at most fifty a second, until none is left."""
+    ours, symbols = Subscriptions(Coinbase()), [f"S{n}-USD" for n in range(160)]
+    ours.follow(symbols)
+    ours.refuse(symbols[:10])
+    sent: list[list[str]] = []
+    for tenth in range(60):
+        if tenth and not ours.is_split:
+            break
+        requests = ours.request_singly(7 + tenth * NS_PER_S // 10)
+        sent.append([product for each in requests for product in json.loads(each)["product_ids"]])
+        if tenth == 3:
+            ours.acknowledge(symbols[150:])
+    assert [(at, len(each)) for at, each in enumerate(sent) if each] == [(0, 50), (10, 50), (20, 40)]
+    assert [product for each in sent for product in each] == symbols[10:150]

@@ -22,7 +22,6 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import Manifest, Report, encode, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
-from tasks.validate.lines import slices
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -140,13 +139,10 @@ def test_a_flipped_bit_is_found_before_anything_is_removed(store: Store, sealed_
 
 
 @pytest.mark.parametrize("slice_bytes", [500, 1 << 20])
-def test_the_file_is_the_one_that_plain_texts_give(
-    store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch, slice_bytes: int
-) -> None:
+def test_the_file_is_the_one_that_plain_texts_give(store: Store, sealed_batch: SealBatch, slice_bytes: int) -> None:
     """However the batch is sliced, the archived pages equal those that pyarrow writes from plain texts."""
-    monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
     name = sealed_batch(LINES)
-    split(store, name, OFF)
+    split(store, name, replace(OFF, slice_bytes=slice_bytes))
     compress(store, name)
     archived = store.archive_folder("finnhub", "2026-11-24") / name.archived
     file = pq.ParquetFile(archived)

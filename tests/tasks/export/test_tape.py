@@ -68,11 +68,8 @@ def test_batches_come_back_in_order(store: Store, sealed_batch: SealBatch, tmp_p
     assert out.read_bytes() == first
 
 
-def test_lanes_are_merged(
-    store: Store, sealed_batch: SealBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lanes_are_merged(store: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
     """Trades of several lanes, connections and batches come back by connection and recv_seq."""
-    monkeypatch.setattr("tasks.export.tape._WINDOW_TRADES", 13)
     rows = generated(120)
     lines = journal(rows[:80]) + journal(rows[80:], connection=2)
     draw = random.Random(3)
@@ -82,7 +79,7 @@ def test_lanes_are_merged(
         for number, part in enumerate((mine[:9], mine[9:])):
             name = BatchName("20261124T143000Z-9f3c01ab", lane, number)
             archive(store, sealed_batch(part, name=name, lanes=3))
-    assert export(store, tmp_path / "tape.csv", None) == 120
+    assert export(store, tmp_path / "tape.csv", None, window_trades=13) == 120
     assert (tmp_path / "tape.csv").read_text() == HEADER + "".join(row + "\n" for row in rows)
 
 

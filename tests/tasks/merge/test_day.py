@@ -77,6 +77,7 @@ def files(store: Store) -> dict[str, bytes]:
     return {path: content for path, content in found.items() if not path.startswith("locks/")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [7, 40, 1_000_000])
 def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
     """For any run length, rows are sorted by symbol and time, and every sealed journal can be rebuilt from the day."""

@@ -4,7 +4,9 @@ import json
 import math
 import re
 import shlex
+import shutil
 import statistics
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
@@ -21,6 +23,7 @@ from tape import research
 from tape.cli.app import app
 from tasks.errors import SettingsError, TerminalError
 from tasks.feeds.registry import feed_named
+from tasks.merge.day import merge
 from tasks.storage.store import Store
 
 PAGE = (Path(__file__).parents[3] / "docs" / "research.md").read_text()
@@ -217,7 +220,58 @@ def test_any_reader_reads_the_files(
         }
 
 
-@pytest.mark.parametrize("number", [3, 4], ids=["polars", "pandas"])
+@pytest.fixture(scope="session")
+def closed_days(real_days: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `data` has the real days, closed."""
+    folder = tmp_path_factory.mktemp("closed")
+    shutil.copytree(real_days.root, folder / "data")
+    for day in DAYS:
+        assert merge(Store(folder / "data"), "finnhub", day)
+    return folder
+
+
+def test_half_an_hour(closed_days: Path, real_prints: list[Print], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any reader finds the trades of a symbol and half an hour in a closed day."""
+    monkeypatch.chdir(closed_days)
+    start_ns = 15 * 60 * MINUTE_NS
+    mine = [
+        each for each in of_day(real_prints)
+        if each.symbol == "IBM" and start_ns <= each.at_ns % DAY_NS < start_ns + 30 * MINUTE_NS
+    ]  # fmt: skip
+    found = last_value(example("**One symbol's half hour"))
+    assert len(mine) > 100
+    assert sorted(found.select("price", "size").iter_rows()) == sorted((each.price, each.size) for each in mine)
+
+
+def test_as_of_join(closed_days: Path, real_prints: list[Print], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside each trade stands a price that the other symbol had last, as a walk through the tape finds it."""
+    monkeypatch.chdir(closed_days)
+    found = last_value(example("**An as-of join"))
+    # Of prints in one millisecond, the order of receipt decides, which the tape does not say.
+    at_last: dict[int, set[float]] = defaultdict(set)
+    for each in real_prints:
+        if each.symbol == "AIG":
+            at_last[each.at_ns].add(each.price)
+    times = sorted(at_last)
+    assert found.height == sum(each.symbol == "IBM" for each in real_prints)
+    for at, price in found.select(pl.col("ts_event").to_physical(), "price_of_other").iter_rows():
+        before = bisect_right(times, at)
+        assert price in at_last[times[before - 1]] if before else price is None
+
+
+def test_a_scan_of_all_days(closed_days: Path, real_prints: list[Print], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average price of each day, of all prints."""
+    monkeypatch.chdir(closed_days)
+    found = last_value(example("**A year's scan"))
+    expected = []
+    for day in DAYS:
+        mine = [each for each in of_day(real_prints, day) if each.symbol == "IBM"]
+        expected.append(math.fsum(each.price * each.size for each in mine) / math.fsum(each.size for each in mine))
+    assert [str(day) for day in found["date"]] == list(DAYS)
+    assert found["vwap"].to_list() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("number", [6, 7], ids=["polars", "pandas"])
 def test_any_reader_reads_the_bucket(
     real_days: Store, real_prints: list[Print], object_store: ObjectStoreForTest, number: int
 ) -> None:
@@ -233,8 +287,8 @@ def test_any_reader_reads_the_bucket(
     ):  # fmt: skip
         code = code.replace(name, value)
     found = last_value(code)
-    expected = real_prints if number == 3 else of_day(real_prints)
-    assert (found["len"].sum() if number == 3 else len(found)) == len(expected)
+    expected = real_prints if number == 6 else of_day(real_prints)
+    assert (found["len"].sum() if number == 6 else len(found)) == len(expected)
 
 
 def last_value(code: str) -> Any:

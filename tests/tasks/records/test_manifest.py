@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tasks.errors import CorruptionError
-from tasks.records import manifest
 from tasks.records.ledger import FrameCounts
 from tasks.records.manifest import (
     Day,
@@ -82,14 +81,13 @@ def test_a_record_that_is_another_is_corrupt_and_named() -> None:
         decode(vouched, Seal, "here")
 
 
-def test_what_is_larger_than_any_record_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_larger_than_any_record_is_not_read(tmp_path: Path) -> None:
     """Neither from a file nor from a bucket; one of the largest size is."""
     path, content = tmp_path / "record.json", encode(SEAL)
     path.write_bytes(content)
-    monkeypatch.setattr(manifest, "MOST_BYTES", len(content))
-    assert read(path, Seal) == decode(content, Seal, path) == SEAL
-    monkeypatch.setattr(manifest, "MOST_BYTES", len(content) - 1)
-    for asked in (lambda: read(path, Seal), lambda: decode(content, Seal, path)):
+    size = len(content)
+    assert read(path, Seal, size) == decode(content, Seal, path, size) == SEAL
+    for asked in (lambda: read(path, Seal, size - 1), lambda: decode(content, Seal, path, size - 1)):
         with pytest.raises(CorruptionError, match=r"record\.json: is larger than .* restore it from a copy"):
             asked()
     path.unlink()

@@ -2,6 +2,8 @@ from collections import Counter
 from decimal import Decimal
 from itertools import islice, pairwise
 
+import pytest
+
 from tasks.records.trade import NS_PER_S
 from tasks.replay.generate import START_NS, SYMBOLS, generate
 
@@ -12,6 +14,7 @@ def test_a_seed_gives_one_tape() -> None:
     assert list(generate(5, 3)) != list(generate(6, 3))
 
 
+@pytest.mark.slow
 def test_it_is_as_lively_as_a_market() -> None:
     """Symbols differ in activity by orders of magnitude, and the busiest second is far above the usual one."""
     trades = list(generate(7, 90))

@@ -45,6 +45,7 @@ trades = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(trades, max_size=20))
 def test_any_trade_survives_the_file(tmp_path_factory: pytest.TempPathFactory, some: list[Trade]) -> None:
     """Any symbol, any digits of a JSON number, any conditions come back unchanged."""

@@ -104,6 +104,7 @@ def assert_every_row_is_somewhere(folder: Path) -> None:
         assert is_whole(own, manifest.sha256) or is_whole(there, manifest.sha256) or any(day_whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["merged", "age"])
 def test_killed_at_any_change(
     store: Store, closed: Path, bucket: Bucket, object_store: Any, tmp_path: Path, mode: str

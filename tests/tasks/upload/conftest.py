@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import secrets
 import shutil
 import threading
 from base64 import b64encode
@@ -21,7 +22,6 @@ from tasks.records.manifest import ConnectionRange, Manifest, Report, Seal, enco
 from tasks.records.names import BatchName
 from tasks.records.trade import JOURNAL_HEADER
 from tasks.storage.store import Store, write_whole
-from tasks.upload import probe
 from tasks.upload.bucket import Bucket
 from tasks.upload.probe import PROBE
 from tasks.validate.schema import Limits
@@ -75,6 +75,8 @@ class OddStore:
     """An in-memory S3 store that behaves differently: it answers puts as `answer` says."""
 
     port: int = 0
+    # A name of its own: what a bucket can do is remembered by its place for as long as the process runs.
+    name: str = field(default_factory=lambda: f"odd-{secrets.token_hex(4)}")
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     # Gives (status, error code) in place of doing what the request asks, or None to do it.
@@ -91,16 +93,15 @@ class OddStore:
     @property
     def bucket(self) -> Bucket:
         return Bucket(
-            name="odd", endpoint_url=f"http://127.0.0.1:{self.port}", access_key_id="k", addressing="path",
+            name=self.name, endpoint_url=f"http://127.0.0.1:{self.port}", access_key_id="k", addressing="path",
             secret_access_key=SecretStr("not-to-be-seen"), max_attempts=1,
         )  # fmt: skip
 
 
 @pytest.fixture
-def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
+def odd_store() -> Iterator[OddStore]:
     """A loopback store without conditional writes or checksums, not probed yet."""
     odd = OddStore()
-    monkeypatch.setattr(probe, "_KNOWN", {})
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,7 +111,7 @@ def odd_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            key = unquote(self.path.split("?")[0]).removeprefix("/odd/")
+            key = unquote(self.path.split("?")[0]).removeprefix(f"/{odd.name}/")
             odd.requests.append((self.command, key))
             refused = odd.answer(self.command, key, self.headers)
             if refused is None and self.command in {"GET", "HEAD"} and key not in odd.objects:

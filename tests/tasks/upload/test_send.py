@@ -14,7 +14,6 @@ from relay import Relay
 
 from tasks.errors import ConflictError, TerminalError, TransientError
 from tasks.upload import client as door
-from tasks.upload import probe
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.upload.probe import PROBE, abilities_of
@@ -95,13 +94,12 @@ def test_a_bucket_whose_objects_cannot_be_read_back_at_once_is_probed(
 
 
 def test_a_probe_object_that_may_not_be_removed_serves_the_next_process(
-    bucket_by_relay: Bucket, relay: Relay, object_store: Any, monkeypatch: pytest.MonkeyPatch
+    bucket_by_relay: Bucket, relay: Relay, object_store: Any
 ) -> None:
     """Without permission to delete, all processes share one probe object with the same result."""
     relay.answer = lambda method, path: (403, "AccessDenied") if method == "DELETE" else None
     for _ in range(3):
-        monkeypatch.setattr(probe, "_KNOWN", {})
-        found = abilities_of(ObjectStore(bucket_by_relay))
+        found = abilities_of(ObjectStore(bucket_by_relay), known={})
         assert (found.conditional_put, found.checksums) == (True, True)
     assert object_store.keys() == [f"trades/{PROBE}"]
 

@@ -24,16 +24,16 @@ from prefect.logging import get_run_logger
 from tasks.upload.task import Bucket, upload
 
 @flow
-def send(data_dir: Path, batch: str, port: int):
+def send(data_dir: Path, batch: str, name: str, port: int):
     for prefix in ("slow", "refused"):
-        bucket = Bucket(name="odd", endpoint_url=f"http://127.0.0.1:{port}", access_key_id="k", addressing="path",
+        bucket = Bucket(name=name, endpoint_url=f"http://127.0.0.1:{port}", access_key_id="k", addressing="path",
                         secret_access_key=SecretStr(%r), max_attempts=1, prefix=prefix)
         future = upload.with_options(retries=3, retry_delay_seconds=[0.01, 0.01, 0.01]).submit(data_dir, batch, bucket)
         future.wait()
         print("ended", prefix, future.state.type.value, future.state.message)
     return "both ended"
 
-send(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+send(Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4]))
 """
 
 
@@ -45,7 +45,7 @@ def run_flow(tmp_path: Path, store: Store, odd_store: Any, prefect_server: Prefe
         script = tmp_path / "flow.py"
         script.write_text(FLOW % SECRET)
         printed = subprocess.run(
-            [sys.executable, script, store.root, str(name), str(odd_store.port)],
+            [sys.executable, script, store.root, str(name), odd_store.name, str(odd_store.port)],
             capture_output=True, text=True, cwd=Path(__file__).parents[3], timeout=110,
             env={**prefect_server.environment, "HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "DEBUG"},
         )  # fmt: skip

@@ -118,6 +118,7 @@ def test_a_day_restored_alone_verifies_as_what_it_is(whole: Store, bucket: Bucke
     assert files(alone) == files(whole)
 
 
+@pytest.mark.slow
 def test_a_restore_broken_off_anywhere_is_finished_by_the_next(
     whole: Store, bucket_by_relay: Bucket, relay: Relay, elsewhere: Store
 ) -> None:

@@ -220,6 +220,7 @@ def by_reconnect(tape: Tape) -> np.ndarray[Any, Any]:
     return np.concatenate([*pieces, np.arange(start, len(tape[0]))])
 
 
+@pytest.mark.slow
 @needs_tape
 @each_tape
 @pytest.mark.parametrize(

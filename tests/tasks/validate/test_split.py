@@ -17,8 +17,6 @@ from tasks.errors import CorruptionError, TerminalError
 from tasks.records.manifest import ConnectionRange, Report, read
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
-from tasks.validate import lines as lines_module
-from tasks.validate.lines import slices
 from tasks.validate.schema import Limits
 from tasks.validate.split import split
 
@@ -203,7 +201,7 @@ def test_late_prints_are_counted(store: Store, sealed_batch: SealBatch) -> None:
     assert (report.resent, report.out_of_order, report.late, report.valid) == (0, 1, 1, 6)
 
 
-def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch) -> None:
     """A batch gives the same rows and counts in slices of a line or two as in one slice."""
     lines = [line(1 + seq, ts_event=T + seq % 7, price="1", symbol="AB"[seq % 2]) for seq in range(60)]
     lines[20] = b"rubbish\n"
@@ -213,8 +211,8 @@ def test_slices_carry_marks_and_order(store: Store, sealed_batch: SealBatch, mon
     shutil.rmtree(store.validated)
     shutil.rmtree(store.sealed)
     (store.root / "copy").rename(store.sealed)
-    monkeypatch.setattr("tasks.validate.split.slices", lambda path: slices(path, 100))
-    cut = replace(split(store, name, OFF), validated_sha256=whole[0].validated_sha256)  # How it is cut shows there.
+    cut = split(store, name, replace(OFF, slice_bytes=100))
+    cut = replace(cut, validated_sha256=whole[0].validated_sha256)  # How it is cut shows there.
     assert (cut, True) == (whole[0], valid(store, name).equals(whole[1]))
     assert whole[0].resent_rows > 40
     with pa.OSFile(str(store.validated / name.validated)) as file, pa.ipc.open_stream(file) as reader:
@@ -322,10 +320,7 @@ def test_every_line_is_in_one_part(
     name = sealed_batch(lines, symbols=["AAPL"], connections=[known])
     for folder in (store.validated, store.quarantine):
         shutil.rmtree(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.validate.split.slices", lambda path: slices(path, slice_bytes))
-        patch.setattr(lines_module, "_PIECE_BYTES", slice_bytes)
-        report = split(store, name, OFF)
+    report = split(store, name, replace(OFF, slice_bytes=slice_bytes))
     bad, good = rejected(store, name), iter(valid_lines(store, name))
     text = b"".join(lines)
     expected = text.split(b"\n")[:-1] if text.endswith(b"\n") or not text else text.split(b"\n")

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tasks.compress.parquet import compress
 from tasks.records.names import BatchName
 from tasks.storage.store import Store
@@ -14,6 +16,7 @@ from tasks.verify.laws import verify
 T = 1_795_530_600_000_000_000
 
 
+@pytest.mark.slow
 def test_what_moves_while_it_is_judged_is_no_broken_law(store: Store, sealed_batch: Callable[..., Any]) -> None:
     """While batches move to their next stage, nothing is reported as waiting or lost."""
     names = [

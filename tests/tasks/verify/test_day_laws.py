@@ -34,6 +34,7 @@ def test_a_closed_day_holds(closed: tuple[Store, Path, Path]) -> None:
     assert found(closed[0]) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [1, 2], ids=["file", "record"])
 def test_any_flipped_bit_is_found(closed: tuple[Store, Path, Path], which: int) -> None:
     """A bit flipped anywhere in the day's file or record is reported for that file."""

@@ -103,6 +103,7 @@ def test_a_hole_before_the_end_of_a_killed_lane_is_found(recorded: Recorded) -> 
     assert "1 trades from recv_seq 30 on" in verdict.broken[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "manifest.json", "rows.csv", "frames.jsonl", RECORD, "receipt.json"])
 def test_every_flipped_bit_is_found_and_its_file_named(recorded: Recorded, kind: str) -> None:
     """A bit flipped anywhere in a file of archive or quarantine breaks a law of that file."""

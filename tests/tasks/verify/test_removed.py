@@ -98,6 +98,7 @@ def test_a_batch_that_differs_in_its_day_is_found(merged: Store) -> None:
     assert found(verify(merged)) == {("journal", path.name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["removed.json", "day.json", "parquet"])
 def test_any_flipped_bit_is_found(merged: Store, kind: str) -> None:
     """A bit flipped in a removal's record, the day's record, or the day's file is reported for that file."""
