@@ -230,9 +230,10 @@ def run_way(way: str, folder: Path, symbol: str) -> None:
     """Run one way, first on the small day, and print its figures."""
     WAYS[way](folder / "small", symbol)()
     run = WAYS[way](folder, symbol)
-    before, start_s = _bytes_read(), time.perf_counter()
+    before, start_s, cpu_s = _bytes_read(), time.perf_counter(), time.process_time()
     rows = run()
-    print(json.dumps({"rows": rows, "work_s": time.perf_counter() - start_s, "bytes": _bytes_read() - before}))
+    spent = {"work_s": time.perf_counter() - start_s, "cpu_s": time.process_time() - cpu_s}
+    print(json.dumps({"rows": rows, **spent, "bytes": _bytes_read() - before}))
 
 
 def _bytes_read() -> int:
@@ -265,7 +266,7 @@ def compare(ways: Iterable[str], folder: Path, symbol: str, repeats: int) -> lis
         wall_s, printed = measure([sys.executable, __file__, "--way", way, str(folder), symbol], folder, repeats)
         each = [json.loads(line) for line in printed]
         # The first may have written the index that the others read.
-        medians = {name: statistics.median_low(one[name] for one in each) for name in ("work_s", "bytes")}
+        medians = {name: statistics.median_low(one[name] for one in each) for name in ("work_s", "cpu_s", "bytes")}
         found.append({"way": way, "rows": each[0]["rows"], "wall_s": wall_s, **medians})
     return found
 
@@ -329,9 +330,10 @@ def show(title: str, found: dict[str, Any], repeats: int) -> None:
     print(f"## {title}\n")
     print(f"{platform.machine()}, {os.cpu_count()} cores; closed, {found['file_bytes'] / 1e6:.1f} MB; "
           f"cold; median of {repeats}\n")  # fmt: skip
-    print("| way | rows | wall of the command, s | work, s | bytes read | of the files |\n|---|---|---|---|---|---|")
+    print("| way | rows | wall of the command, s | work, s | CPU, s | bytes read | of the files |")
+    print("|---|---|---|---|---|---|---|")
     for row in found["ways"]:
-        work = f"{row['work_s']:.3f}" if "work_s" in row else ""
+        work = f"{row['work_s']:.3f} | {row['cpu_s']:.3f}" if "work_s" in row else "|"
         read = f"{row['bytes'] / 1e6:.2f} MB" if "bytes" in row else ""
         share = f"{row['bytes'] / found['file_bytes']:.1%}" if "bytes" in row else ""
         print(f"| {row['way']} | {row['rows']} | {row['wall_s']:.2f} | {work} | {read} | {share} |")
@@ -344,11 +346,12 @@ def aims(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     year = {row["way"]: row for row in results["year"]["ways"]}
     shares = [day[f"{what}: ours"]["bytes"] / results["day"]["file_bytes"] for what in
               ("minute bars", "average of half an hour")]  # fmt: skip
-    ratio = year[OURS_OF_YEAR]["work_s"] / year[PLAIN]["work_s"]
+    ratios = {name: year[OURS_OF_YEAR][name] / year[PLAIN][name] for name in ("work_s", "cpu_s")}
     return [
         ("one symbol's minute bars: bytes read, of the day", f"{shares[0]:.1%}", "≤ 2 %"),
         ("one symbol's half hour: bytes read, of the day", f"{shares[1]:.1%}", "≤ 2 %"),
-        ("a year's daily average of one symbol: time, of polars on plain Parquet", f"{ratio:.2f}", "≤ 1.2"),
+        ("a year's daily average of one symbol: CPU, of polars on plain Parquet", f"{ratios['cpu_s']:.2f}", "≤ 1.2"),
+        ("the same: wall time, which on a busy machine favors more threads", f"{ratios['work_s']:.2f}", "≤ 1.2"),
     ]
 
 
