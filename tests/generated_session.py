@@ -77,6 +77,14 @@ class Generated:
         seconds, gaps = self._seconds(), self.gaps()
         rows = []
         for n, symbol in enumerate(self.symbols):
+            if symbol.startswith("SYM"):  # It has traded before, and does not now.
+                rows.append(
+                    SymbolRow(
+                        symbol=symbol, last=self.symbols[symbol][0], change=0.001 * (n % 7 - 3), volume=1_000.0 + n,
+                        trades=100, rhythm_s=3.0, silent_s=3_600.0, in_gap=False, decimals=2,
+                    )
+                )  # fmt: skip
+                continue
             prices = self._price(symbol, seconds[[0, -1]])
             rhythm = 0.05 * (1 + n % 40)
             rows.append(

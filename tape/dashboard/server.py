@@ -22,6 +22,8 @@ from tape.dashboard.parts import INTERVALS_S, State
 from tape.dashboard.session_page import Choice, SessionPage
 from tape.dashboard.tags import Tag
 
+# On a busy machine, of which the recorder has the most.
+_ANSWER_WITHIN_S = 60.0
 _HERE = Path(__file__).parent
 _LOGO = (
     '<svg viewBox="0 0 18 18" aria-hidden="true" fill="none" stroke="currentColor" stroke-width="1.6">'
@@ -78,7 +80,7 @@ def _application(offer: Offer, access: Access) -> FastAPI:
                 boards = [(await hub.source(session)).board() for session in hub.running]
             return PlainTextResponse(exposition(boards), media_type="text/plain; version=0.0.4")
 
-    @ui.page("/", title="Tape")
+    @ui.page("/", title="Tape", response_timeout=_ANSWER_WITHIN_S)
     async def live(request: Request) -> Response | None:
         asked = request.query_params.get("session", "")
         if asked and asked not in shared[0].running:
@@ -86,14 +88,14 @@ def _application(offer: Offer, access: Access) -> FastAPI:
         await _live(shared[0], offer, request, access.prefix)
         return None
 
-    @ui.page("/archive", title="Tape: archive")
+    @ui.page("/archive", title="Tape: archive", response_timeout=_ANSWER_WITHIN_S)
     async def calendar(request: Request) -> None:
         _header(access.prefix, "archive", None, ())
         archive = await asyncio.to_thread(offer.archive)
         looks = request.query_params.get("remote") == "1"
         await calendar_page(archive, access.prefix, has_bucket=offer.has_bucket, look_in_bucket=looks)
 
-    @ui.page("/archive/{what}", title="Tape: archive")
+    @ui.page("/archive/{what}", title="Tape: archive", response_timeout=_ANSWER_WITHIN_S)
     async def archived(request: Request, what: str) -> None:
         state = _header(access.prefix, "archive", what, ())
         archive, remote = await asyncio.to_thread(offer.archive), request.query_params.get("remote") == "1"
@@ -113,7 +115,7 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     logging.getLogger("nicegui").setLevel(logging.WARNING)
     ui.run_with(
         app, title="Tape", favicon=_HERE / "favicon.svg", language="en-US", tailwind=False, dark=False,
-        binding_refresh_interval=None, reconnect_timeout=10.0, show_welcome_message=False,
+        binding_refresh_interval=None, reconnect_timeout=10.0, gzip_middleware_factory=None, show_welcome_message=False,
     )  # fmt: skip
     return app
 

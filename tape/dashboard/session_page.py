@@ -232,7 +232,9 @@ class SessionPage:
         colors = palette.DARK if self._choice.dark else palette.LIGHT
 
         def make() -> tuple[charts.Options, charts.Options]:
-            pace, window = self._source.pace(_PACE_S), charts.window_of(board.now_ns, NS_PER_S, _PACE_S)
+            since_start_s = (board.now_ns - board.start_ns) // NS_PER_S
+            pace = self._source.pace(max(1, min(_PACE_S, since_start_s)))
+            window = charts.window_of(board.now_ns, NS_PER_S, _PACE_S)
             return (
                 charts.rate_chart(pace, window, board.gaps, colors),
                 charts.lag_chart(pace, window, board.gaps, colors),

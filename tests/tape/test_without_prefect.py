@@ -31,6 +31,7 @@ LINES = [b"1,1,1764081000000000000,1764081000000000000,SPY,10.5,3,\n"]
         ("symbols remove IBM", 1),
         ("status", 1),
         ("watch", 1),
+        ("dashboard --host 0.0.0.0", 2),  # It needs a token.
         ("restore", 1),  # No store answers on that port.
         ("verify --remote", 1),
     ],
