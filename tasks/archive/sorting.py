@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-RUN_ROWS = 400_000
+RUN_ROWS = 300_000
 BLOCK_ROWS = 15_000
 
 
