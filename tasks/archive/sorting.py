@@ -22,7 +22,7 @@ import polars as pl
 class SortLimits:
     """How many rows are sorted in memory at a time, and how many are spilled to one file."""
 
-    run_rows: int = 400_000
+    run_rows: int = 300_000
     block_rows: int = 15_000
 
 
