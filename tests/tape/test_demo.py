@@ -5,6 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from websockets.sync.client import connect
@@ -62,3 +63,22 @@ def test_replay_serves_whoever_subscribes_and_ends_by_itself_or_when_told(tape: 
     out, err = going_on.communicate(timeout=30)
     assert (going_on.returncode, err) == (0, "")
     assert "trades" in out
+
+
+@pytest.mark.slow
+def test_the_demo_is_shown_in_the_browser_until_it_is_told_to_end(tape: Any, until: Any) -> None:
+    """`tape demo --dashboard` serves the page beside the recording, and after it until a signal, which ends both."""
+    showing = tape.start("demo", "--for", "6", "--dashboard")
+    assert showing.stdout is not None
+    lines = iter(showing.stdout.readline, "")
+    address = next(line for line in lines if " shows " in line).split()[0]
+    with urlopen(f"{address}healthz", timeout=60) as answer:
+        assert answer.read() == b"ok\n"
+    assert any("the ledger balances" in line for line in lines)
+    assert any("the web page stays until Ctrl-C" in line for line in lines)
+    with urlopen(f"{address}archive", timeout=60) as answer:
+        assert answer.status == 200
+    showing.send_signal(signal.SIGTERM)
+    assert showing.wait(60) == 0
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"{address}healthz", timeout=60)

@@ -128,13 +128,14 @@ def test_without_the_token_nothing_is_shown(locked_url: str) -> None:
     assert refused.value.response.status_code == 403
 
 
+@pytest.mark.parametrize("prefix", ["/tape", ""])
 @pytest.mark.parametrize("way", ["form", "address"])
-def test_the_token_is_exchanged_for_a_cookie(locked_url: str, way: str) -> None:
+def test_the_token_is_exchanged_for_a_cookie(locked_url: str, way: str, prefix: str) -> None:
     """By a form or in the address: then it is gone from there, and the cookie, which is not it, opens the page."""
     if way == "form":
-        status, headers, _ = ask(locked_url, "/tape/?symbol=A", "POST", f"token={TOKEN}", Origin=locked_url)
+        status, headers, _ = ask(locked_url, f"{prefix}/?symbol=A", "POST", f"token={TOKEN}", Origin=locked_url)
     else:
-        status, headers, _ = ask(locked_url, f"/tape/?token={TOKEN}&symbol=A")
+        status, headers, _ = ask(locked_url, f"{prefix}/?token={TOKEN}&symbol=A")
     assert (status, headers["Location"]) == (303, "/tape/?symbol=A")
     cookie = headers["Set-Cookie"]
     assert TOKEN not in cookie

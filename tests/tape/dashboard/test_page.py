@@ -60,6 +60,17 @@ def test_the_choice_survives_a_reload(page_url: str, tab: OpenTab) -> None:
     assert {later - earlier for earlier, later in pairwise(times)} == {60_000}
 
 
+def test_the_page_moves_on(page_url: str, tab: OpenTab) -> None:
+    """Bars, the rate, the latest trade, the countdown, and the timeline change by themselves."""
+    it = tab(page_url).live()
+    read = f"""() => [{CHART}.series[0].data.at(-1)[0], {CHART.replace("=chart", "=rate")}.series[0].data.at(-1)[0],
+        document.querySelector('[data-testid=prints] td').textContent,
+        document.querySelector('[data-testid=figure-left]').textContent,
+        document.querySelector('[data-testid=timeline]').innerHTML]"""
+    before = it.page.evaluate(read)
+    it.until(f"(before) => ({read})().every((value, i) => value !== before[i])", before)
+
+
 def test_every_interval_is_shown(page_url: str, tab: OpenTab) -> None:
     """From one second to one day a bar, each bar at a multiple of its length, in a window of whole periods."""
     it = tab(page_url).live()
@@ -151,6 +162,8 @@ def test_every_width_and_theme_fits(page_url: str, tab: OpenTab, width: int) -> 
     assert it.page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(13, 15, 18)"
     color_is = f"(color) => {CHART}.series[0].itemStyle.borderColor === color"
     it.until(color_is, DARK.up)
+    # On a phone the rate is out of sight.
+    it.until(f"(color) => {CHART.replace('=chart', '=rate')}.series[0].itemStyle.color === color", DARK.accent)
     button = it.page.get_by_test_id("theme")
     it.until("() => document.querySelector('[data-testid=theme]').textContent === 'Auto'")
     button.click()
