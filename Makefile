@@ -27,7 +27,7 @@ mutants: $(MADE) ## would a test notice? changes lines that carry guarantees; ma
 bench: $(MADE) ## measure against peers, minutes; the table is left in build/bench.md
 	@mkdir -p build
 	@rm -f build/bench.md
-	@for bench in capture paced limits archive query upload catalog dashboard; do \
+	@for bench in capture paced limits archive query upload catalog dashboard dashboard_data; do \
 		$(BIN)/python tests/benchmarks/$$bench.py > build/bench.part && cat build/bench.part >> build/bench.md || exit 1; \
 		echo >> build/bench.md; \
 	done

@@ -58,10 +58,10 @@ def gap_of(day: str) -> tuple[int, int]:
 
 def prints() -> list[Print]:
     """The trades that were received, from the tapes alone."""
-    return [each for day in DAYS for each in _prints(day)]
+    return [each for day in DAYS for each in _prints(day, SYMBOLS)]
 
 
-def _prints(day: str) -> list[Print]:
+def _prints(day: str, symbols: tuple[str, ...]) -> list[Print]:
     path, found = TAPES / f"us-equities-{day.replace('-', '')}.csv.gz", []
     gap = gap_of(day)
     with gzip.open(path, "rt") as file:
@@ -69,27 +69,27 @@ def _prints(day: str) -> list[Print]:
         for number, line in enumerate(file):
             at_ms, symbol, price, size, conditions, _ = line.rstrip("\n").split(",")
             at_ns = int(at_ms) * MS
-            if symbol in SYMBOLS and not gap[0] <= at_ns < gap[1]:
+            if symbol in symbols and not gap[0] <= at_ns < gap[1]:
                 codes = tuple(CODES.get(bit, "99") for bit in conditions.split(";")) if conditions else ()
                 found.append(Print(day, at_ns, 5 + number % 7, symbol, float(price), float(size), codes))
     return found
 
 
-def archive(folder: Path) -> Store:
-    """Archive both days, one session each."""
+def archive(folder: Path, symbols: tuple[str, ...] = SYMBOLS) -> Store:
+    """Archive both days of these symbols, one session each."""
     store = Store(folder).prepare()
     for day in DAYS:
         name = BatchName(session_of(day), 0, 0)
-        _seal(store, name, day)
+        _seal(store, name, day, symbols)
         split(store, name, Limits(None, None))
         compress(store, name)
         start_ns, end_ns = FROM_NS[day], FROM_NS[day] + 16 * HOUR_NS
         gap = gap_of(day)
-        lost = Gap(symbols=SYMBOLS, start_ns=gap[0], end_ns=gap[1], reason="the connection was lost")
+        lost = Gap(symbols=symbols, start_ns=gap[0], end_ns=gap[1], reason="the connection was lost")
         hours = ((start_ns + 5 * HOUR_NS + HOUR_NS // 2, start_ns + 12 * HOUR_NS),)
-        asked = Request(id="day", owner="day", symbols=SYMBOLS, start_ns=start_ns, until_ns=end_ns, hours=hours)
+        asked = Request(id="day", owner="day", symbols=symbols, start_ns=start_ns, until_ns=end_ns, hours=hours)
         record = SessionRecord(
-            session=name.session, feed="finnhub", symbols=SYMBOLS, started_ns=start_ns, listening_ns=start_ns,
+            session=name.session, feed="finnhub", symbols=symbols, started_ns=start_ns, listening_ns=start_ns,
             ended_ns=end_ns, deadline_ns=end_ns, outcome="complete", error=None, connections=1, frames_received=1,
             batches=(1,), gaps=(lost,) if gap[0] else (), requests=(asked,),
         )  # fmt: skip
@@ -98,9 +98,9 @@ def archive(folder: Path) -> Store:
     return store
 
 
-def _seal(store: Store, name: BatchName, day: str) -> None:
+def _seal(store: Store, name: BatchName, day: str, symbols: tuple[str, ...]) -> None:
     """Write the day's trades as a sealed batch, received in the order in which their messages arrived."""
-    rows = sorted(_prints(day), key=lambda each: each.at_ns + each.lag_ms * MS)
+    rows = sorted(_prints(day, symbols), key=lambda each: each.at_ns + each.lag_ms * MS)
     lines = [
         f"1,{seq},{each.at_ns + int(each.lag_ms) * MS},{each.at_ns},{each.symbol},{each.price:g},{each.size:g},"
         f"{';'.join(each.codes)}\n"
@@ -115,7 +115,7 @@ def _seal(store: Store, name: BatchName, day: str) -> None:
     counts = dict(pl.Series("symbol", [each.symbol for each in rows]).value_counts().iter_rows())
     write_whole(store.sealed / name.sealed, content)
     seal = Seal(
-        batch=str(name), feed="finnhub", date=day, symbols=SYMBOLS, lanes=1, opened_ns=first, sealed_ns=last,
+        batch=str(name), feed="finnhub", date=day, symbols=symbols, lanes=1, opened_ns=first, sealed_ns=last,
         rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest(),
         frames=FrameCounts(received=len(rows), trade=len(rows)), trades_refused=0, connections=(connection,),
         per_symbol=counts,

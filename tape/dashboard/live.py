@@ -29,6 +29,11 @@ from tasks.records.trade import NS_PER_S
 from tasks.spans import Span
 from tasks.storage.store import FileState, Store, state_of
 
+# The newest second is shown once its last trades must be in the journal.
+_SETTLED_NS = NS_PER_S // 2
+# More rows than come between two looks: the process was asleep, and reads them as what was recorded before.
+_MOST_LATE_ROWS = 1_000_000
+
 Rows = Callable[[], Iterator[pl.DataFrame]]
 
 
@@ -46,6 +51,7 @@ class LiveSession:
         self._store, self._now_ns, self._folder = store, now_ns, store.sessions / session
         self._lags_ns = lags_ns
         self._record = self._read_record()
+        self._is_over = False
         self._status: Status | None = None
         self._gaps: tuple[FileState | None, tuple[Gap, ...]] = (None, ())
         self._problem: str | None = None
@@ -54,15 +60,18 @@ class LiveSession:
 
     def refresh(self) -> None:
         """Read what is new. Never raises for a file that is missing, torn, or moving: `Board.problem` says so."""
-        now_ns = self._now_ns()
+        now_ns = self._shown_ns = self._now_ns()
         self._problem = None
-        self._read_status()
+        # The lock before the record, which a recorder writes before it lets go; and both before the rows: once the
+        # session is said to have ended, all rows are there.
+        is_alive, is_over = is_recording(self._folder), (self._folder / RECORD_FILE).exists()
+        self._read_status(is_over)
         try:
             self._read_rows(now_ns)
         except JournalChangedError:
             self.close()
             self._start_over()
-        self._board = self._new_board(now_ns)
+        self._board = self._new_board(now_ns, self._health(now_ns, is_alive, is_over))
 
     def close(self) -> None:
         """Close the files and end the thread."""
@@ -75,7 +84,7 @@ class LiveSession:
 
     def pace(self, last_s: int) -> Pace:
         """Return trades and lag of the last whole seconds, by time of receipt."""
-        return self._series.pace(last_s, self._board.now_ns // NS_PER_S)
+        return self._series.pace(last_s, self._until_s())
 
     def bars(self, symbol: str, every_ns: int, limit: int) -> Bars:
         """Return the last bars of a symbol, at most `limit`; empty for an unknown symbol."""
@@ -84,6 +93,9 @@ class LiveSession:
     def prints(self, symbol: str, limit: int) -> tuple[Print, ...]:
         """Return the latest trades of a symbol, newest first."""
         return prints_shown(self._series.prints(symbol, limit), self._record.feed)
+
+    def _until_s(self) -> int:
+        return (self._shown_ns - _SETTLED_NS) // NS_PER_S
 
     def _start_over(self) -> None:
         session, symbols = self._folder.name, Symbols()
@@ -107,6 +119,10 @@ class LiveSession:
         late = self._stages.names() - self._tail.seen - self._taken
         self._taken |= late
         # One that was opened and sealed since the last look: small, and earlier than its lane's newer rows.
+        if sum(self._stages.rows(name) for name in late) > _MOST_LATE_ROWS:
+            self.close()
+            self._start_over()
+            return
         for name in late:
             try:
                 rows += [(name, frame) for frame in batch_rows(self._store, name)]
@@ -117,11 +133,11 @@ class LiveSession:
         for part in self._past.done():
             self._series.prepend(part)
 
-    def _read_status(self) -> None:
+    def _read_status(self, is_over: bool) -> None:
         try:
             self._status = read_status(self._folder) or self._status
-            if self._record.outcome in ("recording", "killed") and (self._folder / RECORD_FILE).exists():
-                self._record = self._read_record()
+            if is_over and not self._is_over:
+                self._record, self._is_over = self._read_record(), True
             state = state_of((self._folder / GAPS_FILE).stat())
             if state != self._gaps[0]:
                 self._gaps = (state, tuple(read_gaps(self._folder / GAPS_FILE)[0].all))
@@ -136,27 +152,26 @@ class LiveSession:
             raise TerminalError(f"{self._folder}: there is no such session; `tape ls` lists those that exist")
         return record
 
-    def _health(self, now_ns: int) -> Health:
-        # The lock before the record: a recorder writes its record before it lets go.
-        is_alive = is_recording(self._folder)
-        if (self._folder / RECORD_FILE).exists():
-            return "ended"
-        if not is_alive:
-            return "down"
+    def _health(self, now_ns: int, is_alive: bool, is_over: bool) -> Health:
+        if is_over or not is_alive:
+            return "ended" if is_over else "down"
         reported_ns = self._status.updated_ns if self._status else self._record.started_ns
         return "stale" if now_ns - reported_ns > STALE_AFTER_NS else "up"
 
-    def _new_board(self, now_ns: int) -> Board:
+    def _new_board(self, now_ns: int, health: Health) -> Board:
         record, status, series = self._record, self._status, self._series
-        health = self._health(now_ns)
-        gaps = self._gaps[1] if record.outcome in ("recording", "killed") else record.gaps
+        gaps = record.gaps if self._is_over else self._gaps[1]
         in_gap = {symbol for gap in gaps if gap.end_ns is None for symbol in gap.symbols}
-        symbols = status.symbols if status and health in ("up", "stale") else record.symbols
-        rate, (p50, p95, p99) = rate_and_lag(series, now_ns // NS_PER_S)
+        symbols, is_running = record.symbols, health in ("up", "stale")
+        if status is not None:
+            symbols = status.symbols if is_running else tuple(dict.fromkeys([*symbols, *status.per_symbol]))
+        # What a killed recorder said last was before its end.
+        is_told = is_running or (health == "ended" and record.outcome != "killed")
+        rate, (p50, p95, p99) = rate_and_lag(series, self._until_s())
         return Board(
             session=record.session, feed=record.feed, now_ns=now_ns, start_ns=record.started_ns,
             end_ns=status.deadline_ns if status else record.deadline_ns, health=health, status=status,
-            trades=status.trades if status else series.rows, trades_per_s=rate,
+            trades=status.trades if status and is_told else series.rows, trades_per_s=rate,
             lag_p50_ms=p50, lag_p95_ms=p95, lag_p99_ms=p99,
             rows=symbol_rows(series, series.totals(), symbols, in_gap, now_ns, series.newest_of_each()),
             gaps=gaps_shown(gaps), batches=self._stages.shown(self._tail.open_rows()),

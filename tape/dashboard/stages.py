@@ -60,6 +60,10 @@ class Stages:
         """Return the batches that are known."""
         return set(self._facts)
 
+    def rows(self, name: BatchName) -> int:
+        """Return how many rows the journal of a known batch has."""
+        return self._facts[name].trades.journalled
+
     def shown(self, being_recorded: dict[BatchName, int]) -> tuple[BatchShown, ...]:
         """Return every batch with its stage, in order, those in the spool with their rows so far."""
         known = {name: batch_shown(name, facts) for name, facts in self._facts.items()}

@@ -25,7 +25,7 @@ from tasks.archive.schema import (
     field,
     known_schemas,
 )
-from tasks.archive.sorting import external_sort
+from tasks.archive.sorting import LIMITS, SortLimits, external_sort
 from tasks.errors import CorruptionError
 from tasks.records.names import BatchName
 
@@ -37,7 +37,7 @@ _OLD_DAY_SCHEMA = SCHEMA.append(_BATCH.with_type(pa.large_string()))
 ROW = ("place", "connection", "recv_seq")
 
 
-def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str, Path]:
+def unmerged(day_file: Path, batches: Collection[str], folder: Path, limits: SortLimits = LIMITS) -> dict[str, Path]:
     """Write each of these batches, in its own row order, to a file in `folder` that `encodings.read_groups` reads.
 
     Makes one pass over the day's file and verifies every page's checksum; memory use does not depend on the day's
@@ -46,7 +46,7 @@ def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str
     """
     names, codes = sorted(batches), DictionaryEncoder()
     files = {name: folder / f"{name}.parquet" for name in names}
-    ordered = rows_in_order(day_file, names, folder / "rows", codes)
+    ordered = rows_in_order(day_file, names, folder / "rows", codes, limits)
     parts = (part for rows in ordered for part in rows.partition_by("place", maintain_order=True))
     for place, of_batch in groupby(parts, key=lambda part: int(part["place"][0])):
         facts = {"title": "trades as received", "batch": names[place]}
@@ -61,7 +61,7 @@ def unmerged(day_file: Path, batches: Collection[str], folder: Path) -> dict[str
 
 
 def rows_in_order(
-    day_file: Path, batches: Sequence[str], folder: Path, codes: DictionaryEncoder
+    day_file: Path, batches: Sequence[str], folder: Path, codes: DictionaryEncoder, limits: SortLimits = LIMITS
 ) -> Iterator[pl.DataFrame]:
     """Yield the dictionary-encoded rows of these batches, batch after batch, each in its own order.
 
@@ -70,7 +70,7 @@ def rows_in_order(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    yield from external_sort(_rows_of(day_file, batches, codes), ROW, folder)
+    yield from external_sort(_rows_of(day_file, batches, codes), ROW, folder, limits)
     shutil.rmtree(folder)
 
 

@@ -30,6 +30,7 @@ from tasks.archive.schema import (
     ELEMENTS,
     FILE_SCHEMA,
     MOST_ROWS_PER_GROUP,
+    ROWS_PER_GROUP,
     SCHEMA,
     TEXTS,
     completed,
@@ -97,10 +98,14 @@ Write = Callable[[pa.Table], object]
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How an archived file is encoded; `layout` applies to Parquet only."""
+    """How an archived file is encoded; `layout` applies to Parquet only.
+
+    A row group has at least `rows_per_group` rows, except the last one.
+    """
 
     layout: Layout = "plain"
     format: Format = "parquet"
+    rows_per_group: int = ROWS_PER_GROUP
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tasks.archive.day_files import rows_in_order
 from tasks.archive.dictionary_encoder import DictionaryEncoder
 from tasks.archive.encodings import read_groups
-from tasks.archive.sorting import regrouped
+from tasks.archive.sorting import LIMITS, SortLimits, regrouped
 from tasks.errors import CorruptionError
 from tasks.prefetch import prefetch
 
@@ -32,14 +32,14 @@ class Source:
     file: Path
 
 
-def check_same_rows(day_file: Path, sources: Sequence[Source], aside: Path) -> int:
+def check_same_rows(day_file: Path, sources: Sequence[Source], aside: Path, limits: SortLimits = LIMITS) -> int:
     """Check that the day's file has the same rows as these batches, and return the number of rows.
 
     Rows that do not fit in memory are spilled to the folder `aside`, which is created and removed. Raises
     CorruptionError if a row differs, is missing, or is extra.
     """
     codes = DictionaryEncoder()
-    theirs = rows_in_order(day_file, [each.batch for each in sources], aside, codes)
+    theirs = rows_in_order(day_file, [each.batch for each in sources], aside, codes, limits)
     return _compared(day_file, "its batches", rows_of(sources, codes), theirs)
 
 

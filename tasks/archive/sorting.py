@@ -17,8 +17,16 @@ from typing import Any
 
 import polars as pl
 
-RUN_ROWS = 400_000
-BLOCK_ROWS = 15_000
+
+@dataclass(frozen=True, slots=True)
+class SortLimits:
+    """How many rows are sorted in memory at a time, and how many are spilled to one file."""
+
+    run_rows: int = 300_000
+    block_rows: int = 15_000
+
+
+LIMITS = SortLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +37,27 @@ class _Block:
     file: Path
 
 
-def external_sort(pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Path) -> Iterator[pl.DataFrame]:
+def external_sort(
+    pieces: Iterator[pl.DataFrame], by: Sequence[str], folder: Path, limits: SortLimits = LIMITS
+) -> Iterator[pl.DataFrame]:
     """Yield the rows of all pieces sorted by `by`, which must be a unique, non-null key.
 
-    Up to `RUN_ROWS` rows are sorted in memory. Beyond that, runs are spilled to `folder`, and memory holds `RUN_ROWS`
+    Up to `run_rows` rows are sorted in memory. Beyond that, runs are spilled to `folder`, and memory holds `run_rows`
     rows plus one block per run. Raises OSError if `folder` cannot be written.
     """
-    runs = (run.sort(by) for run in regrouped(pieces, RUN_ROWS))
+    runs = (run.sort(by) for run in regrouped(pieces, limits.run_rows))
     first, second = next(runs, None), next(runs, None)
     if second is None:
         yield from () if first is None else (first,)
         return
     assert first is not None  # noqa: S101 - there is a second run, so there is a first
-    schema, blocks = first.schema, _spill(first, by, folder / "0")
-    blocks += _spill(second, by, folder / "1")
+    schema, size = first.schema, limits.block_rows
+    blocks = _spill(first, by, folder / "0", size) + _spill(second, by, folder / "1", size)
     del first, second
     for number, run in enumerate(runs, 2):
-        blocks += _spill(run, by, folder / str(number))
+        blocks += _spill(run, by, folder / str(number), size)
     blocks.sort(key=lambda block: block.first)
-    yield from _merged(blocks, by, schema, max(1, RUN_ROWS // BLOCK_ROWS))
+    yield from _merged(blocks, by, schema, max(1, limits.run_rows // size))
 
 
 def regrouped(pieces: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
@@ -70,11 +80,11 @@ def cut(pieces: Iterator[pl.DataFrame], sizes: Iterable[int]) -> Iterator[pl.Dat
         yield pl.concat(held)
 
 
-def _spill(run: pl.DataFrame, by: Sequence[str], folder: Path) -> list[_Block]:
+def _spill(run: pl.DataFrame, by: Sequence[str], folder: Path, size: int) -> list[_Block]:
     folder.mkdir()
     blocks = []
-    for start in range(0, run.height, BLOCK_ROWS):
-        rows, file = run[start : start + BLOCK_ROWS], folder / f"{start}.arrow"
+    for start in range(0, run.height, size):
+        rows, file = run[start : start + size], folder / f"{start}.arrow"
         rows.write_ipc(file, compression="lz4")
         blocks.append(_Block(rows.select(by).row(0), file))
     return blocks

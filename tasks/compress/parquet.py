@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.archive.encodings import Encoding, read_groups, writing
-from tasks.archive.schema import CODED_SCHEMA, ROWS_PER_GROUP, TEXTS, completed
+from tasks.archive.schema import CODED_SCHEMA, TEXTS, completed
 from tasks.errors import CorruptionError, TerminalError
 from tasks.prefetch import prefetch
 from tasks.records.manifest import SOFTWARE, Manifest, Report, Seal, encode, read
@@ -77,7 +77,7 @@ def _manifest(
         _check(validated, report)  # First, because a damaged Arrow file may crash the process.
         with _removed_on_failure(unfinished(archived)):
             _write(facts, encoding, name.session, validated, begun(archived), times)
-            _compare(validated, unfinished(archived), report)
+            _compare(validated, unfinished(archived), report, encoding.rows_per_group)
             digest = sha256_of(unfinished(archived))
         size = unfinished(archived).stat().st_size
         publish(archived)
@@ -120,16 +120,17 @@ def _write(
     """Write the file in row groups of about a million rows, and record its first and last times."""
     last = (0, 0)
     with writing(target, encoding, facts, session) as write:
-        for table in prefetch(_validated(validated)):
+        for table in prefetch(_validated(validated, encoding.rows_per_group)):
             last = _in_order(table, last, validated)
             times.note(table)
             write(table)
 
 
-def _compare(validated: Path, archived: Path, report: Report) -> None:
+def _compare(validated: Path, archived: Path, report: Report, rows_per_group: int) -> None:
     """Read the file back, verifying checksums, and compare it with its source."""
     rows = 0
-    for ours, theirs in side_by_side(prefetch(_validated(validated)), prefetch(read_groups(archived, coded=True))):
+    pieces = prefetch(_validated(validated, rows_per_group))
+    for ours, theirs in side_by_side(pieces, prefetch(read_groups(archived, coded=True))):
         rows += len(theirs)
         if len(ours) != len(theirs) or not all(_equal(theirs[name], ours[name]) for name in CODED_SCHEMA.names):
             raise CorruptionError(f"{archived}: differs from {validated} before row {rows:,}; check memory and disk")
@@ -162,16 +163,17 @@ def _equal(theirs: pa.ChunkedArray, ours: pa.ChunkedArray) -> bool:
     return bool(theirs.cast(pa.large_string()).equals(ours.cast(pa.large_string())))
 
 
-def _validated(path: Path) -> Iterator[pa.Table]:
-    """Yield the rows of the IPC stream in pieces of a row group; read, not mapped, since mapped pages count as memory.
+def _validated(path: Path, rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of the IPC stream in pieces of at least `rows` rows.
 
-    Each text column is one chunk with one dictionary, which the Parquet writer requires. Numbers are not copied.
+    It is read, not mapped, since mapped pages count as memory. Each text column is one chunk with one dictionary, which
+    the Parquet writer requires. Numbers are not copied.
     """
     with _reading(path), pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         batches: list[pa.RecordBatch] = []
         for batch in reader:
             batches.append(batch)
-            if sum(map(len, batches)) >= ROWS_PER_GROUP:
+            if sum(map(len, batches)) >= rows:
                 yield _one_dictionary(batches)
                 batches = []
         if batches:

@@ -17,13 +17,15 @@ from tasks.archive.day_files import unmerged
 from tasks.archive.same_rows import Source
 from tasks.archive.side_records import removed
 from tasks.errors import CorruptionError, TerminalError
-from tasks.merge.written import compare, write
+from tasks.merge.written import MergeLimits, compare, write
 from tasks.records.manifest import SOFTWARE, Day, Manifest, encode, read
 from tasks.records.names import BatchName, parquet, removed_record
 from tasks.storage.store import Store, at_work_in, begun, publish, sha256_of, sync, unfinished, write_whole
 
+_LIMITS = MergeLimits()
 
-def merge(store: Store, feed: str, date: str) -> Day | None:
+
+def merge(store: Store, feed: str, date: str, limits: MergeLimits = _LIMITS) -> Day | None:
     """Merge the archived batches of a feed and day; returns None if there are none.
 
     On an error everything stays as it was. Raises CorruptionError if a batch's file does not match its manifest or the
@@ -38,7 +40,7 @@ def merge(store: Store, feed: str, date: str) -> Day | None:
         day = read(record, Day) if record.exists() else None
         if day is None or day.batches != manifests or not _is_there(record, day):
             _make(store, record.parent)
-            day = _merged(store, record, feed, date, manifests)
+            day = _merged(store, record, feed, date, manifests, limits)
             write_whole(record, encode(day))
         _clear(record, day)
         return day
@@ -76,7 +78,9 @@ def _aside(record: Path) -> Path:
     return unfinished(record.with_suffix(".rows"))
 
 
-def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[Manifest, ...]) -> Day:
+def _merged(
+    store: Store, record: Path, feed: str, date: str, manifests: tuple[Manifest, ...], limits: MergeLimits
+) -> Day:
     held = [each for each in manifests if each.file is not None]
     rows = sum(each.rows for each in held)
     # Named after its batches, so that a file and its record always belong to the same merge, even after a kill.
@@ -90,10 +94,10 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
         aside = _aside(record)
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            sources = _sources(store, record, held, aside)
+            sources = _sources(store, record, held, aside, limits)
             (aside / "sorted").mkdir(parents=True)
-            write(begun(target), facts, sources, symbols, aside / "sorted")
-            compare(unfinished(target), sources, rows, aside / "compared")
+            write(begun(target), facts, sources, symbols, aside / "sorted", limits)
+            compare(unfinished(target), sources, rows, aside / "compared", limits)
         except BaseException:
             unfinished(target).unlink(missing_ok=True)
             raise
@@ -107,7 +111,7 @@ def _merged(store: Store, record: Path, feed: str, date: str, manifests: tuple[M
     )  # fmt: skip
 
 
-def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) -> list[Source]:
+def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path, limits: MergeLimits) -> list[Source]:
     """Return a file with each batch's rows, after checking that it matches its record."""
     files, gone = dict[str, Path](), dict[str, Path]()
     for manifest in held:
@@ -127,7 +131,7 @@ def _sources(store: Store, record: Path, held: Sequence[Manifest], aside: Path) 
         if _sha256(day_file) != read(record, Day).sha256:
             raise CorruptionError(f"{day_file}: its SHA-256 differs from its record's; restore it from a copy")
         (aside / "batches").mkdir(parents=True)
-        files |= unmerged(day_file, gone, aside / "batches")
+        files |= unmerged(day_file, gone, aside / "batches", limits.sorting)
     return [Source(each.batch, files[each.batch]) for each in held]
 
 

@@ -4,6 +4,7 @@ Both are streamed, however large the day is; memory is bounded by `external_sort
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,14 +18,12 @@ from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import WRITER_OPTIONS, parquet_writer
 from tasks.archive.same_rows import Source, check_same_rows, rows_of
 from tasks.archive.schema import explained, without_dictionaries
-from tasks.archive.sorting import cut, external_sort
+from tasks.archive.sorting import LIMITS, SortLimits, cut, external_sort
 from tasks.errors import CorruptionError
 from tasks.records.manifest import FORMAT_VERSION
 from tasks.records.names import BatchName
 
 ORDER = ("symbol", "ts_event", "ts_recv", *ROW)
-# A row group has at most this many rows; see `group_sizes`.
-ROWS_PER_GROUP = 60_000
 _OPTIONS = WRITER_OPTIONS | {
     # A day is written once and kept: times at these levels take 9 % and 3 % less than at those of a batch.
     "compression_level": {**WRITER_OPTIONS["compression_level"], "ts_event": 12, "ts_recv": 9},
@@ -35,8 +34,21 @@ _OPTIONS = WRITER_OPTIONS | {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class MergeLimits:
+    """How many rows a row group has at most, see `group_sizes`, and how many are sorted in memory."""
+
+    rows_per_group: int = 60_000
+    sorting: SortLimits = LIMITS
+
+
 def write(
-    target: Path, facts: dict[str, str], sources: Sequence[Source], symbols: Mapping[str, int], aside: Path
+    target: Path,
+    facts: dict[str, str],
+    sources: Sequence[Source],
+    symbols: Mapping[str, int],
+    aside: Path,
+    limits: MergeLimits,
 ) -> None:
     """Write the rows of all sources, sorted by symbol and time; `symbols` has the number of rows of each symbol.
 
@@ -46,7 +58,8 @@ def write(
     schema = without_dictionaries(DAY_SCHEMA).with_metadata(said)
     by = pq.SortingColumn.from_ordering(schema, [("symbol", "ascending"), ("ts_event", "ascending")])
     codes, batches = DictionaryEncoder(symbols), [each.batch for each in sources]
-    ordered = cut(external_sort(rows_of(sources, codes), ORDER, aside), group_sizes(symbols, ROWS_PER_GROUP))
+    rows_sorted = external_sort(rows_of(sources, codes), ORDER, aside, limits.sorting)
+    ordered = cut(rows_sorted, group_sizes(symbols, limits.rows_per_group))
     with parquet_writer(target, DAY_SCHEMA, schema, sorting_columns=by, **_OPTIONS) as writer:
         for rows in ordered:
             batch = pa.DictionaryArray.from_arrays(rows["place"].to_arrow(), text_array(batches))
@@ -84,12 +97,12 @@ def _sessions(places: pl.Series, batches: Sequence[str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(codes.gather(places).to_arrow(), text_array(names))
 
 
-def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path) -> None:
+def compare(written: Path, sources: Sequence[Source], rows: int, aside: Path, limits: MergeLimits) -> None:
     """Read the file back, checksums and all, in the order of the sources beside them, value by value.
 
     Raises CorruptionError where it is not the same rows, so many, or not in order.
     """
-    seen = check_same_rows(written, sources, aside)
+    seen = check_same_rows(written, sources, aside, limits.sorting)
     if seen != rows or pq.read_metadata(written).num_rows != rows:
         raise CorruptionError(f"{written}: holds {seen:,} rows, its batches {rows:,}; run `tape verify`")
     _check_order(written)

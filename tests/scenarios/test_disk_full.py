@@ -24,12 +24,13 @@ DATE = "2026-11-24"
 STAGE = """
 import os, resource, signal, sys
 from pathlib import Path
-from tasks.archive import sorting
+from tasks.archive.sorting import SortLimits
 from tasks.records.names import BatchName
 from tasks.compress.parquet import compress
 from tasks.errors import TransientError
 from tasks.archive.encodings import Encoding
 from tasks.merge.day import merge
+from tasks.merge.written import MergeLimits
 from tasks.storage.store import Store
 from tasks.validate.split import Limits, split
 
@@ -48,10 +49,10 @@ for limit in [int(text) for text in sys.argv[4:]]:
             "compress csv.zst": lambda: compress(store, name, Encoding("plain", "csv.zst")),
             "compress max": lambda: compress(store, name, Encoding("max")),
             "merge": lambda: merge(store, "finnhub", "2026-11-24"),
-            "merge laid aside": lambda: merge(store, "finnhub", "2026-11-24"),
+            "merge laid aside": lambda: merge(
+                store, "finnhub", "2026-11-24", MergeLimits(sorting=SortLimits(900, 900))
+            ),
         }[stage]
-        if stage == "merge laid aside":
-            sorting.RUN_ROWS = sorting.BLOCK_ROWS = 900
         try:
             work()
         except TransientError as error:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from tasks.archive.catalog import Catalog
+from tasks.archive.day_listing import known_day
 from tasks.archive.side_records import acknowledged
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
@@ -224,6 +225,7 @@ def told(store: Store, now_ns: Callable[[], int] = soon) -> dict[str, Any]:
         "waiting": catalog.awaiting_upload(PLACE),
         "days": catalog.days_awaiting_upload(PLACE),
         "closed": [_or_error(lambda day=day: catalog.is_closed(*day)) for day in days],
+        "day records": [known_day(store, *day, now_ns()) for day in days],
     }
 
 

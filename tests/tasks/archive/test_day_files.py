@@ -13,6 +13,7 @@ from tasks.archive.catalog import Catalog
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import read_groups
 from tasks.archive.side_records import removed
+from tasks.archive.sorting import SortLimits
 from tasks.errors import CorruptionError
 from tasks.merge.day import merge
 from tasks.records.manifest import Manifest, Removed, encode, read
@@ -56,15 +57,11 @@ def gone(path: Path, file: str) -> None:
     )
 
 
-def test_rows_come_back_as_they_were(
-    store: Store, closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_come_back_as_they_were(store: Store, closed: Path, tmp_path: Path) -> None:
     """However much is spilled, the extracted batches equal their own files, value by value and in order."""
     for rows, names in [(7, NAMES), (1_000, NAMES[1:2])]:
-        monkeypatch.setattr("tasks.archive.sorting.RUN_ROWS", rows)
-        monkeypatch.setattr("tasks.archive.sorting.BLOCK_ROWS", 3)
         folder = tmp_path / str(rows)
-        files = unmerged(closed, {str(name) for name in names}, folder)
+        files = unmerged(closed, {str(name) for name in names}, folder, SortLimits(rows, 3))
         assert {*folder.iterdir()} == {*files.values()}
         for name in names:
             ours = pa.concat_tables(read_groups(store.archive_folder("finnhub", DATE) / name.archived))

@@ -5,12 +5,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.archive import sorting
-from tasks.archive.sorting import external_sort, regrouped
+from tasks.archive.sorting import SortLimits, external_sort, regrouped
 
 Keys = list[list[tuple[int, int]]]
 PIECES = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30), max_size=8)
@@ -31,10 +29,9 @@ def frames(pieces: Keys) -> list[pl.DataFrame]:
 def test_all_rows_in_order(pieces: Keys, run_rows: int, block_rows: int) -> None:
     """For any run and block size and any ties, the rows come back sorted and no file is left behind."""
     given_rows = frames(pieces)
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
-        patch.setattr(sorting, "RUN_ROWS", run_rows)
-        patch.setattr(sorting, "BLOCK_ROWS", block_rows)
-        found = list(external_sort(iter(given_rows), ["a", "b", "n"], Path(folder)))
+    with TemporaryDirectory() as folder:
+        limits = SortLimits(run_rows, block_rows)
+        found = list(external_sort(iter(given_rows), ["a", "b", "n"], Path(folder), limits))
         assert not [path for path in Path(folder).rglob("*") if path.is_file()]
     rows = [row for frame in found for row in frame.rows()]
     assert rows == sorted(row for frame in given_rows for row in frame.rows())
@@ -51,13 +48,11 @@ def test_regrouped(pieces: Keys, rows: int) -> None:
     assert all(0 < frame.height <= rows for frame in found[-1:])
 
 
-def test_no_more_is_in_memory_than_a_run_and_a_block_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_in_memory_than_a_run_and_a_block_of_each(tmp_path: Path) -> None:
     """Pieces keep their size, and spilled blocks are loaded only when needed."""
-    monkeypatch.setattr(sorting, "RUN_ROWS", 100)
-    monkeypatch.setattr(sorting, "BLOCK_ROWS", 10)
     pieces = frames([[(n * 7 % 40, n * 13 % 50) for n in range(2_000)]])
     left = []
-    for frame in external_sort(iter(pieces), ["a", "b", "n"], tmp_path):
+    for frame in external_sort(iter(pieces), ["a", "b", "n"], tmp_path, SortLimits(100, 10)):
         assert frame.height <= 100 + 20 * 10
         left.append(sum(path.is_file() for path in tmp_path.rglob("*")))
     assert (left[0], left[-1]) == (190, 0)

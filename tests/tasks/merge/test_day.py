@@ -21,11 +21,12 @@ from journal_hash import journal_sha256
 from tasks.archive import sorting
 from tasks.archive.day_files import unmerged
 from tasks.archive.encodings import Encoding
+from tasks.archive.sorting import SortLimits
 from tasks.compress.parquet import compress
 from tasks.errors import CorruptionError, TerminalError
 from tasks.merge import written
 from tasks.merge.day import merge
-from tasks.merge.written import group_sizes
+from tasks.merge.written import MergeLimits, group_sizes
 from tasks.records.manifest import Day, Manifest, Removed, encode, read
 from tasks.records.names import BatchName, removed_record
 from tasks.storage.store import Store, write_whole
@@ -79,13 +80,10 @@ def files(store: Store) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [7, 40, 1_000_000])
-def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch, rows: int, tmp_path: Path) -> None:
+def test_the_day_is_its_batches(archived: Store, rows: int, tmp_path: Path) -> None:
     """For any run length, rows are sorted by symbol and time, and every sealed journal can be rebuilt from the day."""
-    monkeypatch.setattr("tasks.archive.sorting.RUN_ROWS", rows)
-    monkeypatch.setattr("tasks.archive.sorting.BLOCK_ROWS", 5)
-    monkeypatch.setattr(written, "ROWS_PER_GROUP", 17)
     before = files(archived)
-    day = merge(archived, "finnhub", DATE)
+    day = merge(archived, "finnhub", DATE, MergeLimits(17, SortLimits(rows, 5)))
     assert day is not None
     assert day.file is not None
     assert day == read(folder(archived) / f"_{DATE}.day.json", Day)
@@ -105,10 +103,9 @@ def test_the_day_is_its_batches(archived: Store, monkeypatch: pytest.MonkeyPatch
         assert sha256 == manifest.seal.sha256
 
 
-def test_others_read_it_and_prune(archived: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_read_it_and_prune(archived: Store) -> None:
     """Row group statistics locate symbols, folders give day and feed, and DuckDB can query the file directly."""
-    monkeypatch.setattr(written, "ROWS_PER_GROUP", 10)
-    day = merge(archived, "finnhub", DATE)
+    day = merge(archived, "finnhub", DATE, MergeLimits(10))
     assert day is not None
     assert day.file is not None
     file = folder(archived) / day.file
@@ -223,7 +220,7 @@ def test_what_is_written_otherwise_is_found(
 ) -> None:
     """Reading back finds any error in sorting or writing before the file gets its name."""
 
-    def spoilt(pieces: Iterator[pl.DataFrame], by: Sequence[str], aside: Path) -> Iterator[pl.DataFrame]:
+    def spoilt(pieces: Iterator[pl.DataFrame], by: Sequence[str], aside: Path, _: object) -> Iterator[pl.DataFrame]:
         first, *rest = sorting.external_sort(pieces, by, aside)
         yield from (change(first), *rest)
 
@@ -316,12 +313,11 @@ def test_a_day_in_the_bucket_alone_is_closed(archived: Store) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.archive import sorting
+from tasks.archive.sorting import SortLimits
 from tasks.merge.day import merge
-from tasks.merge.written import group_sizes
+from tasks.merge.written import MergeLimits
 from tasks.storage.store import Store
 
-sorting.RUN_ROWS, sorting.BLOCK_ROWS = 150, 150
 changes = {"open", "os.rename", "os.remove", "os.unlink", "os.mkdir"}
 for at in range(1, 100):
     child = os.fork()
@@ -341,7 +337,7 @@ for at in range(1, 100):
         root = Path(sys.argv[1])
         os.system(f"cp -r {root}/start {root}/{at}")
         sys.addaudithook(hook)
-        merge(Store(root / str(at)), "finnhub", "2026-11-24")
+        merge(Store(root / str(at)), "finnhub", "2026-11-24", MergeLimits(sorting=SortLimits(150, 150)))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):

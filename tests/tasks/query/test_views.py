@@ -1,5 +1,6 @@
 """The views: typed beside text, exact, of the manifests they are given, and read-only."""
 
+import random
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from real_days import Print
 
@@ -318,6 +320,40 @@ def test_a_closed_day_is_read_from_its_merged_file(archived: Store) -> None:
     assert [row[0] for row in rows(archived, "SELECT DISTINCT date FROM trades WHERE date < '2026-11-25'")] == [
         "2026-11-24"
     ]
+
+
+def test_one_symbol_costs_its_own_bytes(store: Store, sealed_batch: Any) -> None:
+    """Of a closed day, a query of one symbol reads little more than that symbol's row group."""
+    chance, start_ns = random.Random(12), 1_795_530_600_000_000_000
+    symbols = ("A", "B", "C", "D")
+    times = sorted(chance.sample(range(10**12), 100_000))
+    lines = [
+        f"1,{seq},{start_ns + ns},{start_ns + ns},{symbols[seq % 4]},{seq % 90}.5,{seq % 70},1;2\n".encode()
+        for seq, ns in enumerate(times, 1)
+    ]
+    name = sealed_batch(lines)
+    split(store, name, Limits(None, None))
+    compress(store, name)
+    day = merge(store, "finnhub", "2026-11-24")
+    assert day is not None
+    file = next(store.days.rglob("*.parquet"))
+    sizes = [pq.read_metadata(file).row_group(group).num_rows for group in range(2)]
+    assert sizes == [50_000, 50_000]
+
+    def asked(symbol: str) -> int:
+        sql = f"SELECT count(*), max(conditions) FROM trades WHERE symbol = '{symbol}'"
+        with connect(sources_of(store, store.manifests(), (symbol,))) as database:
+            before = bytes_read()
+            assert database.execute(sql).fetchall() == [(25_000, ["1", "2"])]
+            return bytes_read() - before
+
+    asked("D")  # What DuckDB imports for the first query.
+    assert asked("A") < 0.2 * day.bytes
+
+
+def bytes_read() -> int:
+    """What this process has read by system calls."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
 
 
 def test_of_a_closed_day_only_the_wanted_batches_are_seen(closed: Store, sealed_batch: Any) -> None:
