@@ -31,7 +31,7 @@ def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: boo
         return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))
 
     return Offer(
-        hub=lambda: Hub(running, lambda session: LiveSession(store, session)),
+        hub=lambda: Hub(running, partial(LiveSession, store), follow_all=metrics),
         change=change,
         last_end=lambda: _last_end(store),
         archive=cache(partial(_archive, store, calendar, bucket)),
