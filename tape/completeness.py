@@ -64,6 +64,8 @@ def completeness_of(records: Sequence[SessionRecord], day: str, sessions: Market
     first = {symbol: record for record in reversed(records) for symbol in record.symbols}
     received, gaps = each_recorded_and_received(records, first), _gaps_by_symbol(records)
     hours: dict[tuple[bool, str], Spans] = {}
+    # Most symbols have the same history, so it is computed once.
+    alike: dict[tuple[Spans, Spans, tuple[tuple[Span, str], ...]], tuple[tuple[Span, str], ...]] = {}
     for symbol, record in sorted(first.items(), key=lambda item: item[0]):
         always, zone = never_closes(record.feed, symbol), zone_of(record.feed, symbol, record.zone)
         if (always, zone) not in hours:
@@ -71,9 +73,10 @@ def completeness_of(records: Sequence[SessionRecord], day: str, sessions: Market
             open_hours = (whole,) if always else regular_hours(sessions(*whole), day)
             hours[always, zone] = intersect(open_hours, ((whole[0], now_ns),)) if whole[0] < now_ns else ()
         until_now = hours[always, zone]
-        missing = subtract(until_now, received[symbol][1])
-        found.hours[symbol], found.zones[symbol] = length(until_now), zone
-        found.missing[symbol] = tuple(_with_reasons(missing, gaps.get(symbol, ()))) if missing else ()
+        key = (until_now, received[symbol][1], tuple(gaps.get(symbol, ())))
+        if key not in alike:
+            alike[key] = tuple(_with_reasons(subtract(until_now, key[1]), key[2]))
+        found.hours[symbol], found.zones[symbol], found.missing[symbol] = length(until_now), zone, alike[key]
     return found
 
 
