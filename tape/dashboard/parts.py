@@ -88,8 +88,6 @@ class Notes:
             said.append(f"The recorder has not reported for more than {age_s} s: look at the disk and its log.")
         if status and status.refused_symbols:
             said.append(f"Refused by the feed: {', '.join(status.refused_symbols[:20])}")
-        if board.loaded < 1:
-            said.append(f"Reading what was recorded before: {100 * board.loaded:.0f} %")
         return [text for text in said if text]
 
 
@@ -157,7 +155,7 @@ def _column(field: str, head: str, width: int, written: str, **more: Any) -> dic
 
 _COLUMNS: list[dict[str, Any]] = [
     {"field": "symbol", "headerName": "Symbol", "minWidth": 120, "flex": 1, "cellClass": "name", "pinned": "left",
-     "width": 136, ":tooltipValueGetter": "(p) => p.value"},
+     "width": 143, ":tooltipValueGetter": "(p) => p.value"},
     _column("last", "Last", 88, "tape.price(p.value, p.data.decimals)"),
     _column("change", "Change", 80, "tape.change(p.value)", cellClassRules={"up": "value > 0", "down": "value < 0"}),
     _column("volume", "Volume", 66, "tape.short(p.value)"),

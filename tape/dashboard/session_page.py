@@ -126,6 +126,8 @@ class SessionPage:
                 name = Tag("input", name="symbols", placeholder="Add, such as AAPL MSFT", aria_label="Symbols to add",
                            autocomplete="off", spellcheck="false", data_testid="add-symbols")  # fmt: skip
                 Tag("button", text="Add", type="submit", data_testid="add")
+                remove = Tag("button", text="Remove", type="button", data_testid="remove")
+            remove.set(aria_label="Remove the symbol that is shown").on("click", self._ask)
             read = "(e) => { e.preventDefault(); emit(e.target.symbols.value); }"
             form.on("submit", self._add, js_handler=read)
             self._added = name
@@ -155,9 +157,7 @@ class SessionPage:
         self._show_symbol(board)
 
     def _build_tools(self) -> None:
-        """Add what can be done with the symbol."""
-        if self._change_symbols:
-            Tag("button", text="Remove", data_testid="remove").on("click", self._ask)
+        """Add what can be done with the symbol; of a running session, the list has it."""
 
     def _build_controls(self) -> None:
         """Add what moves along the timeline; time moves by itself in a running session."""

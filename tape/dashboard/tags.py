@@ -20,12 +20,13 @@ class Tag(TextElement):
         if text != self.text:
             self.text = text
 
-    def set(self, **attributes: Any) -> None:
+    def set(self, **attributes: Any) -> "Tag":
         """Change attributes; nothing is sent if they are the same."""
         for name, value in attributes.items():
             key = name.rstrip("_").replace("_", "-")
             if self.props.get(key) != value:
                 self.props[key] = value
+        return self
 
 
 class Markup(ui.html):

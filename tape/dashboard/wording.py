@@ -71,9 +71,10 @@ def silence(value: float | None) -> float | None:
 def health(board: Board) -> tuple[str, str]:
     """Return the kind of state, and a word for it: a recorder that is up may still be without a connection."""
     state = board.status.state if board.status else "recording"
+    reading = "" if board.loaded >= 1 else f", reading what came before: {100 * board.loaded:.0f} %"
     if board.health == "up":
-        return ("up" if state == "recording" else "down"), state
-    return board.health, board.health
+        return ("up" if state == "recording" else "down"), state + reading
+    return board.health, board.health + reading
 
 
 def figures(board: Board) -> dict[str, str]:

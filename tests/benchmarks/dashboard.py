@@ -38,7 +38,7 @@ from tasks.replay.tape_file import write_tape  # noqa: E402
 from tasks.storage.store import Store  # noqa: E402
 
 # Of the generated tape as it is.
-TAPE_RATE = 960
+TAPE_RATE = 1_300
 _FEED = """
 import sys
 from pathlib import Path
