@@ -37,7 +37,7 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
         console.print(f"serving it in Finnhub's format on {served.url}")
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
-        from flows.record_session import record_session
+        from flows.record_session import RecordFor, record_session
 
         with (
             chosen(feed_url=served.url, data_dir=data_dir),
@@ -48,7 +48,7 @@ def run(seconds: int, data_dir: Path, tell: Callable[[str], None]) -> None:
                 record_session,
                 tell,
                 symbols=list(SYMBOLS),
-                record_for=f"{seconds}s",
+                end=RecordFor(record_for=f"{seconds}s"),
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
     report.print_ledger(ledger, shown)
