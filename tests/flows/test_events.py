@@ -143,7 +143,7 @@ def test_quarantine_and_a_broken_law_are_events(tape: Any, until: Any, sealed_se
 def test_an_upload_that_failed_is_an_event_without_a_secret(
     tape: Any, until: Any, sealed_session: Callable[[], str]
 ) -> None:
-    """A bucket that does not answer is told with what waits for it, and nothing of its key."""
+    """A bucket that does not answer is reported with what waits for it, and nothing of its key."""
     from flows.archive_batches import archive_batches
 
     sealed_session()

@@ -230,7 +230,7 @@ def test_a_stalled_recorder_is_stale_within_five_seconds(
 def test_a_missing_or_torn_status_is_survived(
     quiet_feed: str, recorder: Callable[..., Recorder], watch: Callable[..., LiveSession]
 ) -> None:
-    """What was known stays; a torn one is told of; a missing one becomes stale."""
+    """What was known stays; a torn one is reported; a missing one becomes stale."""
     running, ahead_ns = recorder(quiet_feed, ("A",)), [0]
     folder = running.request.folder
     live = watch(folder.name, lambda: time.time_ns() + ahead_ns[0])
