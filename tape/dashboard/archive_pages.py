@@ -15,11 +15,12 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from tape.dashboard import archive_markup
 from tape.dashboard.archived import Archived
+from tape.dashboard.choice import INTERVALS_S, Choice
 from tape.dashboard.hub import TICK_S, Hub
 from tape.dashboard.markup import safe
 from tape.dashboard.model import Board, DayShown, SessionShown
-from tape.dashboard.parts import INTERVALS_S, State
-from tape.dashboard.session_page import BARS, Choice, SessionPage
+from tape.dashboard.parts import State
+from tape.dashboard.session_page import BARS, SessionPage
 from tape.dashboard.tags import Markup, Tag
 from tape.dashboard.wording import day_and_clock
 from tape.holdings import Row
@@ -150,6 +151,9 @@ class ArchivedPage(SessionPage):
             self._move_to(self._source.board().now_ns + int(TICK_S * self._speed * NS_PER_S))
         super().show()
         self._show_moment(self._source.board())
+
+    def _address(self) -> str:
+        return self._choice.address("", remote=self._remote)
 
     def _build_tools(self) -> None:
         self._links = [Tag("a", text=form, data_testid=f"download-{form.lower()}") for form in ("CSV", "Parquet")]

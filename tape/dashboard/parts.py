@@ -24,7 +24,6 @@ FIGURES = {
     "batches": ("Batches archived", ""),
     "disk": ("Disk free", ""),
 }
-INTERVALS_S = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "1h": 3_600, "1d": 86_400}
 
 
 class Figures:

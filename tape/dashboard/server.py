@@ -15,11 +15,12 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from nicegui import Client, ui
 
 from tape.dashboard.archive_pages import Archive, archived_page, calendar_page, download
+from tape.dashboard.choice import choice_of
 from tape.dashboard.guard import Access, Guard
 from tape.dashboard.hub import Hub, View
 from tape.dashboard.metrics import exposition
-from tape.dashboard.parts import INTERVALS_S, State
-from tape.dashboard.session_page import Choice, SessionPage
+from tape.dashboard.parts import State
+from tape.dashboard.session_page import SessionPage
 from tape.dashboard.tags import Tag
 
 # On a busy machine, of which the recorder has the most.
@@ -100,7 +101,15 @@ def _application(offer: Offer, access: Access) -> FastAPI:
         state = _header(access.prefix, "archive", what, ())
         archive, remote = await asyncio.to_thread(offer.archive), request.query_params.get("remote") == "1"
         client = ui.context.client
-        page = await archived_page(shared[0], archive, what, _choice(request, ""), state, access.prefix, remote=remote)
+        page = await archived_page(
+            shared[0],
+            archive,
+            what,
+            choice_of(request.query_params, request.cookies, ""),
+            state,
+            access.prefix,
+            remote=remote,
+        )
         if page is not None:
             _until_left(shared[0], page, client)
             client.run_javascript("tape.watch()")
@@ -134,7 +143,14 @@ async def _live(hub: Hub, offer: Offer, request: Request, prefix: str) -> None:
         async def change(action: str, symbols: list[str]) -> str:
             return await asyncio.to_thread(offer.change, session, action, symbols)
 
-        page = SessionPage(hub, session, await hub.source(session), _choice(request), state, change)
+        page = SessionPage(
+            hub,
+            session,
+            await hub.source(session),
+            choice_of(request.query_params, request.cookies, "1s"),
+            state,
+            change,
+        )
     _until_left(hub, page)
     ui.context.client.on_connect(lambda: ui.run_javascript("tape.watch()"))
 
@@ -157,17 +173,6 @@ class _Waiting:
 def _until_left(hub: Hub, view: View, client: Client | None = None) -> None:
     hub.views.add(view)
     (client or ui.context.client).on_delete(lambda: hub.views.discard(view))
-
-
-def _choice(request: Request, usual: str = "1s") -> Choice:
-    asked = request.query_params
-    every = asked.get("every", "")
-    return Choice(
-        symbol=asked.get("symbol", ""),
-        every=every if every in INTERVALS_S else usual,
-        as_line=asked.get("line") == "1",
-        dark=request.cookies.get("tape_dark") == "1",
-    )
 
 
 def _header(prefix: str, here: str, session: str | None, running: tuple[str, ...]) -> State:

@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from urllib.parse import urlencode
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from tape.dashboard import charts, palette
+from tape.dashboard.choice import INTERVALS_S, Choice
 from tape.dashboard.hub import Hub
 from tape.dashboard.model import Board, Source, SymbolRow
-from tape.dashboard.parts import INTERVALS_S, Figures, Lists, Notes, Prints, State, Timeline, WatchList
+from tape.dashboard.parts import Figures, Lists, Notes, Prints, State, Timeline, WatchList
 from tape.dashboard.tags import Chart, Tag
 from tape.dashboard.wording import NOTHING, number
 from tasks.errors import RecorderError
@@ -25,21 +25,6 @@ _LAG_TOLD = "Lag of each second of the last five minutes in milliseconds: three 
 
 # Adds or removes symbols of the session and returns what was done in a line; raises RecorderError.
 ChangeSymbols = Callable[[str, list[str]], Awaitable[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a tab shows: kept in its address, so that it survives a reload."""
-
-    symbol: str
-    every: str = "1s"
-    as_line: bool = False
-    dark: bool = False
-
-    def address(self, session: str | None) -> str:
-        """Return the query of a page that shows the same."""
-        words = {"session": session, "symbol": self.symbol, "every": self.every, "line": "1" if self.as_line else None}
-        return "?" + urlencode({name: word for name, word in words.items() if word})
 
 
 class SessionPage:
@@ -253,6 +238,9 @@ class SessionPage:
         self._choose(dark=bool(event.args))
         self._repaint = True
 
+    def _address(self) -> str:
+        return self._choice.address(self.session)
+
     def _choose_symbol(self, symbol: str) -> None:
         self._choose(symbol=symbol)
 
@@ -264,7 +252,7 @@ class SessionPage:
         if chosen == self._choice:
             return
         self._choice = chosen
-        ui.run_javascript(f"history.replaceState({{}}, '', {json.dumps(chosen.address(self.session))})")
+        ui.run_javascript(f"history.replaceState({{}}, '', {json.dumps(self._address())})")
         self._hub.wanted.set()
 
     async def _add(self, event: GenericEventArguments) -> None:
