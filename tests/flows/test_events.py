@@ -109,7 +109,7 @@ def test_a_gap_and_a_killed_recorder_are_events_of_their_session(
     killer = threading.Thread(target=kill)
     killer.start()
     with tape.here(TAPE_FEED_URL=server.url, TAPE_SYMBOLS="A", TAPE_MAX_EVENT_AGE="off", TAPE_MAX_EVENT_AHEAD="off"):
-        ledger = record_session(record_for="10s")
+        ledger = record_session(end={"record_for": "10s"})
     killer.join()
     resource = f"tape.session.{ledger.record.session}"
     gaps = until(lambda: len(found := told(tape, "tape.gap", resource)) > 1 and found)
