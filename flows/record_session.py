@@ -25,7 +25,7 @@ from flows.deadline import deadline_for, key_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads, recorders_reported
 from flows.orchestrator import call, completed
 from flows.run_page import RunPage, summary
-from flows.runs import add_tags, note_run
+from flows.runs import add_tags, independent_of_api, note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
@@ -101,6 +101,7 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     task_runner=TWO_AT_A_TIME,
 )
+@independent_of_api
 def record_session(
     symbols: list[str] | None = None,
     end: RecordFor | RecordUntil = _FIVE_MINUTES,
@@ -186,7 +187,7 @@ def judged(
     found = Recorded(ledger, account_of(store, mine))
     reason = _not_recorded(found)
     unbalanced = None if ledger.balances else f"the ledger does not balance: {'; '.join(ledger.imbalances())}"
-    page.write(ledger, reason or unarchived or unbalanced)
+    page.write(ledger, reason or unarchived or unbalanced, found.account.trades)
     if reason is not None:
         also = "" if unarchived is None else f"; {unarchived}"
         raise SessionFailed(f"{session}: {reason}{also} ({found.summary})", ledger)
