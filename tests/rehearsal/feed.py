@@ -1,5 +1,6 @@
 """The feed of a rehearsal: a generated tape, replayed a minute each second, behind a wire that can be cut."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tasks.replay.vendor import EventTimes
 
 SYMBOLS = ("NVDA", "TSLA", "AAPL", "QQQ", "AMD", "AMZN", "MSFT", "META")
 KEY = "the-replays-own-key"
+logging.getLogger("tasks.replay.server").setLevel(logging.WARNING)
 # Some hundred trades each second of the rehearsal.
 TAPE_SPEED, TAPE_RATE = 60.0, 0.01
 
