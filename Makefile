@@ -5,10 +5,10 @@ BIN := .venv/bin
 MADE := .venv/.made-from-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check mutants bench soak abuse lock clean
+.PHONY: help demo test check mutants bench soak abuse rehearsal lock clean
 
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(MADE) ## record half a minute of a generated tape, with no key; make demo ARGS=--dashboard shows it in the browser
 	@$(BIN)/tape demo $(ARGS)
@@ -42,6 +42,9 @@ abuse: $(MADE) ## a hostile feed, bucket, API and disk, for minutes; what each a
 	@$(BIN)/python tests/abuse/abuse.py $(ARGS)
 	@$(BIN)/pytest -q tests/tasks/upload/test_hostile_bucket.py tests/scenarios/test_hostile_house.py \
 		tests/flows/test_key_hosts.py tests/tasks/capture/test_bounds.py
+
+rehearsal: $(MADE) ## a trading day in minutes with server, worker, store and faults; make rehearsal ARGS="--seconds 600"
+	@PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 $(BIN)/python tests/rehearsal/rehearsal.py $(ARGS)
 
 lock: ## pin what pyproject.toml asks for; needs uv
 	uv pip compile -q --universal --generate-hashes --no-header --extra dev --extra dashboard -p 3.11 pyproject.toml -o requirements.lock

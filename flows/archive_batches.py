@@ -13,7 +13,7 @@ from flows.artifacts import show_ledgers
 from flows.bucket import bucket_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads
 from flows.orchestrator import call, submit
-from flows.runs import note_run
+from flows.runs import independent_of_api, note_run
 from flows.settings import Settings, settings_to_write
 from tasks.archive.catalog import Catalog
 from tasks.archive.encodings import Encoding
@@ -60,6 +60,7 @@ class NotWhole(TerminalError):
 
 
 @flow(name="archive-batches", task_runner=TWO_AT_A_TIME)
+@independent_of_api
 def archive_batches() -> list[Ledger]:
     """Archive every sealed batch that is not archived yet, of any session, and return those sessions' ledgers.
 

@@ -1,6 +1,6 @@
 """Artifacts that a run shows on its page in Prefect's UI, beside the page of a recording (`run_page.py`).
 
-Artifacts are for people: if the API does not answer, the run must not fail, so errors here are only logged.
+Artifacts are for people: if the API does not answer, the run must neither fail nor wait, so errors are only logged.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from flows.orchestrator import is_alone
+from flows.orchestrator import beside, is_alone
 from tasks.records.ledger import Ledger
 from tasks.retain.rule import Retained
+
+_WITHIN_S = 10.0
 
 
 def show_ledgers(ledgers: Sequence[Ledger]) -> None:
@@ -44,7 +46,10 @@ def show_retained(retained: Retained) -> None:
 
 
 def _create(rows: list[dict[str, object]], key: str, description: str) -> None:
-    try:
-        create_table_artifact(table=rows, key=key, description=description)
-    except Exception as error:
-        get_run_logger().warning("could not create the artifact %s: %s", key, type(error).__name__)
+    def create() -> None:
+        try:
+            create_table_artifact(table=rows, key=key, description=description)
+        except Exception as error:
+            get_run_logger().warning("could not create the artifact %s: %s", key, type(error).__name__)
+
+    beside(create, _WITHIN_S)

@@ -17,7 +17,7 @@ from flows.archive_batches import TWO_AT_A_TIME, finish, send_records
 from flows.artifacts import show_retained
 from flows.bucket import bucket_of
 from flows.orchestrator import call, is_alone
-from flows.runs import note_run
+from flows.runs import independent_of_api, note_run
 from flows.settings import Settings, settings_to_write
 from tasks.archive.catalog import Catalog
 from tasks.errors import CorruptionError, RecorderError, TerminalError
@@ -58,6 +58,7 @@ def _run_name() -> str:
 
 
 @flow(name="close-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
+@independent_of_api
 def close_day(date: dt.date | None = None) -> Closing:
     """Close one day, or every day that is over; upload closed days; apply the retention rule.
 

@@ -129,6 +129,39 @@ def run(
         return flow.fn(**parameters)
 
 
+def subflow(flow: Any, **parameters: Any) -> Any:
+    """Run a flow within another one, and return its result; if Prefect's API is away, only its work is done.
+
+    Raises what the flow raises. It may be run twice: Prefect creates a run for it, retries that for a minute, and would
+    then fail the outer run.
+    """
+    import httpx
+    from prefect import get_run_logger
+
+    if not _alone and _is_there():
+        try:
+            return flow(**parameters)
+        except Exception as error:
+            if not isinstance(error if isinstance(error, httpx.HTTPError) else error.__cause__, httpx.HTTPError):
+                raise
+    if not _alone:
+        get_run_logger().warning("Prefect's API is away: %s has no run of its own", flow.name)
+    return flow.fn(**parameters)
+
+
+def _is_there() -> bool:
+    """Whether the API of this process answers."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    try:
+        if url is not None:
+            check(str(url))
+    except NoOrchestrator:
+        return False
+    return True
+
+
 def call(task: Any, *arguments: Any, **options: Any) -> Any:
     """Run a task in this thread and return its result; without Prefect, retry it as Prefect would."""
     if not _alone:

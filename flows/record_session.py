@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.archive_batches import (
     TWO_AT_A_TIME,
@@ -24,7 +25,7 @@ from flows.deadline import deadline_for, key_of
 from flows.events import emit_of_ledger, emit_of_recovered, emit_of_uploads, recorders_reported
 from flows.orchestrator import call, completed
 from flows.run_page import RunPage, summary
-from flows.runs import add_tags, note_run
+from flows.runs import add_tags, independent_of_api, note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.stopping import heed_signals_again
 from flows.surroundings import check_feed, exposures
@@ -40,7 +41,24 @@ from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
 from tasks.verify.account import Account, account_of
 
-_RECORD_FOR = "5m"
+
+class RecordFor(BaseModel):
+    """Record for a duration."""
+
+    model_config = ConfigDict(extra="forbid", title="for a duration")
+    record_for: str = Field(default="5m", min_length=1, description="How long to record, such as 90s, 5m, or 6h30m.")
+
+
+class RecordUntil(BaseModel):
+    """Record until a time."""
+
+    model_config = ConfigDict(extra="forbid", title="until a time")
+    until: str = Field(
+        min_length=1, description="When to end: HH:MM by the worker's clock, or ISO 8601 with an offset."
+    )
+
+
+_FIVE_MINUTES = RecordFor()
 
 
 class SessionFailed(TerminalError):
@@ -83,10 +101,10 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     task_runner=TWO_AT_A_TIME,
 )
+@independent_of_api
 def record_session(
     symbols: list[str] | None = None,
-    record_for: str | None = None,
-    until: str | None = None,
+    end: RecordFor | RecordUntil = _FIVE_MINUTES,
     batch_for: str | None = None,
     lanes: str | None = None,
 ) -> Ledger | Any:
@@ -98,14 +116,12 @@ def record_session(
 
     Args:
         symbols: The symbols, as the feed spells them, such as AAPL or BINANCE:BTCUSDT. Empty: TAPE_SYMBOLS.
-        record_for: How long to record, such as 90s, 5m, or 6h30m. Give this or `until`, not both; 5m with neither.
-        until: When to end: HH:MM by the worker's clock, or ISO 8601 with an offset. Not together with `record_for`.
+        end: When the session ends: after a duration, or at a time.
         batch_for: Seal a batch at this age, such as 5m. Empty: TAPE_BATCH_FOR.
         lanes: How many queues, writers, and journals, or `ticker` for one per symbol. Empty: TAPE_LANES.
     """
     settings = settings_to_write(symbols=symbols, batch_for=batch_for, lanes=lanes)
-    # A form in Prefect's UI sends an empty string for a field that is left blank.
-    record_for, until = record_for or (None if until else _RECORD_FOR), until or None
+    record_for, until = (end.record_for, None) if isinstance(end, RecordFor) else (None, end.until)
     deadline_for(settings, record_for, until, time.time_ns())  # Report errors before anything starts.
     check_feed(settings)
     note_run(Store(settings.data_dir).prepare())
@@ -171,7 +187,7 @@ def judged(
     found = Recorded(ledger, account_of(store, mine))
     reason = _not_recorded(found)
     unbalanced = None if ledger.balances else f"the ledger does not balance: {'; '.join(ledger.imbalances())}"
-    page.write(ledger, reason or unarchived or unbalanced)
+    page.write(ledger, reason or unarchived or unbalanced, found.account.trades)
     if reason is not None:
         also = "" if unarchived is None else f"; {unarchived}"
         raise SessionFailed(f"{session}: {reason}{also} ({found.summary})", ledger)

@@ -25,6 +25,7 @@ from prefect.runtime import flow_run
 from flows.bucket import bucket_of
 from flows.orchestrator import beside, is_alone, meanwhile
 from flows.pictures import gap_picture, lag_picture, trades_picture
+from flows.runs import LastPage, keep_page
 from flows.settings import Settings
 from tasks.archive.batch_facts import BatchFacts, reasons_of, total_counts
 from tasks.archive.catalog import Catalog
@@ -53,6 +54,7 @@ class Facts:
 
     `lag_ms` is the median lag of the last trades in the journals; `rate` is in trades per second, `silent` has the
     symbols without a trade since the page was written before; each is None or empty if nothing is being recorded.
+    `asked` counts the trades within the request's time, which are known once it has ended: a session can have more.
     """
 
     now_ns: int
@@ -67,6 +69,7 @@ class Facts:
     free_bytes: int
     recorded_bytes: int
     to_upload: int | None = None
+    asked: int | None = None
     rate: float | None = None
     lag_ms: float | None = None
     silent: tuple[str, ...] = ()
@@ -101,30 +104,35 @@ class RunPage:
 
     def _keep_up(self, over: threading.Event, every_s: float) -> None:
         while True:
-            self.write(over=over)
+            self._write(over=over)
             if over.wait(every_s):
                 return
 
-    def write(
-        self, ledger: Ledger | None = None, failed: str | None = None, over: threading.Event | None = None
-    ) -> None:
-        """Write the page as things stand; `ledger` is the final one, `failed` why the run fails.
+    def write(self, ledger: Ledger | None = None, failed: str | None = None, trades: int | None = None) -> None:
+        """Write the final page; `failed` says why the run fails, `trades` counts those that it asked for.
 
         An error is only logged, and an API that is away holds nothing up for long: a page is worth no trade.
         """
-        if is_alone() or flow_run.id is None:
-            return
-        if over is not None:  # Called by the page's own thread.
-            self._write(ledger, failed, over)
-        else:
-            beside(lambda: self._write(ledger, failed, None), _FINAL_WITHIN_S)
+        if not is_alone() and flow_run.id is not None:
+            beside(lambda: self._write(ledger, failed, trades), _FINAL_WITHIN_S)
 
-    def _write(self, ledger: Ledger | None, failed: str | None, over: threading.Event | None) -> None:
+    def _write(
+        self,
+        ledger: Ledger | None = None,
+        failed: str | None = None,
+        trades: int | None = None,
+        over: threading.Event | None = None,
+    ) -> None:
         try:
-            text = page(self._title, self._facts(), self._settings, ledger, failed)
+            text = page(self._title, replace(self._facts(), asked=trades), self._settings, ledger, failed)
+            # The watchdog sends the final page if the API is away longer than the run goes on.
+            last = LastPage(self._key, self._title, text)
+            kept = keep_page(Store(self._settings.data_dir), last) if over is None else None
             with self._writing:
                 if over is None or not over.is_set():  # The final page is not followed by an older one.
                     self._send(text)
+            if kept is not None:
+                kept.unlink(missing_ok=True)
         except Exception as error:
             get_run_logger().warning("the page of this run could not be written: %s", type(error).__name__)
 
@@ -176,8 +184,8 @@ class RunPage:
 def page(title: str, facts: Facts, settings: Settings, ledger: Ledger | None, failed: str | None) -> str:
     """Return the page as Markdown, the verdict first."""
     zone = exchange_zone(settings.calendar)
-    received = facts.trades.received
-    line = summary(received, len(facts.request.current), facts.coverage)
+    trades = facts.trades.received if facts.asked is None else facts.asked
+    line = summary(trades, len(facts.request.current), facts.coverage)
     open_gaps = [gap for status in facts.statuses for gap in status.open_gaps]
     parts = [
         f"# {_mark(facts, ledger, failed, open_gaps)} {title}",

@@ -15,10 +15,10 @@ from prefect.states import Completed
 from flows.archive_batches import TWO_AT_A_TIME, archive_batches
 from flows.close_days import close_day
 from flows.events import emit_of_recovered, emit_of_short_day
-from flows.orchestrator import completed
+from flows.orchestrator import completed, subflow
 from flows.record_session import make_ready, recorded, request_for, session_for, symbol_count
 from flows.run_page import RunPage
-from flows.runs import add_tags, note_run
+from flows.runs import add_tags, independent_of_api, note_run
 from flows.settings import Settings, load_settings, settings_to_write
 from flows.surroundings import check_feed
 from tasks.capture.task import recover_sessions
@@ -47,6 +47,7 @@ def _run_name() -> str:
 
 
 @flow(name="trading-day", flow_run_name=_run_name, task_runner=TWO_AT_A_TIME)
+@independent_of_api
 def trading_day(
     symbols: list[str] | None = None,
     date: dt.date | None = None,
@@ -90,15 +91,25 @@ def trading_day(
     _wait_until(hours.open_ns)
     session = session_for(settings, wanted, time.time_ns())
     done = recorded(settings, wanted, session, page, wait_for_key=True)
-    left = archive_batches(return_state=True)  # Errors of other days must not affect this one.
-    close_day(date=day)
+    left = _archive_what_is_left()
+    subflow(close_day, date=day)
     reason = short_of(done.account, settings.min_coverage)
     if reason is not None:
         emit_of_short_day(str(day), reason, done.account)
-        page.write(done.ledger, reason)
+        page.write(done.ledger, reason, done.account.trades)
         raise DayShort(f"{day}: {reason} ({done.summary})")
-    left.result()
+    if left is not None:
+        raise left
     return completed(done.ledger, done.summary)
+
+
+def _archive_what_is_left() -> Exception | None:
+    """Return what went wrong: errors of other days must not affect this one before its end."""
+    try:
+        subflow(archive_batches)
+    except Exception as error:
+        return error
+    return None
 
 
 def short_of(account: Account, least: float) -> str | None:
@@ -135,7 +146,7 @@ def _judged_late(settings: Settings, day: dt.date, wanted: Request, page: RunPag
     emit_of_recovered(recover_sessions(store.root))
     account = account_of(store, wanted)
     reason = short_of(account, settings.min_coverage)
-    page.write(failed=reason)
+    page.write(failed=reason, trades=account.trades)
     if reason is not None:
         emit_of_short_day(str(day), reason, account)
         raise DayShort(f"{day} was over before this run began, and had not been recorded: {reason}")

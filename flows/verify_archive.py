@@ -3,7 +3,7 @@
 from prefect import flow, get_run_logger
 
 from flows.bucket import bucket_of
-from flows.runs import note_run
+from flows.runs import independent_of_api, note_run
 from flows.settings import settings_to_write
 from tasks.errors import TerminalError
 from tasks.storage.store import Store
@@ -18,6 +18,7 @@ class NotVerified(TerminalError):
 
 
 @flow(name="verify-archive")
+@independent_of_api
 def verify_archive() -> None:
     """Recompute every law and compare the bucket with its receipts. Raises NotVerified if anything is wrong."""
     settings = settings_to_write()

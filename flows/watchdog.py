@@ -5,17 +5,17 @@ server nor a worker is needed for it: the watchdog starts `tape day`, which goes
 recorder that still runs is joined, a killed one's gap is named, and the lock on its API key keeps there from ever being
 two. A day that somebody canceled is left alone.
 
-It also ends runs whose process is gone, which the server would show as Running for ever.
+It also ends runs whose process is gone, which the server would show as Running for ever, as they ended.
 """
 
 import datetime as dt
 import logging
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.service import FOLDER, trading_days
 from flows.settings import Settings, load_settings
@@ -27,6 +27,9 @@ from tasks.records.sessions import is_recording
 from tasks.records.status import boot_id
 from tasks.records.trade import NS_PER_S
 from tasks.storage.store import Store
+
+if TYPE_CHECKING:  # Importing it imports Prefect.
+    from flows.runs import LastPage, Run
 
 log = logging.getLogger(__name__)
 
@@ -158,36 +161,52 @@ class Watchdog:
     def _end_gone_runs(self, store: Store) -> None:
         if not (store.root / "runs").is_dir():
             return
-        from flows.runs import runs
+        from flows.runs import kept_page, page_beside, runs
 
         now_s = time.monotonic()
-        gone = {run.id: (path, run.name, run.process) for path, run in runs(store) if run.is_gone}
+        gone = {run.id: (path, run) for path, run in runs(store) if run.is_gone}
         self._gone = {id: self._gone.get(id, now_s) for id in gone}
-        for id, (path, name, process) in gone.items():
-            if now_s - self._gone[id] >= _GONE_FOR_S and end_gone_run(id, name, process.partition("/")[0]):
+        for id, (path, run) in gone.items():
+            if now_s - self._gone[id] >= _GONE_FOR_S and end_gone_run(run, kept_page(path)):
+                page_beside(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
 
 
-def end_gone_run(run_id: str, name: str, pid: str) -> bool:
-    """End a run whose process is gone as Crashed, unless it has ended; return whether the server knows it now."""
+def end_gone_run(run: "Run", page: "LastPage | None" = None) -> bool:
+    """End a run whose process is gone, unless it has ended; return whether the server knows it now.
+
+    It ends as its process noted, for which the API was away too long, and as Crashed if that was killed. `page` is the
+    final page that the process could not send.
+    """
     from uuid import UUID
 
     import httpx
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactCreate
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
-    from prefect.states import Crashed
+    from prefect.states import Completed, Crashed, Failed
 
     if get_current_settings().api.url is None:
         return False
-    said = f"process {pid} on {socket.gethostname()}, which executed this run, is gone; ended by the watchdog"
+    pid = run.process.partition("/")[0]
+    if run.outcome is None:
+        said = f"process {pid} on {run.host}, which executed this run, is gone; ended by the watchdog"
+    else:
+        said = f"{run.message or run.outcome} (the API was away when process {pid} ended; told by the watchdog)"
+    end = Crashed if run.outcome is None else Completed if run.outcome == "completed" else Failed
     try:
         # It looks again soon; Prefect would try for minutes, and a day that should be recording would wait.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(run_id)).state
+            state = client.read_flow_run(UUID(run.id)).state
             if state is not None and not state.is_final():
-                log.warning("the run %s stays %s: %s", name, state.name, said)
-                client.set_flow_run_state(UUID(run_id), Crashed(message=said), force=True)
+                log.warning("the run %s stays %s: %s", run.name, state.name, said)
+                client.set_flow_run_state(UUID(run.id), end(message=said), force=True)
+            if page is not None:
+                artifact = ArtifactCreate(
+                    key=page.key, type="markdown", description=page.title, data=page.text, flow_run_id=UUID(run.id)
+                )
+                client.create_artifact(artifact)
     except ObjectNotFound:
         return True
     except httpx.HTTPError:

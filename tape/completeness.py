@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.feeds.registry import never_closes, zone_of
 from tasks.query.coverage import regular_hours
-from tasks.records.coverage import recorded_and_received
+from tasks.records.coverage import each_recorded_and_received
 from tasks.records.ledger import SessionRecord
 from tasks.records.market_session import MarketSessions
 from tasks.records.trade import NS_PER_S
@@ -61,23 +61,37 @@ class Completeness:
 def completeness_of(records: Sequence[SessionRecord], day: str, sessions: MarketSessions, now_ns: int) -> Completeness:
     """Return how complete a day (YYYY-MM-DD) is: in regular hours, or all day if a market never closes."""
     found = Completeness(tuple(dict.fromkeys(record.feed for record in records)))
-    for symbol in sorted({symbol for record in records for symbol in record.symbols}):
-        mine = [record for record in records if symbol in record.symbols]
-        always, zone = never_closes(mine[0].feed, symbol), zone_of(mine[0].feed, symbol, mine[0].zone)
-        whole = day_span(day, zone)
-        hours = (whole,) if always else regular_hours(sessions(*whole), day)
-        until_now = intersect(hours, ((whole[0], now_ns),)) if whole[0] < now_ns else ()
-        missing = subtract(until_now, recorded_and_received(mine, symbol)[1])
-        found.hours[symbol], found.zones[symbol] = length(until_now), zone
-        found.missing[symbol] = tuple(_with_reasons(missing, mine, symbol))
+    first = {symbol: record for record in reversed(records) for symbol in record.symbols}
+    received, gaps = each_recorded_and_received(records, first), _gaps_by_symbol(records)
+    hours: dict[tuple[bool, str], Spans] = {}
+    # Most symbols have the same history, so it is computed once.
+    alike: dict[tuple[Spans, Spans, tuple[tuple[Span, str], ...]], tuple[tuple[Span, str], ...]] = {}
+    for symbol, record in sorted(first.items(), key=lambda item: item[0]):
+        always, zone = never_closes(record.feed, symbol), zone_of(record.feed, symbol, record.zone)
+        if (always, zone) not in hours:
+            whole = day_span(day, zone)
+            open_hours = (whole,) if always else regular_hours(sessions(*whole), day)
+            hours[always, zone] = intersect(open_hours, ((whole[0], now_ns),)) if whole[0] < now_ns else ()
+        until_now = hours[always, zone]
+        key = (until_now, received[symbol][1], tuple(gaps.get(symbol, ())))
+        if key not in alike:
+            alike[key] = tuple(_with_reasons(subtract(until_now, key[1]), key[2]))
+        found.hours[symbol], found.zones[symbol], found.missing[symbol] = length(until_now), zone, alike[key]
     return found
 
 
-def _with_reasons(missing: Spans, records: Iterable[SessionRecord], symbol: str) -> Iterable[tuple[Span, str]]:
-    gaps = [
-        ((gap.start_ns, record.ended_ns if gap.end_ns is None else gap.end_ns), gap.reason)
-        for record in records for gap in record.gaps if symbol in gap.symbols
-    ]  # fmt: skip
+def _gaps_by_symbol(records: Iterable[SessionRecord]) -> dict[str, list[tuple[Span, str]]]:
+    """Return each symbol's gaps with their reasons; one that is open lasts to the session's end."""
+    found: dict[str, list[tuple[Span, str]]] = {}
+    for record in records:
+        for gap in record.gaps:
+            span = (gap.start_ns, record.ended_ns if gap.end_ns is None else gap.end_ns)
+            for symbol in gap.symbols:
+                found.setdefault(symbol, []).append((span, gap.reason))
+    return found
+
+
+def _with_reasons(missing: Spans, gaps: Iterable[tuple[Span, str]]) -> Iterable[tuple[Span, str]]:
     pieces = []
     for span, why in gaps:
         pieces += [(piece, why) for piece in intersect(missing, (span,) if span[0] < span[1] else ())]

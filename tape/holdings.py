@@ -32,16 +32,16 @@ def days_and_sessions(store: Store, now_ns: int) -> tuple[list[Row], list[Row]]:
     return found, [each.row() for each in sessions]
 
 
-def _sessions(store: Store, catalog: Catalog, now_ns: int, only: str = "") -> list["_Session"]:
+def _sessions(store: Store, catalog: Catalog, now_ns: int, only: str = "") -> list["ListedSession"]:
     """Return every session of which anything exists, or only one, oldest first."""
     return [
-        _Session(store, catalog, session, names, now_ns)
+        ListedSession(store, catalog, session, names, now_ns)
         for session, names in catalog.sessions().items()
         if session.startswith(only)
     ]
 
 
-class _Session:
+class ListedSession:
     """A session as it is listed: its brief ledger, or why there is none, and the days it touches."""
 
     def __init__(self, store: Store, catalog: Catalog, session: str, names: list[BatchName], now_ns: int) -> None:
@@ -89,13 +89,13 @@ def _held(catalog: Catalog, names: Iterable[BatchName]) -> Holding:
     return holding([catalog.facts(name) for name in names if catalog.is_archived(name)])
 
 
-def _touching(sessions: list[_Session], day: str, names: Iterable[BatchName]) -> list[_Session]:
+def _touching(sessions: list[ListedSession], day: str, names: Iterable[BatchName]) -> list[ListedSession]:
     """Return the sessions that recorded on that day, including those with nothing archived."""
     archived = {name.session for name in names}
     return [each for each in sessions if each.session in archived or day in each.days]
 
 
-def _day(catalog: Catalog, day: str, archived: dict[BatchName, Path], sessions: list[_Session]) -> Row:
+def _day(catalog: Catalog, day: str, archived: dict[BatchName, Path], sessions: list[ListedSession]) -> Row:
     covered = day_coverage([each.record for each in sessions if each.record], day)
     feeds = {feed_and_date(folder) for folder in {*archived.values()}}
     return {
@@ -110,7 +110,7 @@ def _day(catalog: Catalog, day: str, archived: dict[BatchName, Path], sessions: 
     }
 
 
-def _all_balance(sessions: list[_Session]) -> bool | None:
+def _all_balance(sessions: list[ListedSession]) -> bool | None:
     """Whether every ledger balances; None if any is unknown."""
     said = [each.balances for each in sessions]
     return False if False in said else None if None in said else True

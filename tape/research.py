@@ -62,8 +62,9 @@ def load(
     names = _names(symbols)
     settings, chosen = _chosen(names, date, feed, remote, data_dir)
     where = f"WHERE symbol IN ({listed(names)})" if names else ""
-    sources, sessions = sources_of(chosen.store, chosen.manifests, names), sessions_of(settings.calendar)
-    with connect(sources, sessions=sessions) as database:
+    with writing_as(settings):  # What is found out about a closed day is kept in the cache.
+        sources = sources_of(chosen.store, chosen.manifests, names)
+    with connect(sources, sessions=sessions_of(settings.calendar)) as database:
         sql = f"SELECT * FROM trades {where} ORDER BY ts_event, ts_recv, connection, recv_seq"  # noqa: S608 - quoted
         frame = database.sql(sql).pl()
     chosen.check_symbols(names, set(frame["symbol"].unique()))
@@ -99,7 +100,9 @@ def bars(
         symbols=names, days=chosen.days, every_ns=every_ns, zone=exchange_zone(settings.calendar).key,
         prints=prints, session=session, fill=fill, until_ns=time.time_ns(),
     )  # fmt: skip
-    frame = cast(pl.DataFrame, pl.from_arrow(bars_of(chosen, wanted, settings.calendar).table))
+    with writing_as(settings):
+        found = bars_of(chosen, wanted, settings.calendar)
+    frame = cast(pl.DataFrame, pl.from_arrow(found.table))
     times = {name: pl.from_epoch(f"{name}_ns", time_unit="ns").alias(name) for name in ("start", "end")}
     others = [name for name in frame.columns if name not in ("symbol", "session", "start_ns", "end_ns")]
     return _in_zone(frame.select("symbol", times["start"], times["end"], "session", *others), settings, tz)

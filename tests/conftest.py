@@ -40,6 +40,11 @@ hypothesis.settings.load_profile("no deadline")
 SealBatch = Callable[..., BatchName]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test: it takes minutes, of which it waits for most, and others run meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_rehearsal.py")
+
+
 def archive_sealed(store: Store, name: BatchName) -> Path:
     """Validate and compress a sealed batch; gives its manifest."""
     split(store, name, Limits(None, None))

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import postgres
+
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass
 class PrefectServer:
-    """A Prefect server of the tests' own: its home, its port (a free one), its process."""
+    """A Prefect server of the tests' own: its home, its port (a free one), its process; SQLite if no `database`."""
 
     home: Path
     port: int = field(default_factory=lambda: free_port())
+    database: str = ""
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -48,10 +51,11 @@ class PrefectServer:
 
     def start(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
+        database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database} if self.database else {}
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)],
-                env=self.environment,
+                env=self.environment | database,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -96,15 +100,9 @@ def shared(folder: Path) -> Iterator[PrefectServer]:
     state = folder / "prefect.json"
     with _locked(folder):
         known = json.loads(state.read_text()) if state.exists() else {"users": 0}
-        server = (
-            PrefectServer(folder / "prefect")
-            if not known["users"]
-            else PrefectServer(folder / "prefect", known["port"])
-        )
         if not known["users"]:
-            server.start()
-            assert server.process is not None
-            known = {"port": server.port, "pid": server.process.pid, "users": 0}
+            known = _started(folder / "prefect") | {"users": 0}
+        server = PrefectServer(folder / "prefect", known["port"])
         state.write_text(json.dumps(known | {"users": known["users"] + 1}))
     try:
         yield server
@@ -115,6 +113,19 @@ def shared(folder: Path) -> Iterator[PrefectServer]:
             if known["users"] == 1:
                 with suppress(ProcessLookupError):
                     os.killpg(known["pid"], 9)
+                if known["postgres"]:
+                    postgres.Postgres(Path(known["postgres"])).stop()
+
+
+def _started(home: Path) -> dict[str, Any]:
+    """Start a server, on PostgreSQL where that is installed: SQLite answers 503 while several processes write."""
+    database = postgres.start(free_port()) if postgres.commands() else None
+    server = PrefectServer(home, database=database.url if database else "")
+    server.start()
+    assert server.process is not None
+    return {
+        "port": server.port, "pid": server.process.pid, "postgres": str(database.folder) if database else "",
+    }  # fmt: skip
 
 
 @contextmanager

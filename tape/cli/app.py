@@ -115,7 +115,7 @@ def record(
     check_feed(settings)
     check_bucket_of(settings)
     from flows.bucket import refuse_wrong_bucket
-    from flows.record_session import record_session
+    from flows.record_session import RecordFor, RecordUntil, record_session
     from tasks.capture.supervise import watched
 
     refuse_wrong_bucket(settings, report.tell)
@@ -132,8 +132,7 @@ def record(
                     report.tell,
                     has_begun=lambda: bool(watched),
                     symbols=list(settings.symbols),
-                    record_for=record_for,
-                    until=until,
+                    end=RecordFor(record_for=record_for) if record_for else RecordUntil(until=until or ""),
                     batch_for=batch_for,
                     lanes=lanes,
                 )

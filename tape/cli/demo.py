@@ -54,7 +54,7 @@ def _record(seconds: int, data_dir: Path, shown: Path, tape: Path, tell: Callabl
     with serve_in_thread(tape, ReplayOptions(speed=1.0)) as served:
         console.print(f"serving it in Finnhub's format on {served.url}")
         console.print("starting Prefect's server for this run: 5 to 20 s, more on a busy machine …")
-        from flows.record_session import record_session
+        from flows.record_session import RecordFor, record_session
 
         with (
             chosen(feed_url=served.url, data_dir=data_dir),
@@ -65,7 +65,7 @@ def _record(seconds: int, data_dir: Path, shown: Path, tape: Path, tell: Callabl
                 record_session,
                 tell,
                 symbols=list(SYMBOLS),
-                record_for=f"{seconds}s",
+                end=RecordFor(record_for=f"{seconds}s"),
                 batch_for=f"{max(1.0, seconds / 6):g}s",
             )
     report.print_ledger(ledger, shown)

@@ -53,7 +53,8 @@ def worker() -> Finding:
     last = f"the last one polled {_ago(now - max(beats))} ago" if beats else "none has ever polled"
     if not ours:
         return Finding("worker", "note", f"{last}: nothing is deployed, run `tape deploy`")
-    text = f"{last}, so no run begins: run `prefect worker start --pool {service.WORK_POOL}`, or `tape serve`"
+    command = f"prefect worker start --pool {service.WORK_POOL} --type process"
+    text = f"{last}, so no run begins: run `{command}`, or `tape serve`"
     return Finding("worker", "wrong", text)
 
 

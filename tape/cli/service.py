@@ -48,7 +48,7 @@ def serve() -> None:
     """Run schedules, automations, and the watchdog in this process, where no worker is wanted; until it is stopped."""
     load_settings()
     check_tls()
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    _log_to_stderr()
     from flows import serving
 
     serving.serve(_require_server)
@@ -58,8 +58,13 @@ def watch() -> None:
     """Restart what should be recording and is not, and end runs whose process is gone; runs until it is stopped."""
     load_settings()
     check_tls()
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    _log_to_stderr()
     watchdog.Watchdog().run()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs every request.
 
 
 def check(

@@ -1,32 +1,37 @@
 """The archive, as the page shows it: a calendar of days and sessions, any of them to open, report on, or download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tape.completeness import NOT_RECORDED, Completeness, completeness_of
 from tape.dashboard.archived import Archived
 from tape.dashboard.model import DayShown, DayState, SessionShown
-from tape.holdings import Row, days_and_sessions, shown
+from tape.holdings import ListedSession, Row, shown
 from tape.selection import in_bucket, local, sessions_of
+from tasks.archive.batch_facts import BatchFacts
 from tasks.archive.catalog import Catalog
-from tasks.errors import TerminalError
+from tasks.errors import RecorderError, TerminalError
 from tasks.feeds.registry import never_closes
 from tasks.market.hours import exchange_zone
 from tasks.query.ask import write
 from tasks.query.coverage import regular_hours
-from tasks.query.day_view import days_of, records_touching
+from tasks.query.day_view import records_touching
 from tasks.query.prints import quoted
 from tasks.query.sources import sources_of
 from tasks.query.views import connect
 from tasks.records.ledger import Ledger, SessionRecord
 from tasks.records.names import BatchName, in_order, is_session_name
-from tasks.records.sessions import is_recording, record_of
-from tasks.storage.store import Store, unfinished
+from tasks.records.sessions import RECORD_FILE, is_recording, record_of
+from tasks.storage.store import Store, state_of, unfinished
 from tasks.upload.bucket import Bucket
 from tasks.upload.object_store import ObjectStore
 from tasks.zones import date_in, dates_between, day_span
 
 _TRADES = "SELECT * FROM trades WHERE symbol = {symbol} ORDER BY ts_event, ts_recv, session, connection, recv_seq"
+
+# What distinguishes a session from itself before a change, the session, and its record if it is here.
+_Known = tuple[object, SessionShown, SessionRecord | None]
 
 
 class Archive:
@@ -34,19 +39,21 @@ class Archive:
 
     def __init__(self, store: Store, calendar: str, now_ns: Callable[[], int], bucket: Bucket | None = None) -> None:
         self._store, self._calendar, self._now_ns, self._bucket = store, calendar, now_ns, bucket
+        self._sessions: dict[str, _Known] = {}
         self._complete: dict[tuple[object, ...], Completeness] = {}
 
     def calendar(self) -> tuple[tuple[DayShown, ...], tuple[SessionShown, ...]]:
-        """Return every day from the first recorded one until today, and every session; oldest first."""
-        now_ns = self._now_ns()
-        rows, session_rows = days_and_sessions(self._store, now_ns)
-        records = {each.session: each for each in records_touching(self._store)}
-        days = {name: days_of(record, now_ns) for name, record in records.items()}
-        for day, names in Catalog(self._store).by_day().items():
-            for name in names:
-                days.setdefault(name.session, set()).add(day)
-        sessions = tuple(_session(row, sorted(days.get(row["session"], ()))) for row in session_rows)
-        trades = {row["date"]: row["trades"] for row in rows}
+        """Return every day from the first recorded one until today, and every session; oldest first.
+
+        What has not changed since the last call is not computed again.
+        """
+        now_ns, catalog = self._now_ns(), Catalog(self._store)
+        found = [self._session(catalog, *each, now_ns) for each in catalog.sessions().items()]
+        sessions = tuple(shown for _, shown, _ in found)
+        records = {record.session: record for _, _, record in found if record}
+        trades = dict.fromkeys((day for each in sessions for day in each.days), 0)
+        for day, names in catalog.by_day().items():
+            trades[day] = sum(each.trades.archived for each in _facts(catalog, names))
         zone = exchange_zone(self._calendar).key
         dates = dates_between(zone, day_span(min(trades), zone)[0], now_ns) if trades else []
         shown_days = (
@@ -54,6 +61,19 @@ class Archive:
             for date in sorted({*dates, *trades})
         )
         return tuple(shown_days), sessions
+
+    def _session(self, catalog: Catalog, session: str, names: list[BatchName], now_ns: int) -> _Known:
+        """Return a session with its record, and what distinguishes it from itself before a change."""
+        path, facts = self._store.sessions / session / RECORD_FILE, _facts(catalog, names)
+        stage = [(each.state, each.acknowledged is not None) for each in facts]
+        key = (state_of(path.stat()), tuple(stage)) if path.exists() else None
+        known = self._sessions.get(session)
+        if known is None or key is None or known[0] != key:
+            listed = ListedSession(self._store, catalog, session, names, now_ns)
+            days = listed.days or {day for day, some in catalog.by_day().items() if not some.keys().isdisjoint(names)}
+            row = {name: each for name, each in listed.row().items() if name != "bytes"}
+            known = self._sessions[session] = (key, SessionShown(**row, days=tuple(sorted(days))), listed.record)
+        return known
 
     def in_bucket(self) -> dict[str, set[str]]:
         """Return the days of each session in the bucket."""
@@ -153,9 +173,10 @@ class Archive:
         return self._complete[key]
 
 
-def _session(row: Row, days: list[str]) -> SessionShown:
-    return SessionShown(
-        session=row["session"], days=tuple(days), outcome=row["outcome"], trades=row["trades"], gaps=row["gaps"],
-        batches=row["batches"], archived=row["archived"], uploaded=row["uploaded"], coverage=row["coverage"],
-        balances=row["balances"],
-    )  # fmt: skip
+def _facts(catalog: Catalog, names: Iterable[BatchName]) -> list[BatchFacts]:
+    """Return the facts of these batches; of one that cannot be read, its session says so."""
+    found = []
+    for name in names:
+        with suppress(RecorderError):
+            found.append(catalog.facts(name))
+    return found

@@ -13,7 +13,7 @@ from tape.holdings import Row
 from tasks.records.ledger import Gap, Ledger
 from tasks.shown import share
 
-# A state is told by its sign and its word, not by its color alone.
+# A sign and a word show a state, not its color alone.
 STATES: Mapping[DayState, tuple[str, str]] = {
     "complete": ("●", "complete"),
     "gaps": ("◐", "with gaps"),

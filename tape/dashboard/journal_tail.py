@@ -62,6 +62,12 @@ class _Journal:
                 self.rows += lines.count(b"\n")
                 yield parsed(lines, self.columns)
 
+    def close(self) -> None:
+        """Close the file, once."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
     def size(self) -> int:
         """Return how long it is now. Raises JournalChangedError if it is shorter, or another file has its name."""
         size = os.fstat(self.descriptor).st_size
@@ -84,6 +90,7 @@ class JournalTail:
         self.seen: set[BatchName] = set()
         self._folder = folder
         self._open: dict[BatchName, _Journal] = {}
+        self._before: list[_Journal] = []
 
     def found(self) -> dict[BatchName, Callable[[], Iterator[pl.DataFrame]]]:
         """Open the journals that are there now; return for each what reads its rows so far, once."""
@@ -97,7 +104,7 @@ class JournalTail:
             for frame in journal.read(journal.size()):
                 yield name, frame
             if name not in listed:
-                os.close(self._open.pop(name).descriptor)
+                self._open.pop(name).close()
                 if journal.is_empty:  # It was empty, and the next one has its name.
                     self.seen.discard(name)
 
@@ -106,9 +113,10 @@ class JournalTail:
         return {name: each.rows + (each.before.rows if each.before else 0) for name, each in self._open.items()}
 
     def close(self) -> None:
-        """Close what is open."""
-        while self._open:
-            os.close(self._open.popitem()[1].descriptor)
+        """Close what is open. No function of `found` may be running."""
+        for journal in (*self._open.values(), *self._before):
+            journal.close()
+        self._open.clear()
 
     def _look(self) -> list[BatchName]:
         """Open journals that are new; return those that are in the spool."""
@@ -123,6 +131,7 @@ class JournalTail:
     def _rows_so_far(self, name: BatchName) -> Callable[[], Iterator[pl.DataFrame]]:
         journal = self._open[name]
         start = journal.before = _Journal(journal.path, os.dup(journal.descriptor), journal.inode)
+        self._before.append(start)
         end = _end_of_lines(journal.descriptor)
         if end:
             journal.columns, journal.offset = _columns(journal.descriptor), end
@@ -131,7 +140,7 @@ class JournalTail:
             try:
                 yield from start.read(end)
             finally:
-                os.close(start.descriptor)
+                start.close()
 
         return rows
 

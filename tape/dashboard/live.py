@@ -31,8 +31,6 @@ from tasks.storage.store import FileState, Store, state_of
 
 # The newest second is shown once its last trades must be in the journal.
 _SETTLED_NS = NS_PER_S // 2
-# More rows than come between two looks: the process was asleep, and reads them as what was recorded before.
-_MOST_LATE_ROWS = 1_000_000
 
 Rows = Callable[[], Iterator[pl.DataFrame]]
 
@@ -42,14 +40,20 @@ class LiveSession:
 
     What was recorded before the page came is read in a thread of its own, newest batch first; `Board.loaded` says how
     far it is. `lags_ns` are the lags (ns) that validation will accept: other trades are not shown. Raises TerminalError
-    if there is no such session.
+    if there is no such session. If more than `most_late_rows` came between two looks, as when the process was asleep,
+    they are read like what was recorded before.
     """
 
     def __init__(
-        self, store: Store, session: str, now_ns: Callable[[], int] = time.time_ns, lags_ns: Span = ANY_LAG
+        self,
+        store: Store,
+        session: str,
+        now_ns: Callable[[], int] = time.time_ns,
+        lags_ns: Span = ANY_LAG,
+        most_late_rows: int = 1_000_000,
     ) -> None:
         self._store, self._now_ns, self._folder = store, now_ns, store.sessions / session
-        self._lags_ns = lags_ns
+        self._lags_ns, self._most_late_rows = lags_ns, most_late_rows
         self._record = self._read_record()
         self._is_over = False
         self._status: Status | None = None
@@ -119,7 +123,7 @@ class LiveSession:
         late = self._stages.names() - self._tail.seen - self._taken
         self._taken |= late
         # One that was opened and sealed since the last look: small, and earlier than its lane's newer rows.
-        if sum(self._stages.rows(name) for name in late) > _MOST_LATE_ROWS:
+        if sum(self._stages.rows(name) for name in late) > self._most_late_rows:
             self.close()
             self._start_over()
             return

@@ -48,7 +48,7 @@ class Offer:
 
 
 def serve(offer: Offer, access: Access, listening: socket.socket) -> None:
-    """Serve the page on this socket until the process is told to end."""
+    """Serve the page on this socket until the process is asked to end."""
     guarded = Guard(_application(offer, access), access)
     config = uvicorn.Config(
         guarded, log_level="warning", access_log=False, ws_max_size=1 << 20, timeout_graceful_shutdown=2,

@@ -16,12 +16,12 @@ from tasks.archive.dictionary_encoder import DictionaryEncoder, text_array
 from tasks.archive.encodings import Encoding, check_groups, writing
 from tasks.archive.schema import (
     CODED,
-    DICTIONARIES,
     FILE_SCHEMA,
     SCHEMA,
     TEXTS,
     TIMESTAMP,
     completed,
+    dictionaries,
     field,
     known_schemas,
 )
@@ -103,12 +103,12 @@ def _open(day_file: Path) -> Iterator[pq.ParquetFile]:
         known = known_schemas(DAY_SCHEMA, _OLD_DAY_SCHEMA, footer.metadata, day_file)
         if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
             raise CorruptionError(f"{day_file}: its columns are not those of a day's file; restore it from a copy")
-        texts = [*(DICTIONARIES if "session" in known[0].names else TEXTS), "batch"]
+        texts = [*(dictionaries(footer) if "session" in known[0].names else TEXTS), "batch"]
         with pq.ParquetFile(day_file, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             check_groups(file, day_file)
             yield file
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())[:200]
         raise CorruptionError(f"{day_file}: cannot be read ({said}); restore it from a copy") from error

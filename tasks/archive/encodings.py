@@ -26,7 +26,6 @@ from tasks.archive import csv_files, deltas
 from tasks.archive.columns import constant, from_file, to_file
 from tasks.archive.schema import (
     CODED_SCHEMA,
-    DICTIONARIES,
     ELEMENTS,
     FILE_SCHEMA,
     MOST_ROWS_PER_GROUP,
@@ -34,6 +33,7 @@ from tasks.archive.schema import (
     SCHEMA,
     TEXTS,
     completed,
+    dictionaries,
     explained,
     known_schemas,
     without_dictionaries,
@@ -224,13 +224,13 @@ def _open(parquet: Path, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
         if not any(footer.schema.to_arrow_schema().equals(each) for each in known):
             raise CorruptionError(f"{parquet}: has columns of neither encoding A nor B; restore it from a copy")
         old_texts = [name for name in (*TEXTS, "price_text") if coded and name in known[0].names]
-        texts = [*DICTIONARIES] if "session" in known[0].names else old_texts
+        texts = dictionaries(footer) if "session" in known[0].names else old_texts
         with pq.ParquetFile(parquet, metadata=footer, page_checksum_verification=True, read_dictionary=texts) as file:
             check_groups(file, parquet)
             yield file
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptionError(
             f"{parquet}: cannot be read ({' '.join(str(error).split())[:200]}); restore it from a copy"
         ) from error

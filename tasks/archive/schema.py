@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.records.manifest import FORMAT_VERSION, check_version
 from tasks.records.trade import EXTRA_COLUMNS
@@ -67,8 +68,7 @@ _SESSION = field("session", CODED, "text", "recorder", "name of the session; wit
 # Dictionary-encoded like `CODED_SCHEMA`; `without_dictionaries` gives what a reader sees.
 FILE_SCHEMA = pa.schema([_SESSION, *(each for column in CODED_SCHEMA for each in _IN_FILES.get(column.name, [column]))])
 ELEMENTS = "conditions.list.element"
-# The columns whose texts are read as dictionaries.
-DICTIONARIES = ("session", "symbol", "price_text", "size_text", ELEMENTS)
+_DICTIONARIES = ("session", "symbol", "price_text", "size_text", ELEMENTS)
 
 # Before format 2, a file whose event times were all whole milliseconds had them in ms.
 _MS = pa.timestamp("ms", "UTC")
@@ -127,6 +127,15 @@ def _without_dictionary(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_without_dictionary(kind.value_type)))
     return pa.large_string() if pa.types.is_dictionary(kind) else kind
+
+
+def dictionaries(footer: pq.FileMetaData) -> list[str]:
+    """Return the columns of a file of format 2 whose texts are read as dictionaries.
+
+    A damaged footer may name them otherwise within a schema that looks right.
+    """
+    paths = {footer.schema.column(at).path for at in range(footer.num_columns)}
+    return [name for name in _DICTIONARIES if name in paths]
 
 
 def known_schemas(schema: pa.Schema, old: pa.Schema, facts: dict[bytes, bytes] | None, where: Path) -> list[pa.Schema]:

@@ -91,7 +91,26 @@ def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
 
 def recorded_and_received(records: Sequence[SessionRecord], symbol: str) -> tuple[Spans, Spans]:
     """Return when (UTC ns) any of these sessions was subscribed to a symbol, and when one of them could receive it."""
-    sessions = [_session(record) for record in records if symbol in record.symbols]
+    return each_recorded_and_received(records, (symbol,))[symbol]
+
+
+def each_recorded_and_received(
+    records: Sequence[SessionRecord], symbols: Iterable[str]
+) -> dict[str, tuple[Spans, Spans]]:
+    """Return the same for each of these symbols."""
+    sessions = [_session(record) for record in records]
+    # Of thousands of symbols, most have the same history, so it is computed once.
+    known: dict[tuple[object, ...], tuple[Spans, Spans]] = {}
+    found = {}
+    for symbol in symbols:
+        key = tuple(session.key(symbol) for session in sessions)
+        if key not in known:
+            known[key] = _recorded_and_received(sessions, symbol)
+        found[symbol] = known[key]
+    return found
+
+
+def _recorded_and_received(sessions: Sequence[_Session], symbol: str) -> tuple[Spans, Spans]:
     listed = [session.listed.get(symbol, ()) for session in sessions]
     received = (
         span

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,11 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         assert each["concurrency_limit"] is None
         assert each["global_concurrency_limit"] is None
 
+    both = {"parameters": {"end": {"record_for": "5m", "until": "16:00"}}}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        tape.server.ask(f"deployments/{deployed['by-hand']['id']}/create_flow_run", both)
+    assert refused.value.code in (409, 422)
+
     for each in deployed.values():  # From here on nothing runs but what the test starts.
         tape.server.ask(f"deployments/{each['id']}/pause_deployment", {})
 
@@ -195,7 +201,7 @@ def test_deployed_by_its_own_header_it_records_is_cancelled_and_outlives_its_wor
         runs = {
             folder: start(
                 "by-hand", {"TAPE_FEED_URL": served.url, "TAPE_DATA_DIR": str(tape.folder / folder)},
-                **common, record_for=record_for,
+                **common, end={"record_for": record_for},
             )
             for folder, served, record_for in (
                 ("completed", one, "10s"), ("cancelled", two, "60s"), ("orphaned", three, "50s"),
@@ -253,11 +259,23 @@ def test_no_parameter_says_where_a_key_or_a_file_goes(deployment: dict[str, Any]
     """Whoever may start a run chooses what is recorded, and when; from where and to where is the machine's to say."""
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
-    allowed = {"symbols", "record_for", "until", "batch_for", "lanes", "date"}
+    allowed = {"symbols", "end", "batch_for", "lanes", "date"}
     allowed |= {"feed", "calendar", "open_before", "close_after"}  # A vendor's key goes to that vendor alone.
     assert set(flow.parameters.properties) <= allowed
     assert set(deployment["parameters"]) <= set(flow.parameters.properties)
     assert all(each["description"] for each in flow.parameters.properties.values())  # What the form shows.
+
+
+def test_the_form_offers_one_way_to_end_a_session() -> None:
+    """A duration and a time are two choices of one field, each with a title, and neither has room for the other."""
+    from flows.record_session import record_session
+
+    end = record_session.parameters.properties["end"]
+    choices = [record_session.parameters.definitions[each["$ref"].rpartition("/")[2]] for each in end["anyOf"]]
+    assert [each["title"] for each in choices] == ["for a duration", "until a time"]
+    assert [list(each["properties"]) for each in choices] == [["record_for"], ["until"]]
+    assert not any(each["additionalProperties"] for each in choices)
+    assert end["default"] == {"record_for": "5m"}
 
 
 def assert_schedules(deployed: dict[str, Any]) -> None:

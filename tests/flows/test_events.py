@@ -109,7 +109,7 @@ def test_a_gap_and_a_killed_recorder_are_events_of_their_session(
     killer = threading.Thread(target=kill)
     killer.start()
     with tape.here(TAPE_FEED_URL=server.url, TAPE_SYMBOLS="A", TAPE_MAX_EVENT_AGE="off", TAPE_MAX_EVENT_AHEAD="off"):
-        ledger = record_session(record_for="10s")
+        ledger = record_session(end={"record_for": "10s"})
     killer.join()
     resource = f"tape.session.{ledger.record.session}"
     gaps = until(lambda: len(found := told(tape, "tape.gap", resource)) > 1 and found)
@@ -143,7 +143,7 @@ def test_quarantine_and_a_broken_law_are_events(tape: Any, until: Any, sealed_se
 def test_an_upload_that_failed_is_an_event_without_a_secret(
     tape: Any, until: Any, sealed_session: Callable[[], str]
 ) -> None:
-    """A bucket that does not answer is told with what waits for it, and nothing of its key."""
+    """A bucket that does not answer is reported with what waits for it, and nothing of its key."""
     from flows.archive_batches import archive_batches
 
     sealed_session()

@@ -57,6 +57,11 @@ def facts() -> Facts:
     )  # fmt: skip
 
 
+def test_the_final_page_counts_the_trades_that_the_run_counts(facts: Facts, settings: Settings) -> None:
+    """A session can have trades from before and after a run's time: the verdict has those that its message has."""
+    assert "**995 trades of 3 symbols, " in page("XNYS 2026-11-24", replace(facts, asked=995), settings, None, None)
+
+
 def test_an_open_gap_is_seen_first(facts: Facts, settings: Settings) -> None:
     """While symbols cannot be received the page is red, and says since when and why before anything else."""
     lines = page("XNYS 2026-11-24", facts, settings, None, None).splitlines()

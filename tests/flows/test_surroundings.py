@@ -173,7 +173,7 @@ def test_a_scheduled_run_imports_nothing_of_the_folder_it_is_deployed_from(tape:
         try:
             with (tape.folder / ".env").open("a") as settings:
                 settings.write(f"TAPE_FEED_URL={server.url}\n")
-            parameters = {"symbols": ["SPY"], "record_for": "2s"}
+            parameters = {"symbols": ["SPY"], "end": {"record_for": "2s"}}
             run = tape.server.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
 
             def state() -> str:

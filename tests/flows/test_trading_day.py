@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import exchange_calendars as calendars
 import pandas as pd
 import pytest
+from prefect_server import free_port
 
 from tasks.market.hours import trading_day_for
 from tasks.records.manifest import Day, read
@@ -169,6 +170,33 @@ def open_for(trades_on: Callable[..., str]) -> Callable[..., dict[str, str]]:
         }  # fmt: skip
 
     return settings
+
+
+@pytest.mark.slow
+def test_a_day_is_recorded_archived_and_closed_without_prefect(
+    tape: Any, open_for: Callable[..., dict[str, str]]
+) -> None:
+    """Where no API answers, as for a day that the watchdog starts then, the day is recorded, archived, and closed."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.orchestrator import orchestrated, run
+    from flows.trading_day import trading_day
+
+    told: list[str] = []
+    away = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}
+    with (
+        serve_in_thread(generate(24, 60), ReplayOptions(speed=1.0)) as server,
+        tape.here(**open_for(0, 15, server.url, TAPE_MIN_COVERAGE="0%")),
+        temporary_settings(away),
+        orchestrated(told.append),
+    ):
+        ledger = run(trading_day, told.append)
+    assert [line.endswith("continuing without Prefect") for line in told] == [True]
+    assert (ledger.record.outcome, ledger.balances) == ("complete", True)
+    assert not tape.store.sealed_batches()
+    (day,) = [read(path, Day) for path in tape.data.glob("days/*/*/_*.day.json")]
+    assert day.rows == ledger.trades.archived > 0
+    assert tape.verdict().holds
 
 
 @pytest.mark.slow

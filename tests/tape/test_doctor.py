@@ -220,7 +220,7 @@ def test_a_key_that_was_refused_is_told(tape: Any) -> None:
 
 
 def test_days_left_follow_the_newest_day(tape: Any) -> None:
-    """Free space is told in days at the rate of the newest archived day, above the reserve."""
+    """Free space is given in days at the rate of the newest archived day, above the reserve."""
     for date, size in (("2026-11-23", 10), ("2026-11-24", 1 << 20)):
         folder = tape.data / "archive" / "feed=finnhub" / f"date={date}"
         folder.mkdir(parents=True)

@@ -22,7 +22,7 @@ from tasks.compress.parquet import compress
 from tasks.errors import ConflictError, TerminalError
 from tasks.merge.day import merge
 from tasks.records.ledger import Gap, SessionRecord
-from tasks.records.manifest import encode
+from tasks.records.manifest import encode, read
 from tasks.records.names import BatchName, feed_and_date
 from tasks.records.trade import NS_PER_S
 from tasks.replay.generate import SYMBOLS, generate
@@ -234,8 +234,13 @@ def test_a_moment_of_a_session_is_what_had_been_traded_by_then(
     assert source.board().quarantine == {"price": 1}
 
 
-def test_a_calendar_tells_days_apart(hand_made: Callable[..., list[JournalRow]], store: Store) -> None:
-    """Complete, with gaps, short of market hours, missing, and closed: each only for the reason that it says."""
+def test_a_calendar_tells_days_apart(
+    hand_made: Callable[..., list[JournalRow]], store: Store, sealed_batch: Callable[..., BatchName]
+) -> None:
+    """Complete, with gaps, short of market hours, missing, and closed: each only for the reason that it says.
+
+    Asked again, it knows what has changed: a record, and a batch that was archived.
+    """
     hand_made(5)
     day_ns = 86_400 * NS_PER_S
     gap = Gap(symbols=("MSFT",), start_ns=OPEN_NS + 7 * day_ns, end_ns=OPEN_NS + 7 * day_ns + 1, reason="reconnect")
@@ -262,6 +267,16 @@ def test_a_calendar_tells_days_apart(hand_made: Callable[..., list[JournalRow]],
     assert sessions[0].days == ("2026-11-24",)
     assert (sessions[0].session, sessions[0].trades, sessions[0].balances) == (SESSION, 10, True)
     assert archive.calendar() == (days, sessions)
+    mended = store.sessions / sessions[2].session / "session.json"
+    write_whole(mended, encode(replace(read(mended, SessionRecord), gaps=())))
+    archive_sealed(
+        store, sealed_batch([b"1,1,7,7,MSFT,1,1,\n"], name=BatchName(sessions[2].session, 0, 0), date="2026-12-01")
+    )
+    days, sessions = archive.calendar()
+    assert [(day.date, day.state, day.trades) for day in days][-2:] == [
+        ("2026-12-01", "complete", 1), ("2026-12-02", "short", 0)
+    ]  # fmt: skip
+    assert (sessions[2].gaps, sessions[2].archived) == (0, 1)
 
 
 def test_a_day_without_a_record_is_unknown(hand_made: Callable[..., list[JournalRow]], store: Store) -> None:

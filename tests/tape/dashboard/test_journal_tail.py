@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def tail(spool: Path) -> Iterator[JournalTail]:
 def events(tail: JournalTail) -> list[int]:
     """The event times of all rows that are new."""
     return [event - 1_000 for _, frame in tail.read() for event in frame["ts_event"]]
+
+
+def open_files() -> list[str]:
+    """The journals that this process has open, by name; one that is gone says so."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(path.readlink()))
+    return sorted(each for each in found if SESSION in each)
 
 
 def test_each_line_is_read_once(tail: JournalTail, write: Callable[..., Path]) -> None:
@@ -136,6 +146,21 @@ def test_what_is_there_at_first_is_read_apart(spool: Path, write: Callable[..., 
     assert [event - 1_000 for frame in rows for event in frame["ts_event"]] == [1, 2]
     assert tail.open_rows() == {name(): 4}
     tail.close()
+
+
+def test_closing_leaves_no_file_open(spool: Path, write: Callable[..., Path]) -> None:
+    """Neither the journals, nor those whose first lines nobody has read yet, nor one that was sealed meanwhile."""
+    before = open_files()
+    write(line(1))
+    write(line(2), lane=1)
+    tail = JournalTail(spool)
+    first, _ = tail.found().values()
+    list(first())
+    assert len(open_files()) == 3
+    (spool / name(lane=1).journal).unlink()
+    assert events(tail) == []
+    tail.close()
+    assert open_files() == before
 
 
 def test_the_first_lines_are_there_even_if_the_journal_is_gone(spool: Path, write: Callable[..., Path]) -> None:

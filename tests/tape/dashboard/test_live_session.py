@@ -17,6 +17,7 @@ from recording import FIN, RESET, Answered, ask, trades, wait_for
 
 from tape.dashboard.live import LiveSession
 from tape.dashboard.model import Board
+from tape.dashboard.series import ANY_LAG
 from tasks.capture.recovery import close_killed
 from tasks.capture.supervise import Recorder, start_or_attach
 from tasks.errors import TerminalError
@@ -53,8 +54,8 @@ def watch(store: Store) -> Iterator[Callable[..., LiveSession]]:
     """Opens a session as the page does: `watch(session, …) -> LiveSession`."""
     opened: list[LiveSession] = []
 
-    def start(session: str, *clock: Callable[[], int]) -> LiveSession:
-        opened.append(LiveSession(store, session, *clock))
+    def start(session: str, *options: Any) -> LiveSession:
+        opened.append(LiveSession(store, session, *options))
         return opened[-1]
 
     yield start
@@ -64,6 +65,12 @@ def watch(store: Store) -> Iterator[Callable[..., LiveSession]]:
 
 def status_of(recorder: Recorder) -> Status:
     return wait_for(recorder.status)
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and return once it does nothing anymore."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
 
 
 def board_when(live: LiveSession, holds: Callable[[Board], Any]) -> Board:
@@ -108,7 +115,7 @@ def test_a_stopped_feed_leaves_what_the_journal_has(
     archiving: Archiving, store: Store,
 ) -> None:  # fmt: skip
     """Two lanes whose batches roll every few thousand rows and are archived meanwhile, watched from the middle on."""
-    url, pid = feed_process(40, 4.0)
+    url, pid = feed_process(160, 4.0)
     running = recorder(url, SYMBOLS, lanes=2, batch_bytes=100_000)
     session = status_of(running).session
     with archiving() as copies:
@@ -118,7 +125,7 @@ def test_a_stopped_feed_leaves_what_the_journal_has(
             shown = live.board().status.trades
             wait_for(lambda shown=shown: status_of(running).trades > shown + 3_000, 60)
             live.refresh()
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         try:
             wait_for(lambda: is_quiet(running), 60)
             board_when(live, lambda board: True)
@@ -208,7 +215,7 @@ def test_a_stalled_recorder_is_stale_within_five_seconds(
     running, ahead_ns = recorder(quiet_feed, ("A",)), [0]
     live = watch(status_of(running).session, lambda: time.time_ns() + ahead_ns[0])
     board_when(live, lambda board: board.health == "up" and board.trades == 9)
-    os.kill(status_of(running).pid, signal.SIGSTOP)
+    stop(status_of(running).pid)
     stopped_ns, updated_ns = time.time_ns(), status_of(running).updated_ns
     for now_ns, health in ((updated_ns + 3 * NS_PER_S, "up"), (stopped_ns + 5 * NS_PER_S, "stale")):
         ahead_ns[0] = now_ns - time.time_ns()
@@ -223,12 +230,12 @@ def test_a_stalled_recorder_is_stale_within_five_seconds(
 def test_a_missing_or_torn_status_is_survived(
     quiet_feed: str, recorder: Callable[..., Recorder], watch: Callable[..., LiveSession]
 ) -> None:
-    """What was known stays; a torn one is told of; a missing one becomes stale."""
+    """What was known stays; a torn one is reported; a missing one becomes stale."""
     running, ahead_ns = recorder(quiet_feed, ("A",)), [0]
     folder = running.request.folder
     live = watch(folder.name, lambda: time.time_ns() + ahead_ns[0])
     known = board_when(live, lambda board: board.trades == 9)
-    os.kill(status_of(running).pid, signal.SIGSTOP)
+    stop(status_of(running).pid)
     (folder / STATUS_FILE).write_bytes(b'{"session": ')
     live.refresh()
     assert (live.board().status, STATUS_FILE in str(live.board().problem)) == (known.status, True)
@@ -236,7 +243,7 @@ def test_a_missing_or_torn_status_is_survived(
     ahead_ns[0] = 5 * NS_PER_S
     live.refresh()
     assert (live.board().status, live.board().problem, live.board().health) == (known.status, None, "stale")
-    late = watch(folder.name, lambda: time.time_ns())
+    late = watch(folder.name, lambda: known.start_ns + NS_PER_S)
     assert (late.board().status, late.board().health) == (None, "up")
     os.kill(known.status.pid, signal.SIGCONT)
     ahead_ns[0] = 0
@@ -279,6 +286,26 @@ def test_watching_writes_nothing(
     board = board_when(live, lambda board: board.loaded == 1)
     assert (board.rows[0].trades, board.batches[0].stage) == (8, "archived")
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+
+
+def test_a_page_that_was_asleep_reads_what_it_missed_in_its_thread(
+    store: Store, fault_server: Callable[..., FaultServer], recorder: Callable[..., Recorder],
+    watch: Callable[..., LiveSession],
+) -> None:  # fmt: skip
+    """Batches that came and went meanwhile, more than a page may read in one look: it stays responsive, and whole."""
+    more = threading.Event()
+    later = [step for n in range(9, 3_009, 300) for step in (Send(trades(300, n)), Answered())]
+    server = fault_server([Subscribed("A"), Send(trades(9)), Answered(), Stall(more), *later])
+    running = recorder(server.url, ("A",), batch_bytes=20_000)
+    live = watch(status_of(running).session, time.time_ns, ANY_LAG, 1_000)
+    board_when(live, lambda board: board.trades == 9)
+    more.set()
+    wait_for(lambda: status_of(running).trades == 3_009)
+    live.refresh()
+    assert live.board().loaded < 1
+    board_when(live, lambda board: board.rows[0].trades == 3_008)
+    rows = [row for row in journal_rows(store.sealed, store.spool / live.board().session) if float(row.price) > 0]
+    assert shown_bars(live.bars("A", NS_PER_S, 99)) == expected_bars(rows, "A", NS_PER_S)
 
 
 def test_an_unknown_session_is_an_error(store: Store) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tasks.archive.columns import canonical, constant, from_file, to_file
 from tasks.archive.encodings import Encoding, read_groups, writing
 from tasks.archive.schema import CODED_SCHEMA, FILE_SCHEMA, SCHEMA, completed
+from tasks.errors import CorruptionError
 
 T = 1_795_530_600_000_000_000
 SESSION = "20261124T143000Z-9f3c01ab"
@@ -121,6 +122,25 @@ def test_long_lists_that_differ_in_one_part(tmp_path: Path) -> None:
         write(rows(["1"] * len(texts), ["1"] * len(texts), texts))
     (back,) = read_groups(tmp_path / "x.parquet")
     assert back["conditions"].to_pylist() == texts
+
+
+@pytest.mark.parametrize("bit", [2, 128])
+def test_a_flipped_bit_in_a_columns_name(tmp_path: Path, bit: int) -> None:
+    """A changed name is damage, and no other error; that of a list's inner parts changes nothing while it is text."""
+    file, table = tmp_path / "x.parquet", rows(["1", "2.50"], ["1", "3"], ["1;2", ""])
+    with writing(file, Encoding(), {}, SESSION) as write:
+        write(table)
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for name in (b"session", b"list", b"element", b"side"):
+        at = whole.index(name, footer)
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+        if bit == 2 and name in (b"list", b"element"):
+            (back,) = read_groups(file, coded=True)
+            assert back.cast(SCHEMA).equals(table.cast(SCHEMA))
+        else:
+            with pytest.raises(CorruptionError, match=str(file)):
+                list(read_groups(file, coded=True))
 
 
 def test_others_see_numbers_and_lists(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_times_keep_their_nanoseconds(archived: Store) -> None:
 
 
 def test_gaps_and_sessions_tell_what_the_records_say(archived: Store) -> None:
-    """A session with a record tells its outcome, one without is told of by its batches; a gap is a row per symbol."""
+    """A session with a record tells its outcome, one without is known by its batches; a gap is a row per symbol."""
     found = rows(archived, "SELECT session, outcome, batches, trades, gaps FROM sessions ORDER BY 1")
     assert found == [("20261124T143000Z-9f3c01ab", "complete", 1, 7, 1), ("20261125T143000Z-00c0ffee", None, 1, 7, 0)]
     gaps = rows(archived, "SELECT symbol, end_at, reason FROM gaps ORDER BY 1")
