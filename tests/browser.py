@@ -130,9 +130,9 @@ def generated(port: int = 0, **options: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> "Iterator[Browser]":
-    """A browser for all tests of this process."""
+    """A browser for a module's tests. Not for more: while it runs, its event loop does too, and no other can start."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing, so no page can be tested: apt-get install chromium")
     from playwright.sync_api import sync_playwright
