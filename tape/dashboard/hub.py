@@ -38,9 +38,14 @@ class Hub:
     A source is read in a thread, so `lock` is held by whoever reads or shows one.
     """
 
-    def __init__(self, running: Callable[[], tuple[str, ...]], follow: Callable[[str], Refreshed]) -> None:
-        """`running` names the sessions that are being recorded, oldest first; `follow` opens one."""
-        self._running, self._follow = running, follow
+    def __init__(
+        self, running: Callable[[], tuple[str, ...]], follow: Callable[[str], Refreshed], *, follow_all: bool = False
+    ) -> None:
+        """`running` names the sessions that are being recorded, oldest first; `follow` opens one.
+
+        With `follow_all` each of them is followed also while nobody watches it, for whoever asks now and then.
+        """
+        self._running, self._follow, self._follow_all = running, follow, follow_all
         self._sources: dict[str, Refreshed] = {}
         self._made: dict[Hashable, Any] = {}
         self.running: tuple[str, ...] = running()
@@ -83,7 +88,7 @@ class Hub:
 
     def _refresh(self) -> None:
         self.running = self._running()
-        watched = {view.session for view in tuple(self.views)}
+        watched = {view.session for view in tuple(self.views)} | {*(self.running if self._follow_all else ())}
         for session in self._sources.keys() - watched:
             self._sources.pop(session).close()
         for source in self._sources.values():

@@ -65,7 +65,8 @@ def batches_table(batches: Sequence[BatchShown]) -> str:
             f'<td class="n">{number(batch.quarantined)}</td>'
             f'<td><span class="dots" aria-hidden="true">{dots}</span> {batch.stage}</td></tr>'
         )
-    return table(("batch", "n:rows", "n:quarantined", "stage"), rows)
+    heads = ("batch", "n:rows", 'n:<abbr title="quarantined">quar.</abbr>', "stage")
+    return table(heads, rows)
 
 
 def quarantine_table(reasons: Mapping[str, int]) -> str:

@@ -34,7 +34,7 @@ def offer_of(folder: Path, settings: Settings, bucket: Bucket | None, *, metrics
         return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))
 
     return Offer(
-        hub=lambda: Hub(running, lambda session: LiveSession(store, session, lags_ns=lags_ns)),
+        hub=lambda: Hub(running, partial(LiveSession, store, lags_ns=lags_ns), follow_all=metrics),
         change=change,
         last_end=lambda: _last_end(store),
         archive=cache(partial(_archive, store, settings.calendar, bucket)),
