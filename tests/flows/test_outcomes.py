@@ -1,4 +1,4 @@
-"""How a run ended is known where its API was away: the work is done, its outcome noted, and reported by the watchdog."""
+"""A run whose process could not report its end, because the API was away, is reported by the watchdog."""
 
 import socket
 import time
