@@ -193,7 +193,7 @@ def end_gone_run(run: "Run", page: "LastPage | None" = None) -> bool:
     if run.outcome is None:
         said = f"process {pid} on {run.host}, which executed this run, is gone; ended by the watchdog"
     else:
-        said = f"{run.message or run.outcome} (the API was away when process {pid} ended; told by the watchdog)"
+        said = f"{run.message or run.outcome} (the API was away when process {pid} ended; reported by the watchdog)"
     end = Crashed if run.outcome is None else Completed if run.outcome == "completed" else Failed
     try:
         # It looks again soon; Prefect would try for minutes, and a day that should be recording would wait.

@@ -182,7 +182,8 @@ def dashboard(tmp_path: Path) -> Iterator[Callable[..., str]]:
     def start(data: Path, *words: str, **settings: str) -> str:
         port = free_port()
         tape = Path(sys.executable).with_name("tape")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TAPE_")} | settings
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TAPE_")}
+        environment |= {"TAPE_MAX_EVENT_AGE": "off", **settings}  # The trades of the tests have times long ago.
         command = (tape, "dashboard", "--data-dir", data, "--port", port, *words)
         it = process(*command, port=port, cwd=tmp_path, env=environment)
         it.__enter__()

@@ -58,7 +58,7 @@ def dashboard(
         os.nice(_NICE)
         shown = f"[{host}]" if ":" in host else host
         report.line(f"http://{shown}:{listening.getsockname()[1]}{access.prefix}/ shows {folder}; Ctrl-C ends it")
-        serve(offer_of(folder, settings.calendar, bucket_of(settings), metrics=metrics), access, listening)
+        serve(offer_of(folder, settings, bucket_of(settings), metrics=metrics), access, listening)
 
 
 @contextmanager

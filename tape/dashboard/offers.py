@@ -6,13 +6,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.settings import Settings
 from tape.dashboard.hub import Hub
 from tape.dashboard.live import LiveSession
+from tape.dashboard.series import ANY_LAG
 from tape.dashboard.server import Offer
 from tape.dashboard.wording import day_and_clock
 from tape.watched_symbols import change_watched
 from tasks.errors import RecorderError
 from tasks.records.sessions import is_recording, record_of
+from tasks.spans import Span
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
 
@@ -20,9 +23,9 @@ if TYPE_CHECKING:
     from tape.dashboard.archive import Archive
 
 
-def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: bool = False) -> Offer:
+def offer_of(folder: Path, settings: Settings, bucket: Bucket | None, *, metrics: bool = False) -> Offer:
     """Return what the page shows of this data folder."""
-    store = Store(folder)
+    store, lags_ns = Store(folder), _lags_ns(settings)
 
     def running() -> tuple[str, ...]:
         return tuple(path.name for path in sorted(store.sessions.glob("*")) if is_recording(path))
@@ -31,13 +34,19 @@ def offer_of(folder: Path, calendar: str, bucket: Bucket | None, *, metrics: boo
         return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))
 
     return Offer(
-        hub=lambda: Hub(running, partial(LiveSession, store), follow_all=metrics),
+        hub=lambda: Hub(running, partial(LiveSession, store, lags_ns=lags_ns), follow_all=metrics),
         change=change,
         last_end=lambda: _last_end(store),
-        archive=cache(partial(_archive, store, calendar, bucket)),
+        archive=cache(partial(_archive, store, settings.calendar, bucket)),
         has_bucket=bucket is not None,
         metrics=metrics,
     )
+
+
+def _lags_ns(settings: Settings) -> Span:
+    """Return the lags (ns) that validation will accept: what it will reject is not shown in the meantime."""
+    age_ns, ahead_ns = settings.max_event_age_ns, settings.max_event_ahead_ns
+    return ANY_LAG[0] if ahead_ns is None else -ahead_ns, ANY_LAG[1] if age_ns is None else age_ns
 
 
 def _archive(store: Store, calendar: str, bucket: Bucket | None) -> "Archive":

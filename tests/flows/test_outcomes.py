@@ -1,4 +1,4 @@
-"""How a run ended is known where its API was away: the work is done, its outcome noted, and told by the watchdog."""
+"""A run whose process could not report its end, because the API was away, is reported by the watchdog."""
 
 import socket
 import time
@@ -95,8 +95,12 @@ def test_the_tags_of_a_run_are_not_those_of_its_tasks(tape: Any) -> None:
 @pytest.mark.parametrize(
     ("outcome", "state", "said"),
     [
-        ("completed", "COMPLETED", "12 trades (the API was away when process 999999999 ended; told by the watchdog)"),
-        ("failed", "FAILED", "12 trades (the API was away when process 999999999 ended; told by the watchdog)"),
+        (
+            "completed",
+            "COMPLETED",
+            "12 trades (the API was away when process 999999999 ended; reported by the watchdog)",
+        ),
+        ("failed", "FAILED", "12 trades (the API was away when process 999999999 ended; reported by the watchdog)"),
         (None, "CRASHED", "process 999999999 on here, which executed this run, is gone; ended by the watchdog"),
     ],
 )

@@ -303,7 +303,7 @@ class Rehearsal:
         """The run, which could not say so itself, is shown as it ended; so is its page; the day is one file."""
         run = until(lambda: self.api.run_if(self.api.runs()[-1].id, "COMPLETED", "FAILED", "CRASHED"), "the run ends")
         check(run.state_name == "Completed", f"the run is {run.state_name}: {run.state.message}")
-        check("told by the watchdog" in run.state.message, f"the run reported itself: {run.state.message}")
+        check("reported by the watchdog" in run.state.message, f"the run reported itself: {run.state.message}")
         self.states_are_true()
         account = account_of(self.recorded.store, self.recorded.requests()[-1])
         said = summary(account.trades, len(SYMBOLS), account.coverage)

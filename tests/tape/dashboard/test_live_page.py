@@ -120,7 +120,7 @@ def test_gaps_shown_are_the_disconnects(
     assert "(1 open)" in it.text("figure-gaps")
     assert it.rows()[0]["gap"] is True
     assert "close frame" in it.text("details")
-    assert it.text("state") in ("reconnecting", "connecting")
+    it.until("() => /^(re)?connecting/.test(document.querySelector('[data-testid=state]').textContent)")
 
 
 @pytest.mark.slow
@@ -198,6 +198,23 @@ def test_a_session_that_begins_and_ends_is_followed(
     it.until("() => document.querySelector('[data-testid=state]').textContent === 'ended'")
     it.page.goto(it.page.url.split("?")[0] + f"?session={recorder.request.session}")
     it.until("() => location.pathname.startsWith('/archive/')")
+
+
+@pytest.mark.slow
+def test_what_validation_will_reject_is_not_shown(
+    record: Callable[..., Recorder],
+    dashboard: Callable[..., str],
+    fault_server: Callable[..., FaultServer],
+    store: Store,
+    tab: OpenTab,
+) -> None:
+    """Trades whose event time is too long ago are counted as received, and set no price."""
+    server = fault_server([Subscribed("A"), Send(trades(9)), Answered()])
+    record(server.url, ("A",))
+    it = tab(dashboard(store.root, TAPE_MAX_EVENT_AGE="1d"))
+    wait_for(lambda: shown(it, "figure-trades") == 9, WITHIN_S)
+    it.until("() => /^recording$/.test(document.querySelector('[data-testid=state]').textContent)")
+    assert it.text("last") == "–"
 
 
 @pytest.mark.slow
