@@ -21,7 +21,7 @@ def commands() -> Path | None:
     """The folder of PostgreSQL's commands, the newest version's; None where it is not installed."""
     known = shutil.which("initdb")
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")  # Debian keeps them off the PATH.
-    found = [Path(known)] if known else sorted(versions, key=lambda path: int(path.parts[-3]))
+    found = [Path(known).resolve()] if known else sorted(versions, key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
 
@@ -64,6 +64,14 @@ def start(port: int) -> Postgres:
         it.stop()
         raise
     return it
+
+
+def dump(url: str) -> bytes:
+    """Everything in the database at this address, as SQL."""
+    where = commands()
+    assert where is not None
+    command = [where / "pg_dump", "--dbname", url.replace("+asyncpg", "")]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout
 
 
 def _command(name: str, *words: object, folder: Path, **options: Any) -> None:

@@ -75,6 +75,11 @@ class PrefectServer:
             self.process.wait()
             self.process = None
 
+    def everything(self) -> dict[str, bytes]:
+        """All that it has stored, by name: its files, and its database as SQL."""
+        found = {str(path): path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
+        return found | ({"database": postgres.dump(self.database)} if self.database else {})
+
     def ask(self, path: str, body: Mapping[str, Any], method: str = "POST") -> Any:
         """The server's answer to that request; asked again while its database is busy (503), as its clients do."""
         request = urllib.request.Request(
@@ -102,7 +107,7 @@ def shared(folder: Path) -> Iterator[PrefectServer]:
         known = json.loads(state.read_text()) if state.exists() else {"users": 0}
         if not known["users"]:
             known = _started(folder / "prefect") | {"users": 0}
-        server = PrefectServer(folder / "prefect", known["port"])
+        server = PrefectServer(folder / "prefect", known["port"], known["database"])
         state.write_text(json.dumps(known | {"users": known["users"] + 1}))
     try:
         yield server
@@ -124,7 +129,8 @@ def _started(home: Path) -> dict[str, Any]:
     server.start()
     assert server.process is not None
     return {
-        "port": server.port, "pid": server.process.pid, "postgres": str(database.folder) if database else "",
+        "port": server.port, "pid": server.process.pid, "database": server.database,
+        "postgres": str(database.folder) if database else "",
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ REHEARSAL = Path(__file__).parents[1] / "rehearsal/rehearsal.py"
 @pytest.mark.timeout(1800)
 def test_a_trading_day_with_faults_is_recorded_and_shown_as_it_is() -> None:
     """Begun by its schedule, through every fault to the early close: states, page, alarms, files, and bucket agree."""
-    command = [sys.executable, str(REHEARSAL), "--seconds", "100"]
+    command = [sys.executable, str(REHEARSAL), "--seconds", "160"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1780, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -348,6 +348,7 @@ for at in range(1, 100):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_any_change_of_the_folder(archived: Store, sealed_batch: SealBatch, tmp_path: Path) -> None:
     """A merge without batch files, killed before any change, is finished by the next run with the same result."""
     assert merge(archived, "finnhub", DATE) is not None
