@@ -170,7 +170,7 @@ def symbols_remove(symbols: Symbols, session: SessionName = None, data_dir: Data
 
 def _change_symbols(action: str, symbols: list[str], session: str | None, data_dir: Path | None) -> None:
     check_tls()
-    store = existing(load_settings(data_dir=data_dir).data_dir)
+    store = existing(load_settings(symbols=symbols, data_dir=data_dir).data_dir)
     for line in change_watched(action, symbols, session, store):
         print(line)
 
