@@ -52,6 +52,10 @@ class Hub:
         self.views: set[View] = set()
         self.lock, self.wanted = asyncio.Lock(), asyncio.Event()
 
+    def is_running(self, session: str) -> bool:
+        """Return whether a session is being recorded now, not at the last tick."""
+        return session in self._running()
+
     async def source(self, session: str) -> Refreshed:
         """Return the source of a session, opened and read if nobody else watches it; the caller holds `lock`."""
         if session not in self._sources:

@@ -14,7 +14,7 @@ from tape.dashboard.server import Offer
 from tape.dashboard.wording import day_and_clock
 from tape.watched_symbols import change_watched
 from tasks.errors import RecorderError
-from tasks.records.sessions import is_recording, record_of
+from tasks.records.sessions import RECORD_FILE, is_recording, record_of
 from tasks.spans import Span
 from tasks.storage.store import Store
 from tasks.upload.bucket import Bucket
@@ -28,7 +28,9 @@ def offer_of(folder: Path, settings: Settings, bucket: Bucket | None, *, metrics
     store, lags_ns = Store(folder), _lags_ns(settings)
 
     def running() -> tuple[str, ...]:
-        return tuple(path.name for path in sorted(store.sessions.glob("*")) if is_recording(path))
+        # A recorder writes its record before it lets go of its lock: with a record, the session has ended.
+        folders = sorted(store.sessions.glob("*"))
+        return tuple(path.name for path in folders if is_recording(path) and not (path / RECORD_FILE).exists())
 
     def change(session: str, action: str, symbols: Sequence[str]) -> str:
         return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))

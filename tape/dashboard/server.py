@@ -84,7 +84,7 @@ def _application(offer: Offer, access: Access) -> FastAPI:
     @ui.page("/", title="Tape", response_timeout=_ANSWER_WITHIN_S)
     async def live(request: Request) -> Response | None:
         asked = request.query_params.get("session", "")
-        if asked and asked not in shared[0].running:
+        if asked and not await asyncio.to_thread(shared[0].is_running, asked):
             return RedirectResponse(f"{access.prefix}/archive/{quote(asked, safe='')}")
         await _live(shared[0], offer, request, access.prefix)
         return None
