@@ -193,7 +193,7 @@ def test_a_session_that_begins_and_ends_is_followed(
     it.until("() => document.querySelector('[data-testid=symbol]')?.textContent === 'A'")
     it.live()
     wait_for(lambda: shown(it, "figure-trades") == 9, WITHIN_S)
-    assert it.text("last") == "8.10"
+    it.until("() => document.querySelector('[data-testid=last]').textContent === '8.10'")
     recorder.stop()
     it.until("() => document.querySelector('[data-testid=state]').textContent === 'ended'")
     it.page.goto(it.page.url.split("?")[0] + f"?session={recorder.request.session}")
