@@ -25,6 +25,9 @@ KEY = "a-very-secret-key"
 WITHIN_S = 60.0
 NOTE = "() => document.querySelector('[data-testid=notes]').textContent"
 
+# Each has a recorder, a server, and a browser: `.ci/run` runs them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(store: Store) -> Iterator[Callable[..., Recorder]]:
@@ -123,7 +126,6 @@ def test_gaps_shown_are_the_disconnects(
     it.until("() => /^(re)?connecting/.test(document.querySelector('[data-testid=state]').textContent)")
 
 
-@pytest.mark.slow
 def test_a_stalled_recorder_is_stale_within_5_s_and_recovers(
     record: Callable[..., Recorder],
     dashboard: Callable[..., str],
@@ -200,7 +202,6 @@ def test_a_session_that_begins_and_ends_is_followed(
     it.until("() => location.pathname.startsWith('/archive/')")
 
 
-@pytest.mark.slow
 def test_what_validation_will_reject_is_not_shown(
     record: Callable[..., Recorder],
     dashboard: Callable[..., str],
@@ -217,7 +218,6 @@ def test_what_validation_will_reject_is_not_shown(
     assert it.text("last") == "–"
 
 
-@pytest.mark.slow
 def test_a_trade_is_on_the_screen_within_a_second(
     record: Callable[..., Recorder],
     dashboard: Callable[..., str],

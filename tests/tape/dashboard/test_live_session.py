@@ -169,7 +169,9 @@ def test_every_batch_is_shown_at_its_stage_and_counted_once(
     assert board.rows[0].trades == 308
     running.stop()
     board = board_when(live, lambda board: board.health == "ended")
-    assert [(each.stage, each.rows) for each in board.batches] == [("archived", 300), ("sealed", 9)]
+    # On a busy machine, another batch may have begun in the meantime, without rows.
+    filled = [(each.stage, each.rows) for each in board.batches if each.rows]
+    assert filled == [("archived", 300), ("sealed", 9)]
 
 
 def test_gaps_are_the_disconnects_and_the_open_one(
