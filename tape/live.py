@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.shown import count, plain
+from tasks.shown import count, countdown, plain
 from tasks.storage.store import Store
 
 if TYPE_CHECKING:
@@ -180,8 +180,7 @@ def batches_of(store: Store, session: str) -> tuple[int, int, int]:
 
 
 def _left(status: Status) -> str:
-    left_s = max(0, round((status.deadline_ns - status.updated_ns) / 1e9))
-    return f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}"
+    return countdown((status.deadline_ns - status.updated_ns) / 1e9)
 
 
 def _speaking(status: Status) -> int:

@@ -1,4 +1,6 @@
-"""Formats counts and shares, and escapes untrusted text (symbols, reasons, paths, vendor messages), for display.
+"""Formats counts, shares, and remaining time, and escapes untrusted text for display.
+
+Untrusted are symbols, reasons, paths, and vendor messages.
 
 In a terminal or log, control characters could move the cursor or forge a line. In Markdown, as in a run's artifacts,
 the text could become a table border, a link, an image, or HTML.
@@ -37,3 +39,9 @@ def share(part: float | None) -> str:
     if part is None:
         return "–"
     return "100 %" if part >= 1 else f"{min(part, 0.999) * 100:.1f} %"
+
+
+def countdown(left_s: float) -> str:
+    """Format the time that is left as `h:mm:ss`."""
+    whole = max(0, round(left_s))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

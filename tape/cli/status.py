@@ -16,7 +16,7 @@ from tasks.errors import TerminalError
 from tasks.records.sessions import is_recording
 from tasks.records.status import STALE_AFTER_NS, Status, read_status
 from tasks.records.trade import NS_PER_S
-from tasks.shown import count, plain
+from tasks.shown import count, countdown, plain
 from tasks.storage.store import Store
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -79,14 +79,13 @@ def _chosen(found: list[Status], session: str | None, store: Store) -> Status:
 
 
 def _print(store: Store, found: Status, now_ns: int) -> None:
-    state, left_s = found.state, max(0, found.deadline_ns - now_ns) // NS_PER_S
+    state, left_s = found.state, (found.deadline_ns - now_ns) // NS_PER_S
     stale = _is_stale(found, now_ns)
     speaking = sum(count > 0 for count in found.per_symbol.values())
     sealed, validated, archived = batches_of(store, found.session)
     report.line(
         (f"{'stale' if stale else state}", "green" if state == "recording" and not stale else "red"),
-        f"  {found.session}  process {found.pid}, connection {found.connection}, "
-        f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left",
+        f"  {found.session}  process {found.pid}, connection {found.connection}, {countdown(left_s)} left",
     )
     report.line(
         f"  {count(found.trades, 'trade')} of {speaking} of {count(len(found.per_symbol), 'symbol')}; "

@@ -2,10 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from nicegui import ui
@@ -18,44 +17,23 @@ from tape.dashboard.archived import Archived
 from tape.dashboard.choice import INTERVALS_S, Choice
 from tape.dashboard.hub import TICK_S, Hub
 from tape.dashboard.markup import safe
-from tape.dashboard.model import Board, DayShown, SessionShown
+from tape.dashboard.model import Board
 from tape.dashboard.parts import State
 from tape.dashboard.session_page import BARS, SessionPage
 from tape.dashboard.tags import Markup, Tag
 from tape.dashboard.wording import day_and_clock
-from tape.holdings import Row
 from tasks.errors import RecorderError
-from tasks.records.ledger import Ledger
 from tasks.records.trade import NS_PER_S
 from tasks.shown import count
+
+if TYPE_CHECKING:  # Importing it takes a second, which whoever watches a running session need not wait for.
+    from tape.dashboard.archive import Archive
 
 SPEEDS = (1, 10, 60, 300, 3_600)
 _STEPS = 2_000
 
 
-class Archive(Protocol):
-    """What the pages need of `tape.dashboard.archive.Archive`."""
-
-    def calendar(self) -> tuple[tuple[DayShown, ...], tuple[SessionShown, ...]]:
-        """Return every day and every session."""
-
-    def in_bucket(self) -> dict[str, set[str]]:
-        """Return the days of each session in the bucket."""
-
-    def open(self, what: str, *, remote: bool = False, note: Callable[[float], object] = ...) -> Archived:
-        """Open a session or a day."""
-
-    def report(self, what: str, *, remote: bool = False) -> tuple[Row, Ledger | None]:
-        """Return what `tape show` says of it."""
-
-    def download(self, symbol: str, day: str, out: Path, *, remote: bool = False) -> int:
-        """Write a symbol's trades of a day to a file."""
-
-    def day_of(self, what: str, at_ns: int) -> str:
-        """Return the day to which a moment of it belongs."""
-
-
-async def calendar_page(archive: Archive, prefix: str, *, has_bucket: bool, look_in_bucket: bool) -> None:
+async def calendar_page(archive: "Archive", prefix: str, *, has_bucket: bool, look_in_bucket: bool) -> None:
     """Build the page of the calendar below its header."""
     with Tag("div", "archive", id="main"):
         said = Tag("p", "muted", "Reading what is there …", role="status", data_testid="reading")
@@ -86,7 +64,7 @@ async def calendar_page(archive: Archive, prefix: str, *, has_bucket: bool, look
 
 
 async def archived_page(
-    hub: Hub, archive: Archive, what: str, choice: Choice, state: State, prefix: str, *, remote: bool
+    hub: Hub, archive: "Archive", what: str, choice: Choice, state: State, prefix: str, *, remote: bool
 ) -> "ArchivedPage | None":
     """Build the page of a session or day below its header, once it is read; None if it cannot be."""
     said = Tag("p", "muted pad", f"Reading {what} …", role="status", data_testid="reading")
@@ -124,7 +102,7 @@ class ArchivedPage(SessionPage):
     """A tab that shows a session or day of the archive at a moment that the user chooses, or as it passes by."""
 
     def __init__(
-        self, hub: Hub, what: str, source: Archived, choice: Choice, state: State, prefix: str, archive: Archive,
+        self, hub: Hub, what: str, source: Archived, choice: Choice, state: State, prefix: str, archive: "Archive",
         *, remote: bool,
     ) -> None:  # fmt: skip
         """Build the page."""
@@ -214,7 +192,7 @@ class ArchivedPage(SessionPage):
         self._play.set(aria_pressed="true" if self._is_playing else "false")
 
 
-async def download(archive: Archive, asked: Any) -> Response:
+async def download(archive: "Archive", asked: Any) -> Response:
     """Return a symbol's trades of a day as a file."""
     form = "parquet" if asked.get("form") == "parquet" else "csv"
     symbol, day = asked.get("symbol", ""), asked.get("day", "")

@@ -185,10 +185,6 @@ class LiveSession:
         )  # fmt: skip
 
 
-def _zone_of(record: SessionRecord, symbol: str) -> str:
-    return zone_of(record.feed, symbol, record.zone)
-
-
 def _newest_first(name: BatchName) -> tuple[int, int]:
     return -name.number, name.lane
 

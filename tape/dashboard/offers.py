@@ -28,9 +28,10 @@ def offer_of(folder: Path, settings: Settings, bucket: Bucket | None, *, metrics
     store, lags_ns = Store(folder), _lags_ns(settings)
 
     def running() -> tuple[str, ...]:
-        # A recorder writes its record before it lets go of its lock: with a record, the session has ended.
+        # A recorder writes its record before it lets go of its lock: with a record, the session has ended. Of a year's
+        # sessions nearly all have one, and then no lock has to be tried.
         folders = sorted(store.sessions.glob("*"))
-        return tuple(path.name for path in folders if is_recording(path) and not (path / RECORD_FILE).exists())
+        return tuple(path.name for path in folders if not (path / RECORD_FILE).exists() and is_recording(path))
 
     def change(session: str, action: str, symbols: Sequence[str]) -> str:
         return "; ".join(line.removeprefix(f"{session}: ") for line in change_watched(action, symbols, session, store))

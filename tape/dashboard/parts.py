@@ -223,7 +223,7 @@ class Timeline:
         """Create an empty line."""
         self._line = Markup("timeline", role="img", data_testid="timeline")
         with Tag("div", "ends"):
-            self._start, self._now, self._end = Tag("span"), Tag("span"), Tag("span")
+            self._start, self._end = Tag("span"), Tag("span")
 
     def show(self, board: Board) -> None:
         """Show a board."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import uvicorn
@@ -14,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from nicegui import Client, ui
 
-from tape.dashboard.archive_pages import Archive, archived_page, calendar_page, download
+from tape.dashboard.archive_pages import archived_page, calendar_page, download
 from tape.dashboard.choice import choice_of
 from tape.dashboard.guard import Access, Guard
 from tape.dashboard.hub import Hub, View
@@ -23,8 +24,12 @@ from tape.dashboard.parts import State
 from tape.dashboard.session_page import SessionPage
 from tape.dashboard.tags import Tag
 
+if TYPE_CHECKING:
+    from tape.dashboard.archive import Archive
+
 # On a busy machine, of which the recorder has the most.
 _ANSWER_WITHIN_S = 60.0
+
 _HERE = Path(__file__).parent
 _LOGO = (
     '<svg viewBox="0 0 18 18" aria-hidden="true" fill="none" stroke="currentColor" stroke-width="1.6">'
@@ -42,7 +47,7 @@ class Offer:
     hub: Callable[[], Hub]
     change: Change
     last_end: Callable[[], str]
-    archive: Callable[[], Archive]
+    archive: Callable[[], "Archive"]
     has_bucket: bool = False
     metrics: bool = False
 

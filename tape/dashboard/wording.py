@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from tape.dashboard.model import Board
 from tasks.records.trade import NS_PER_S
+from tasks.shown import countdown
 
 NOTHING = "–"
 
@@ -32,12 +33,6 @@ def seconds(value: float | None) -> str:
         if whole >= unit_s:
             return f"{whole // unit_s} {unit} {whole % unit_s // part_s:02} {part}"
     raise AssertionError
-
-
-def countdown(left_s: float) -> str:
-    """Format the time that is left as `h:mm:ss`."""
-    whole = max(0, round(left_s))
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def size(count: float) -> str:

@@ -10,8 +10,9 @@ from tape.dashboard.archive_markup import calendar, sessions_table
 from tape.dashboard.markup import batches_table, gaps_table, prints_table, quarantine_table, short_name, timeline
 from tape.dashboard.metrics import exposition
 from tape.dashboard.model import DayShown, Print, SessionShown, ShownGap
-from tape.dashboard.wording import clock, countdown, figures, health, milliseconds, number, seconds, silence, size
+from tape.dashboard.wording import clock, figures, health, milliseconds, number, seconds, silence, size
 from tasks.records.trade import NS_PER_S
+from tasks.shown import countdown
 
 
 def trade(price: str, **changes: object) -> Print:
