@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.feeds.registry import never_closes, zone_of
 from tasks.query.coverage import regular_hours
-from tasks.records.coverage import each_recorded_and_received
+from tasks.records.coverage import recorded_and_received
 from tasks.records.ledger import SessionRecord
 from tasks.records.market_session import MarketSessions
 from tasks.records.trade import NS_PER_S
@@ -62,7 +62,7 @@ def completeness_of(records: Sequence[SessionRecord], day: str, sessions: Market
     """Return how complete a day (YYYY-MM-DD) is: in regular hours, or all day if a market never closes."""
     found = Completeness(tuple(dict.fromkeys(record.feed for record in records)))
     first = {symbol: record for record in reversed(records) for symbol in record.symbols}
-    received, gaps = each_recorded_and_received(records, first), _gaps_by_symbol(records)
+    received, gaps = recorded_and_received(records, first), _gaps_by_symbol(records)
     hours: dict[tuple[bool, str], Spans] = {}
     # Most symbols have the same history, so it is computed once.
     alike: dict[tuple[Spans, Spans, tuple[tuple[Span, str], ...]], tuple[tuple[Span, str], ...]] = {}

@@ -227,9 +227,8 @@ def _gap_s(
     symbols = np.array(table["symbol"].to_pylist(), object)
     starts, ends = table["start_ns"].to_numpy(), table["end_ns"].to_numpy()
     missing_ns = np.zeros(len(table), np.int64)
-    for symbol in wanted.symbols:
-        spans = _wanted_spans(segments, symbol in always)
-        missing = subtract(spans, recorded_and_received(records, symbol)[1])
+    for symbol, (_, received) in recorded_and_received(records, wanted.symbols).items():
+        missing = subtract(_wanted_spans(segments, symbol in always), received)
         mine = symbols == symbol
         missing_ns[mine] = within(missing, starts[mine], ends[mine])
     return pa.array(missing_ns / NS_PER_S)

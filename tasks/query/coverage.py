@@ -44,10 +44,12 @@ def _symbol_days(
     records: Sequence[SessionRecord], first: str, last: str, sessions: MarketSessions
 ) -> Iterator[pa.RecordBatch]:
     hours: dict[str, Spans] = {}
-    for symbol, days in sorted(_days_by_symbol(records, first, last).items()):
-        mine = [record for record in records if symbol in record.symbols]
-        recorded, received = recorded_and_received(mine, symbol)
-        always, zone = never_closes(mine[0].feed, symbol), zone_of(mine[0].feed, symbol, mine[0].zone)
+    by_symbol = _days_by_symbol(records, first, last)
+    known = recorded_and_received(records, by_symbol)
+    first_of = {symbol: record for record in reversed(records) for symbol in record.symbols}
+    for symbol, days in sorted(by_symbol.items()):
+        (recorded, received), record = known[symbol], first_of[symbol]
+        always, zone = never_closes(record.feed, symbol), zone_of(record.feed, symbol, record.zone)
         for day in sorted(days):
             if always:
                 spans: Spans = (day_span(day, zone),)

@@ -89,15 +89,8 @@ def day_coverage(records: Sequence[SessionRecord], day: str) -> Coverage:
     return _covered(asked, records)
 
 
-def recorded_and_received(records: Sequence[SessionRecord], symbol: str) -> tuple[Spans, Spans]:
-    """Return when (UTC ns) any of these sessions was subscribed to a symbol, and when one of them could receive it."""
-    return each_recorded_and_received(records, (symbol,))[symbol]
-
-
-def each_recorded_and_received(
-    records: Sequence[SessionRecord], symbols: Iterable[str]
-) -> dict[str, tuple[Spans, Spans]]:
-    """Return the same for each of these symbols."""
+def recorded_and_received(records: Sequence[SessionRecord], symbols: Iterable[str]) -> dict[str, tuple[Spans, Spans]]:
+    """Return when (UTC ns) any of these sessions was subscribed to each symbol, and when one could receive it."""
     sessions = [_session(record) for record in records]
     # Of thousands of symbols, most have the same history, so it is computed once.
     known: dict[tuple[object, ...], tuple[Spans, Spans]] = {}
